@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. Each builds its own virtual environment the first time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-slow lint types format bench clean
+
+help:
+	@echo "make demo       the whole story on your own machine, six minutes on two cores (writes demo-run/report.html)"
+	@echo "make test       lint, types and the test suite"
+	@echo "make test-slow  the tests marked slow as well"
+	@echo "make bench      the benchmarks, printed and written to benchmarks/results/"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "longspan needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,report,benchmark,dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/longspan demo --output demo-run
+
+test: lint types
+	$(BIN)/python -m pytest
+
+test-slow: lint types
+	$(BIN)/python -m pytest --slow
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,6 @@
+"""Longformer attention on torch alone; knows no model."""
+
+from longspan.attention.functional import AttentionResult, GlobalProjection, longformer_attention
+from longspan.attention.pattern import AttentionPattern, Window
+
+__all__ = ["AttentionPattern", "AttentionResult", "GlobalProjection", "Window", "longformer_attention"]
