@@ -1,0 +1,155 @@
+"""The configuration of every Longformer encoder: Hugging Face's fields, and what this package adds."""
+
+from typing import Any, get_args
+
+import transformers
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from longspan.attention import Window
+from longspan.attention.functional import Backend
+
+
+@strict
+class LongformerConfig(transformers.LongformerConfig):
+    """Configuration of a Longformer encoder; a superset of ``transformers.LongformerConfig``.
+
+    It reads every ``config.json`` that Hugging Face's Longformer reads, keeps keys it doesn't know, and what
+    it writes opens in stock ``transformers`` as long as the model uses nothing that stock lacks (odd windows,
+    windows per head,
+    dilation: stock then refuses the file rather than compute something else). The defaults are Hugging
+        Face's.
+
+    ``attention_window`` and ``attention_dilation`` are read at every forward, so assigning
+    ``model.config.attention_window`` on a loaded model takes effect at once.
+
+    Args:
+        attention_window: total width of the window in tokens, any int >= 0: a token sees ``attention_window
+            // 2`` tokens on each side of itself, and itself (512 is 256 + 1 + 256 keys). One number, or a
+            list with an entry per layer, each entry a number or a list with a number per head. Beltagy et al.
+            2020, section 3.1.
+        attention_dilation: step between the keys of a window, >= 1; 1 is the plain window. The same three
+            forms. A window of ``w`` with dilation ``d`` reaches ``w // 2 * d`` tokens to each side.
+        attention_backend: how the attention is computed, as ``longspan.longformer_attention``'s ``backend``:
+            "auto", or one by name. (``attn_implementation`` stays Hugging Face's and is not used.)
+        sparse_prediction: in the masked language model, compute logits and loss at labelled positions only,
+            as ModernBERT's option of this name; see :class:`LongformerForMaskedLM`.
+        **kwargs: every field of ``transformers.LongformerConfig``, and unknown keys, which are kept.
+
+    Raises:
+        ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, or
+            a ``hidden_size`` that the heads don't divide.
+    """
+
+    # Any, because the check below gives one sentence where a type annotation gives a dump of nested types.
+    attention_window: Any = 512
+    attention_dilation: Any = 1
+    attention_backend: Any = "auto"
+    sparse_prediction: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a configuration from the content of a ``config.json``.
+
+        Raises:
+            ValueError: the configuration is another model's, whose weights would silently be replaced by
+                random ones.
+        """
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r}; to make "
+                f"a RoBERTa-like encoder long, use longspan.lengthen"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_stock(cls, config: PreTrainedConfig) -> "LongformerConfig":
+        """Keep this package's configuration as it is, or build one from a ``transformers.LongformerConfig``."""
+        return config if isinstance(config, cls) else cls.from_dict(config.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain Python values, as it is written to ``config.json``."""
+        output: dict[str, Any] = super().to_dict()
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        dilations = _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
+        if any(dilation != 1 for dilation in dilations):
+            # Stock transformers doesn't know dilation and would ignore it; a window per head is a form it
+            # refuses.
+            windows = _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)
+            output["attention_window"] = [w if isinstance(w, list) else [w] * heads for w in windows]
+        return output
+
+    def check(self) -> None:
+        """Check the fields that this package reads; called at construction and when a model is built.
+
+        Raises:
+            ValueError, TypeError: one sentence naming the field, its value and the fix.
+        """
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)
+        _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
+        if heads < 1 or self.hidden_size % heads != 0:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and {heads}"
+            )
+        if self.attention_backend not in get_args(Backend):
+            known = ", ".join(repr(name) for name in get_args(Backend))
+            raise ValueError(f"attention_backend must be one of {known}, got {self.attention_backend!r}")
+
+    def layer_pattern(self, layer: int) -> tuple[Window | list[Window], int | list[int]]:
+        """The one-sided windows and the dilations of one layer, in the form ``longformer_attention`` takes.
+
+        Args:
+            layer: index of the layer, from 0.
+
+        Returns:
+            ``(window, dilation)``: ``(left, right)`` with both ``attention_window // 2``, or one such pair
+            per head; an int, or one per head.
+
+        Raises:
+            ValueError, TypeError: as the constructor, if the fields were assigned since.
+        """
+        layers, heads = self.num_hidden_layers, self.num_attention_heads
+        window = _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)[layer]
+        dilation = _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)[layer]
+        if isinstance(window, list):
+            return [(width // 2, width // 2) for width in window], dilation
+        return (window // 2, window // 2), dilation
+
+
+def _per_layer(name: str, value: object, layers: int, heads: int, minimum: int) -> list[int | list[int]]:
+    """Spread a field over the layers: per layer one int for all heads, or a list of one int per head."""
+    if not isinstance(value, (list, tuple)):
+        return [_integer(name, value, minimum)] * layers
+    if len(value) != layers:
+        raise ValueError(
+            f"{name} has {len(value)} entries for {layers} layers; give one number, or one entry per layer"
+        )
+    spread: list[int | list[int]] = []
+    for layer, entry in enumerate(value):
+        if not isinstance(entry, (list, tuple)):
+            spread.append(_integer(f"{name} of layer {layer}", entry, minimum))
+        elif len(entry) != heads:
+            raise ValueError(
+                f"{name} of layer {layer} has {len(entry)} entries for {heads} heads; give one number, or "
+                f"one per head"
+            )
+        else:
+            spread.append([_integer(f"{name} of layer {layer}", number, minimum) for number in entry])
+    return spread
+
+
+def _integer(name: str, value: object, minimum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be an int, a list of one per layer, or per layer a list of one per head, "
+            f"got {value!r}"
+        )
+    if value < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {value}")
+    return value

@@ -1,0 +1,108 @@
+"""Token, position and token-type embeddings, as RoBERTa's."""
+
+import torch
+from torch import Tensor, nn
+
+from longspan.models.configuration import LongformerConfig
+from longspan.models.inputs import check_embeds, check_ids
+
+
+class LongformerEmbeddings(nn.Module):
+    """The sum of word, position and token-type embeddings, normalised; key names are Hugging Face's.
+
+    Positions start at ``pad_token_id + 1`` and count tokens that aren't padding, so that padding on the left
+    changes nothing; padding itself has position ``pad_token_id``. A table of 4,098 rows with ``pad_token_id``
+    1 thus holds 4,096 positions.
+    """
+
+    def __init__(self, config: LongformerConfig) -> None:
+        super().__init__()
+        if config.pad_token_id is None:
+            raise ValueError("pad_token_id must be set, positions are counted from it; RoBERTa's is 1")
+        self.padding_idx: int = config.pad_token_id
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=self.padding_idx
+        )
+        self.position_embeddings = nn.Embedding(
+            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
+        )
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens, padding not counted, have a position."""
+        return self.position_embeddings.num_embeddings - self.padding_idx - 1
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Embed a batch of texts.
+
+        Args:
+            input_ids: int ``[B, N]``; exactly one of it and ``inputs_embeds``.
+            token_type_ids: int ``[B, N]``; ``None`` is type 0 everywhere.
+            position_ids: int ``[B, N]`` or ``[1, N]``; ``None`` counts them as the class says, and with
+                ``inputs_embeds`` counts every row from 0 to N, since padding isn't known.
+            inputs_embeds: ``[B, N, C]`` in place of the word embeddings.
+
+        Returns:
+            ``[B, N, C]``.
+
+        Raises:
+            ValueError: neither or both inputs, an id out of range, an empty input, or more tokens than
+                positions.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}"
+            )
+        if input_ids is not None:
+            check_ids(
+                "input_ids", input_ids, self.word_embeddings.num_embeddings, "is the tokenizer this model's?"
+            )
+            inputs_embeds = self.word_embeddings(input_ids)
+        assert inputs_embeds is not None
+        check_embeds(inputs_embeds, self.word_embeddings.embedding_dim)
+
+        if position_ids is None:
+            position_ids = self._count_positions(input_ids, inputs_embeds)
+        else:
+            fix = f"this model has {self.position_embeddings.num_embeddings} position rows"
+            check_ids("position_ids", position_ids, self.position_embeddings.num_embeddings, fix)
+        embeddings = inputs_embeds + self.position_embeddings(position_ids)
+        if token_type_ids is None:
+            embeddings = embeddings + self.token_type_embeddings.weight[0]
+        else:
+            fix = "type_vocab_size in the configuration is the number of types"
+            check_ids("token_type_ids", token_type_ids, self.token_type_embeddings.num_embeddings, fix)
+            embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(embeddings))
+
+    def _count_positions(self, input_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
+        """Position ids, int64: ``[B, N]`` from ids, ``[1, N]`` from embeddings."""
+        length = inputs_embeds.shape[1]
+        if input_ids is None:
+            if length > self.max_tokens:
+                raise ValueError(self._too_long(length))
+            first = self.padding_idx + 1
+            return torch.arange(first, first + length, device=inputs_embeds.device)[None]
+        is_token = input_ids.ne(self.padding_idx)
+        # Padding takes no position: only a text that is long on paper is counted, so ordinary lengths cost no
+        # wait.
+        if length > self.max_tokens and not torch.compiler.is_compiling():
+            longest = int(is_token.sum(1).max())
+            if longest > self.max_tokens:
+                raise ValueError(self._too_long(longest))
+        return is_token.cumsum(1) * is_token + self.padding_idx
+
+    def _too_long(self, length: int) -> str:
+        return (
+            f"the text has {length} tokens, but this model has positions for {self.max_tokens}; truncate or "
+            f"split the text, or make the model longer with longspan.lengthen"
+        )

@@ -1,0 +1,119 @@
+"""What the models accept: ids and masks are checked, and masks brought to the attention's form."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def can_inspect(tensor: Tensor) -> bool:
+    """Whether values may be looked at: free on a CPU, a wait elsewhere, wrong while a graph is traced."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def check_ids(name: str, ids: Tensor, size: int, fix: str) -> None:
+    """Integer ids ``[B, N]`` in ``0 .. size - 1``; the range is checked on a CPU only.
+
+    Raises:
+        TypeError: not an integer tensor. ValueError: another shape, no element, or an id out of range.
+    """
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{name} must be a tensor [B, N], got {type(ids).__name__}")
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {_dtype(ids)}")
+    if ids.dim() != 2:
+        raise ValueError(f"{name} must have shape [B, N], got {list(ids.shape)}")
+    if 0 in ids.shape:
+        raise ValueError(
+            f"{name} is empty, with shape {list(ids.shape)}; give at least one text of one token"
+        )
+    if can_inspect(ids):
+        low, high = (int(bound) for bound in ids.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} holds {low if low < 0 else high}, outside 0 .. {size - 1}; {fix}")
+
+
+def check_embeds(inputs_embeds: Tensor, hidden_size: int) -> None:
+    """Floating ``[B, N, C]``.
+
+    Raises:
+        TypeError: not a floating tensor. ValueError: another shape, or no element.
+    """
+    if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
+        raise TypeError("inputs_embeds must be a floating tensor [B, N, C]")
+    if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != hidden_size or 0 in inputs_embeds.shape:
+        raise ValueError(
+            f"inputs_embeds must have shape [B, N, {hidden_size}] with at least one token, "
+            f"got {list(inputs_embeds.shape)}"
+        )
+
+
+def read_masks(
+    attention_mask: Tensor | None, global_attention_mask: Tensor | None, like: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Bring Hugging Face's masks to the attention's form.
+
+    Args:
+        attention_mask: ``[B, N]``, bool or numbers: 0 is padding, above 0 a token, above 1 a global token
+            (the merged form). ``None``: no padding.
+        global_attention_mask: ``[B, N]``, bool or numbers, above 0 is a global token (any value: Hugging
+            Face's Longformer takes 2 for local). ``None``: none, but for those of the merged form.
+        like: a tensor ``[B, N, ...]`` that gives batch, length and device.
+
+    Returns:
+        ``(key_mask, global_mask)``: bool ``[B, N]``, or None where it is known to say nothing.
+
+    Raises:
+        TypeError: not a tensor. ValueError: another shape or device, or an additive mask.
+    """
+    key_mask = global_mask = None
+    if attention_mask is not None:
+        _check_mask("attention_mask", attention_mask, like)
+        key_mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask > 0
+        if attention_mask.dtype != torch.bool:
+            global_mask = attention_mask > 1
+    if global_attention_mask is not None:
+        _check_mask("global_attention_mask", global_attention_mask, like)
+        marked = (
+            global_attention_mask if global_attention_mask.dtype == torch.bool else global_attention_mask > 0
+        )
+        global_mask = marked if global_mask is None else marked | global_mask
+    if key_mask is not None and can_inspect(key_mask) and bool(key_mask.all()):
+        key_mask = None
+    if global_mask is not None and can_inspect(global_mask) and not bool(global_mask.any()):
+        global_mask = None
+    return key_mask, global_mask
+
+
+def check_loss_arguments(model: object, arguments: dict[str, Any]) -> None:
+    """Only what ``transformers``' Trainer passes to the loss may be among the extra arguments of a head.
+
+    Raises:
+        TypeError: another argument, most often a misspelt one, that would silently have no effect.
+    """
+    for name, value in arguments.items():
+        if name not in ("num_items_in_batch", "ignore_index") and value is not None:
+            raise TypeError(f"{type(model).__name__}.forward got an unexpected argument {name!r}")
+
+
+def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a tensor [B, N], got {type(mask).__name__}")
+    if mask.shape != like.shape[:2]:
+        raise ValueError(
+            f"{name} must have shape [B, N] = {list(like.shape[:2])}, got {list(mask.shape)}; it marks "
+            f"tokens, not pairs of tokens"
+        )
+    if mask.device != like.device:
+        raise ValueError(f"{name} is on {mask.device} but the input is on {like.device}; move it there")
+    # Ordinary callers pass integers; for the rare floating mask a wait for the device is worth a wrong
+    # result.
+    if mask.is_floating_point() and not torch.compiler.is_compiling() and bool((mask < 0).any()):
+        raise ValueError(
+            f"{name} must be 0 for padding and 1 for tokens, but holds negative numbers, as an "
+            f"additive mask does"
+        )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

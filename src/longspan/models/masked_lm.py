@@ -1,0 +1,161 @@
+"""The masked language model."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.models.longformer.modeling_longformer import LongformerMaskedLMOutput
+
+from longspan.models.configuration import LongformerConfig
+from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
+from longspan.models.inputs import can_inspect, check_loss_arguments
+
+_IGNORED = -100  # what transformers' collators put where no loss is wanted
+
+
+class LongformerLMHead(nn.Module):
+    """RoBERTa's head: dense, GELU, LayerNorm, then the word embeddings as decoder, with a bias of its own."""
+
+    def __init__(self, config: LongformerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # the same tensor as decoder.bias once tied
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """``[..., C]`` to logits ``[..., V]``."""
+        return self.decoder(self.layer_norm(F.gelu(self.dense(hidden_states))))
+
+
+class LongformerForMaskedLM(LongformerPreTrainedModel):
+    """The encoder with a masked language model head; weights keep the names of
+    ``transformers.LongformerForMaskedLM``.
+
+    With ``config.sparse_prediction`` and labels, the head runs at the labelled positions only: the loss and
+    the gradients are the same, and the logits are ``[L, V]`` for the L labelled positions in order. With 15 %
+    of the tokens labelled the head, which dominates small models, costs 15 %. Off by default, since
+    evaluation code often expects logits ``[B, N, V]``, and since L is data-dependent (on a GPU a wait per
+    step, in a compiled graph a dynamic shape).
+    """
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "lm_head.decoder.weight": "longformer.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    }
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$", r"pooler\."]  # noqa: RUF012
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config)
+        self.longformer = LongformerModel(self.config, add_pooling_layer=False)
+        self.lm_head = LongformerLMHead(self.config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The decoder, whose weight is tied to the word embeddings."""
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replace the decoder, and the bias tied to it."""
+        self.lm_head.decoder = new_embeddings
+        if new_embeddings.bias is not None:
+            self.lm_head.bias = new_embeddings.bias
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LongformerLMHead):
+            init.zeros_(module.bias)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        global_attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        sparse_prediction: bool | None = None,
+        **loss_arguments: Any,
+    ) -> tuple[Tensor, ...] | LongformerMaskedLMOutput:
+        """Predict tokens.
+
+        Args:
+            input_ids, attention_mask, global_attention_mask: as :meth:`LongformerModel.forward`.
+            token_type_ids, position_ids, inputs_embeds: the same.
+            output_attentions, output_hidden_states, return_dict: the same.
+            labels: int ``[B, N]``, the right token where a loss is wanted and -100 elsewhere. The loss is the
+                mean cross-entropy over the labelled positions, in at least fp32; 0 if there is none.
+            sparse_prediction: whether to compute logits at labelled positions only; ``None``: as the
+                configuration.
+            loss_arguments: ``num_items_in_batch``, the number of labelled positions in all the batches whose
+                gradients are accumulated (``Trainer`` passes it): the loss is then the sum over this batch
+                divided by it.
+
+        Returns:
+            ``loss``, a scalar, if labels are given; ``logits`` ``[B, N, V]``, or ``[L, V]`` as the class
+            says; and ``hidden_states``, ``attentions``, ``global_attentions`` as
+            :meth:`LongformerModel.forward`.
+
+        Raises:
+            TypeError, ValueError: as :meth:`LongformerModel.forward`, an unknown argument, or labels of
+                another shape or out of range.
+        """
+        check_loss_arguments(self, loss_arguments)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        sparse = self.config.sparse_prediction if sparse_prediction is None else sparse_prediction
+        encoded = self.longformer(
+            input_ids,
+            attention_mask=attention_mask,
+            global_attention_mask=global_attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden_states, loss = encoded.last_hidden_state, None
+        if labels is None:
+            logits = self.lm_head(hidden_states)
+        else:
+            _check_labels(labels, hidden_states, self.lm_head.decoder.out_features)
+            labels = labels.to(hidden_states.device).flatten()
+            labelled = labels != _IGNORED
+            if sparse:
+                hidden_states, labels = hidden_states.flatten(0, 1)[labelled], labels[labelled]  # [L, C], [L]
+            logits = self.lm_head(hidden_states)
+            if loss_arguments.get("num_items_in_batch") is None:
+                # The mean over labelled positions, written so that a batch without any has a loss of 0, not
+                # NaN.
+                loss_arguments["num_items_in_batch"] = labelled.sum().clamp(min=1)
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_arguments)
+
+        output = LongformerMaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            global_attentions=encoded.global_attentions,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+def _check_labels(labels: Tensor, hidden_states: Tensor, vocab_size: int) -> None:
+    if labels.shape != hidden_states.shape[:2]:
+        raise ValueError(
+            f"labels must have shape [B, N] = {list(hidden_states.shape[:2])}, got {list(labels.shape)}"
+        )
+    if can_inspect(labels):
+        wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= vocab_size))]
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {_IGNORED} "
+                f"for no loss"
+            )
