@@ -17,7 +17,7 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise ValueError(f"{name} must have 4 dimensions [B, H, N, D], got shape {_shape(tensor)}")
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {_dtype(tensor)}")
-        _check_like(name, tensor, "query", query)
+        _check_like(name, tensor, query)
     if 0 in query.shape[1:]:
         raise ValueError(f"query must have at least one head, token and feature, got shape {_shape(query)}")
 
@@ -26,39 +26,69 @@ def check_like_query(name: str, tensor: Tensor, query: Tensor) -> None:
     """A further projection, with the shape, dtype and device of ``query``."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor [B, H, N, D], got {type(tensor).__name__}")
-    _check_like(name, tensor, "query", query)
+    _check_like(name, tensor, query)
 
 
-def check_mask(name: str, mask: Tensor | None, query: Tensor, meaning: str) -> None:
-    """A bool mask ``[B, N]`` on the device of ``query``, or None."""
+def check_projection(projection: dict[str, Tensor | None], query: Tensor) -> None:
+    """The fields of a ``GlobalProjection``: hidden ``[B, N, C]``, weights ``[H * D, C]``, biases ``[H * D]`` or
+    None.
+    """
+    B, H, N, D = query.shape
+    hidden = projection["hidden"]
+    if hidden is None or hidden.dim() != 3 or hidden.shape[:2] != (B, N):
+        got = None if hidden is None else _shape(hidden)
+        raise ValueError(f"global_qkv hidden must have shape [B, N, C] = [{B}, {N}, C], got {got}")
+    for name, tensor in projection.items():
+        if tensor is None and name.endswith("bias"):
+            continue
+        expected = (
+            [B, N, hidden.shape[2]] if name == "hidden" else [H * D, hidden.shape[2]][: 2 - name.endswith("bias")]
+        )
+        if tensor is None or _shape(tensor) != expected:
+            got = None if tensor is None else _shape(tensor)
+            raise ValueError(f"global_qkv {name} must have shape {expected}, got {got}")
+        _check_kind(f"global_qkv {name}", tensor, query)
+
+
+def check_call(query: Tensor, global_mask: Tensor | None, key_mask: Tensor | None, dropout_p: float) -> None:
+    """Masks and dropout.
+
+    Raises:
+        TypeError: a mask that isn't bool. ValueError: its shape or device, or a dropout that is no probability below 1.
+    """
+    _check_mask("global_mask", global_mask, query, "True marks a global token")
+    _check_mask("key_mask", key_mask, query, "False marks padding")
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
+
+
+def _check_mask(name: str, mask: Tensor | None, query: Tensor, meaning: str) -> None:
     if mask is None:
         return
     if not isinstance(mask, Tensor):
         raise TypeError(f"{name} must be a bool tensor [B, N], got {type(mask).__name__}")
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be bool ({meaning}), got {_dtype(mask)}; use {name}.bool()")
-    expected = (query.shape[0], query.shape[2])
-    if tuple(mask.shape) != expected:
-        raise ValueError(f"{name} must have shape [B, N] = {list(expected)}, got {_shape(mask)}")
+    expected = [query.shape[0], query.shape[2]]
+    if _shape(mask) != expected:
+        raise ValueError(f"{name} must have shape [B, N] = {expected}, got {_shape(mask)}")
     if mask.device != query.device:
         raise ValueError(f"{name} is on {mask.device} but query is on {query.device}; move it there")
 
 
-def check_dropout(dropout_p: float) -> None:
-    """A probability below 1."""
-    if not 0.0 <= dropout_p < 1.0:
-        raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
-
-
-def _check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.shape != other.shape:
+def _check_like(name: str, tensor: Tensor, query: Tensor) -> None:
+    if tensor.shape != query.shape:
         raise ValueError(
-            f"{name} has shape {_shape(tensor)} but {other_name} has {_shape(other)}; all must be one [B, H, N, D]"
+            f"{name} has shape {_shape(tensor)} but query has {_shape(query)}; all must be one [B, H, N, D]"
         )
-    if tensor.dtype != other.dtype:
-        raise TypeError(f"{name} is {_dtype(tensor)} but {other_name} is {_dtype(other)}; cast them to one dtype")
-    if tensor.device != other.device:
-        raise ValueError(f"{name} is on {tensor.device} but {other_name} is on {other.device}; move them to one device")
+    _check_kind(name, tensor, query)
+
+
+def _check_kind(name: str, tensor: Tensor, query: Tensor) -> None:
+    if tensor.dtype != query.dtype:
+        raise TypeError(f"{name} is {_dtype(tensor)} but query is {_dtype(query)}; cast them to one dtype")
+    if tensor.device != query.device:
+        raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
 
 
 def _shape(tensor: Tensor) -> list[int]:

@@ -1,13 +1,16 @@
 """The one entrance: :func:`longformer_attention` checks its input, picks a backend and calls it."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from longspan.attention.checks import check_dropout, check_like_query, check_mask, check_tensors
+from longspan.attention.checks import check_call, check_like_query, check_projection, check_tensors
+from longspan.attention.ops import attention_op
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
+from longspan.attention.unfused import unfused_attention
 
 Backend = Literal["auto", "reference", "blocked"]
 
@@ -15,14 +18,15 @@ Backend = Literal["auto", "reference", "blocked"]
 class GlobalProjection(NamedTuple):
     """The global projections as hidden states and weights, for :func:`longformer_attention`'s ``global_qkv``.
 
-    Given in this form the attention may never build the projected keys and values: with few global tokens it projects
-    their queries instead and attends over the hidden states themselves ("absorbed"; exact, and much cheaper).
+    Given in this form the attention may never build the projected keys and values: with fewer global tokens than
+    features in a head it projects their queries instead and attends over the hidden states themselves (exact, and
+    much cheaper).
     """
 
     hidden: Tensor
     """``[B, N, C]``, what the projections are applied to."""
     query_weight: Tensor
-    """``[H * D, C]``, as in ``torch.nn.Linear``."""
+    """``[H * D, C]``, as in ``torch.nn.Linear``; its bias is ``[H * D]`` or None."""
     query_bias: Tensor | None
     key_weight: Tensor
     key_bias: Tensor | None
@@ -36,14 +40,55 @@ class AttentionResult(NamedTuple):
     out: Tensor
     """``[B, H, N, D]``."""
     lse: Tensor | None
-    """``[B, H, N]``, log of the sum of exponentials of each row's scaled scores, fp32 (fp64 for fp64); -inf without a key."""
+    """``[B, H, N]``, log of the sum of exponentials of each row's scaled scores, fp32 (fp64 for fp64); -inf without
+    a key."""
     local_probabilities: Tensor | None
-    """``[B, H, N, G + W]`` after dropout: the weights on the G global tokens in order of position (G is the largest number
-    in the batch), then on the offsets ``-left .. right`` in steps of the dilation. 0 in global and padding rows. A global
-    token counts in its own column, never in the window. With windows that differ by head, W spans the widest on each
-    side."""
+    """``[B, H, N, G + W]`` after dropout: the weights on the G global tokens in order of position (G is the largest
+    number in the batch), then on the offsets ``-left .. right`` in steps of the dilation. 0 in global and padding
+    rows. A global token counts in its own column, never in the window. With windows that differ by head, W spans the
+    widest on each side."""
     global_probabilities: Tensor | None
     """``[B, H, N, G]`` after dropout: column g is the row of the g-th global token over all N keys. None if G is 0."""
+
+
+@overload
+def longformer_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: Window | list[Window] | tuple[Window, ...],
+    dilation: int | list[int] | tuple[int, ...] = 1,
+    global_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    causal: bool | None = None,
+    return_lse: Literal[False] = False,
+    return_probabilities: Literal[False] = False,
+    backend: Backend = "auto",
+) -> Tensor: ...
+
+
+@overload
+def longformer_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: Window | list[Window] | tuple[Window, ...],
+    dilation: int | list[int] | tuple[int, ...] = 1,
+    global_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    causal: bool | None = None,
+    return_lse: bool = False,
+    return_probabilities: bool = False,
+    backend: Backend = "auto",
+) -> Tensor | AttentionResult: ...
 
 
 def longformer_attention(
@@ -63,26 +108,129 @@ def longformer_attention(
     return_probabilities: bool = False,
     backend: Backend = "auto",
 ) -> Tensor | AttentionResult:
-    """stub until the blocked path lands"""
+    """Longformer attention (Beltagy et al. 2020, section 3): window, dilation, global tokens; linear in N.
+
+    Who attends whom is stated in :class:`AttentionPattern`. Time and memory are ``O(N (left + right + G))``, forward
+    and backward; scores and softmax are held in fp32 (fp64 for fp64 inputs). Under ``torch.autocast`` the inputs are
+    cast to its dtype.
+
+    Args:
+        query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.
+        window: ``(left, right)``, how many tokens a row sees on each side, inclusive and not counting itself, in
+        steps of
+            the dilation (flash-attention's ``window_size``; a total width ``w`` of Hugging Face's
+            ``attention_window`` is ``(w // 2, w // 2)``). One pair, or one per head.
+        dilation: 1 is the plain window; one number, or one per head.
+        global_mask: bool ``[B, N]``, True marks a global token. Any number at any positions, different by text.
+        key_mask: bool ``[B, N]``, False marks padding, anywhere. Padding rows give 0.
+        global_qkv: the global rows' own projections: three tensors like ``query``, or a :class:`GlobalProjection`.
+        ``None``:
+            global rows use ``query``, ``key`` and ``value``.
+        scale: factor on the scores; ``None`` is ``D ** -0.5``.
+        dropout_p: probability of dropping an attention weight, in [0, 1). The caller decides about training and
+        evaluation. causal: ``None`` makes the heads with ``right == 0`` causal, so that global tokens don't look
+        ahead either;
+            ``False`` never does, ``True`` demands ``right == 0``.
+        return_lse: return an :class:`AttentionResult` with the LSE (differentiable).
+        return_probabilities: return an :class:`AttentionResult` with LSE and attention weights (differentiable), by
+        a slower
+            path that is linear in memory too.
+        backend: ``"blocked"``, the fast path; ``"reference"``, the dense definition, quadratic; ``"auto"``.
+
+    Returns:
+        ``[B, H, N, D]`` in the dtype of ``query``, or an :class:`AttentionResult`.
+
+    Raises:
+        TypeError, ValueError: with one sentence naming the argument, its value and the fix.
+    """
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        global_qkv = _cast(global_qkv, dtype)
     check_tensors(query, key, value)
-    check_mask("global_mask", global_mask, query, "True marks a global token")
-    check_mask("key_mask", key_mask, query, "False marks padding")
-    check_dropout(dropout_p)
+    check_call(query, global_mask, key_mask, dropout_p)
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
+    if isinstance(global_qkv, GlobalProjection):
+        check_projection(global_qkv._asdict(), query)
+    elif global_qkv is not None:
+        if len(global_qkv) != 3:
+            raise ValueError(
+                f"global_qkv must be (query, key, value) or a GlobalProjection, got {len(global_qkv)} tensors"
+            )
+        for name, tensor in zip(("query", "key", "value"), global_qkv, strict=True):
+            check_like_query(f"global_qkv {name}", tensor, query)
     pattern = AttentionPattern.make(query.shape[1], window, dilation, causal)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    if isinstance(global_qkv, GlobalProjection):
-        h = global_qkv
-        B, H, N, D = query.shape
 
-        def split(w: Tensor, b: Tensor | None) -> Tensor:
-            return torch.nn.functional.linear(h.hidden, w, b).view(B, N, H, D).transpose(1, 2)
+    if backend == "reference" or return_probabilities:
+        tensors = _as_tensors(global_qkv, query, key, value)
+        arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
+        if return_probabilities:
+            weights = unfused_attention(*arguments)
+            return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)
+        out, lse, _ = reference_attention(*arguments)
+    else:
+        seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+        out, lse = attention_op(
+            query,
+            key,
+            value,
+            _as_inputs(global_qkv),
+            global_mask,
+            key_mask,
+            seed,
+            [left for left, _ in pattern.windows],
+            [right for _, right in pattern.windows],
+            list(pattern.dilations),
+            list(pattern.causal),
+            scale,
+            dropout_p,
+        )
+    return AttentionResult(out, lse, None, None) if return_lse else out
 
-        global_qkv = (split(h.query_weight, h.query_bias), split(h.key_weight, h.key_bias), split(h.value_weight, h.value_bias))
+
+def _cast(
+    global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor] | GlobalProjection | None:
     if global_qkv is None:
-        global_qkv = (query, key, value)
-    for name, tensor in zip(("query", "key", "value"), global_qkv, strict=True):
-        check_like_query(f"global_qkv {name}", tensor, query)
-    out, lse, probs = reference_attention(query, key, value, pattern, global_mask, key_mask, global_qkv, scale, dropout_p)
-    if return_lse or return_probabilities:
-        return AttentionResult(out, lse, None, None)
-    return out
+        return None
+    cast: list[Any] = [None if tensor is None else tensor.to(dtype) for tensor in global_qkv]
+    return GlobalProjection(*cast) if isinstance(global_qkv, GlobalProjection) else (cast[0], cast[1], cast[2])
+
+
+def _as_inputs(global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None) -> list[Tensor]:
+    """The global inputs as the op takes them: none, three, or seven with absent biases as zeros."""
+    if global_qkv is None:
+        return []
+    if not isinstance(global_qkv, GlobalProjection):
+        return list(global_qkv)
+    weights = (global_qkv.query_weight, global_qkv.key_weight, global_qkv.value_weight)
+    biases = (global_qkv.query_bias, global_qkv.key_bias, global_qkv.value_bias)
+    filled = [
+        weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in zip(weights, biases, strict=True)
+    ]
+    return [global_qkv.hidden, weights[0], filled[0], weights[1], filled[1], weights[2], filled[2]]
+
+
+def _as_tensors(
+    global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The global projections as three tensors ``[B, H, N, D]``."""
+    if global_qkv is None:
+        return query, key, value
+    if not isinstance(global_qkv, GlobalProjection):
+        return global_qkv
+    B, H, N, D = query.shape
+
+    def project(weight: Tensor, bias: Tensor | None) -> Tensor:
+        return linear(global_qkv.hidden, weight, bias).view(B, N, H, D).transpose(1, 2)
+
+    return (
+        project(global_qkv.query_weight, global_qkv.query_bias),
+        project(global_qkv.key_weight, global_qkv.key_bias),
+        project(global_qkv.value_weight, global_qkv.value_bias),
+    )

@@ -3,8 +3,9 @@
 The package's shape legend: B batch, H heads, N tokens, D head size, C hidden size, G global tokens, W keys of a window.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,9 +29,9 @@ class AttentionPattern:
 
     * as a **global** row, with the global projections, all tokens minus padding.
 
-    Windows are truncated at both ends of the text, never shifted. Padding rows attend nothing and give 0. Padding marked
-    global is padding. In a **causal** head nothing looks ahead: a global key is seen by itself and later rows only, a
-    global row sees itself and earlier tokens only.
+    Windows are truncated at both ends of the text, never shifted. Padding rows attend nothing and give 0. Padding
+    marked global is padding. In a **causal** head nothing looks ahead: a global key is seen by itself and later rows
+    only, a global row sees itself and earlier tokens only.
 
     Build it with :meth:`make`, which accepts one value for all heads or one per head.
     """
@@ -59,8 +60,8 @@ class AttentionPattern:
         for (left, right), causal in zip(self.windows, self.causal, strict=True):
             if causal and right != 0:
                 raise ValueError(
-                    f"causal attention can't look ahead, but window ({left}, {right}) sees {right} tokens to the right; "
-                    f"use window ({left}, 0)"
+                    f"causal attention can't look ahead, but window ({left}, {right}) sees {right} tokens "
+                    f"to the right; use window ({left}, 0)"
                 )
 
     @classmethod
@@ -128,8 +129,8 @@ class AttentionPattern:
             device: where to build the masks if neither mask is given.
 
         Returns:
-            ``(local, global_)``, bool ``[B, H, N, N]``, True where row attends key. ``local`` holds the local rows (with
-            local projections) and is all False in global and padding rows; ``global_`` holds the global rows.
+            ``(local, global_)``, bool ``[B, H, N, N]``, True where row attends key. ``local`` holds the local rows
+            (with local projections) and is all False in global and padding rows; ``global_`` holds the global rows.
         """
         given = global_mask if global_mask is not None else key_mask
         batch, device = (1, device) if given is None else (given.shape[0], given.device)
@@ -154,7 +155,8 @@ class AttentionPattern:
         padding: int = 0,
         title: str | None = None,
     ) -> "Figure":
-        """Draw one panel per distinct head as the paper's Figure 2. Needs matplotlib (``pip install longspan[report]``).
+        """Draw one panel per distinct head as the paper's Figure 2. Needs matplotlib (``pip install
+        longspan[report]``).
 
         Args:
             length: N, how many tokens to draw.
@@ -178,14 +180,11 @@ def _is_window(value: object) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_int(side) for side in value)
 
 
-def _per_head(value: object, num_heads: int, name: str, is_one: object, kind: str) -> tuple:  # type: ignore[type-arg]
+def _per_head(value: Any, num_heads: int, name: str, is_one: Callable[[object], bool], kind: str) -> tuple[Any, ...]:
     """One value for all heads, or one per head, as a tuple of ``num_heads`` values."""
-    assert callable(is_one)
-    if is_one(value):
-        one = tuple(value) if isinstance(value, (tuple, list)) else value
-        return (one,) * num_heads
-    if isinstance(value, (tuple, list)) and all(is_one(item) for item in value):
-        if len(value) != num_heads:
-            raise ValueError(f"{name} has {len(value)} entries for {num_heads} heads; give one value, or one per head")
-        return tuple(tuple(item) if isinstance(item, (tuple, list)) else item for item in value)
-    raise TypeError(f"{name} must be {kind}, or a list of one per head, got {value!r}")
+    values = (value,) * num_heads if is_one(value) else value
+    if not isinstance(values, (tuple, list)) or not all(is_one(item) for item in values):
+        raise TypeError(f"{name} must be {kind}, or a list of one per head, got {value!r}")
+    if len(values) != num_heads:
+        raise ValueError(f"{name} has {len(values)} entries for {num_heads} heads; give one value, or one per head")
+    return tuple(tuple(item) if isinstance(item, list) else item for item in values)

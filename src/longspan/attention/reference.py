@@ -1,4 +1,6 @@
-"""The dense oracle: quadratic, fp64-capable, obviously right. Every fast path is tested against it, values and gradients."""
+"""The dense oracle: quadratic, fp64-capable, obviously right. Every fast path is tested against it, values and
+gradients.
+"""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,184 @@
+"""The blocked path: exact forward and backward in linear time and memory, text by text, on any device.
+
+Texts are computed one by one, so that a text's numbers don't depend on the batch it is in and padding costs nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from longspan.attention.band import Band, BandGradients, Text, compute_dtype
+from longspan.attention.blocks import Scratch
+from longspan.attention.dropout import Dropout
+from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
+from longspan.attention.pattern import AttentionPattern
+
+
+@dataclass
+class Call:
+    """The arguments of one attention call, but for the projections."""
+
+    pattern: AttentionPattern
+    global_mask: Tensor | None
+    """bool ``[B, N]``."""
+    key_mask: Tensor | None
+    """bool ``[B, N]``, False at padding."""
+    scale: float
+    dropout_p: float
+    seed: int
+
+
+def blocked_forward(
+    query: Tensor, key: Tensor, value: Tensor, global_inputs: Sequence[Tensor], call: Call
+) -> tuple[Tensor, Tensor]:
+    """Output and LSE by the definition in :class:`AttentionPattern`.
+
+    Args:
+        query, key, value: ``[B, H, N, D]``, any strides.
+        global_inputs: nothing (the global rows share the local projections), three tensors ``[B, H, N, D]``, or the
+        seven
+            of :class:`GlobalProjection` with biases filled in.
+        call: the rest.
+
+    Returns:
+        ``(out, lse)``: ``[B, H, N, D]`` with the memory layout of ``query``, and fp32 (fp64 for fp64) ``[B, H, N]``.
+    """
+    out = torch.empty_like(query)
+    lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
+    scratch, dropout = _start(query, call)
+    for b, text in _texts(query, call):
+        for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
+            if isinstance(heads, slice):
+                band.forward(out[b], lse[b])
+            else:
+                part, part_lse = torch.empty_like(out[b, heads]), torch.empty_like(lse[b, heads])
+                band.forward(part, part_lse)
+                out[b, heads], lse[b, heads] = part, part_lse
+        if text.globals_.numel():
+            rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
+            rows_out, rows_lse = rows.forward()
+            out[b].index_copy_(1, text.globals_, rows_out.to(out.dtype))
+            lse[b].index_copy_(1, text.globals_, rows_lse)
+    return out, lse
+
+
+def blocked_backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    global_inputs: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    call: Call,
+) -> list[Tensor]:
+    """Gradients of ``[query, key, value, *global_inputs]``, in that order; all of them, zeros where nothing flowed."""
+    dtype = compute_dtype(query.dtype)
+    grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
+    projected = len(global_inputs) == 7
+    # Weights and biases gather from all texts in the computing dtype; tensors of a text are written once.
+    global_grads = [torch.zeros_like(tensor) for tensor in global_inputs[: 1 if projected else 3]]
+    weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
+    scratch, dropout = _start(query, call)
+    for b, text in _texts(query, call):
+        delta = torch.linalg.vecdot(grad_out[b].to(dtype), out[b].to(dtype))  # [H, N]
+        if grad_lse is not None:
+            delta -= grad_lse[b]
+        for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
+            views = [grad[b] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
+            band.backward(grad_out[b, heads], delta[heads], lse[b, heads], BandGradients(*views))
+            if not isinstance(heads, slice):
+                for grad, view in zip(grads, views, strict=True):
+                    grad[b, heads] = view
+        if not text.globals_.numel():
+            continue
+        at = text.globals_
+        rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
+        rows_grad, rows_delta, rows_lse = grad_out[b, :, at].to(dtype), delta[:, at], lse[b, :, at]
+        if isinstance(rows, ProjectedRows):
+            hidden_grad = torch.zeros_like(global_inputs[0][b], dtype=dtype)
+            rows_grad_lse = None if grad_lse is None else grad_lse[b, :, at]
+            rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grad, *weight_grads))
+            global_grads[0][b] = hidden_grad
+        else:
+            grad_query, grad_key, grad_value = rows.backward(rows_grad, rows_delta, rows_lse)
+            into = global_grads or grads
+            into[0][b].index_add_(1, at, grad_query.to(query.dtype))
+            into[1][b] += grad_key
+            into[2][b] += grad_value
+    return grads + global_grads + [grad.to(query.dtype) for grad in weight_grads]
+
+
+def _start(query: Tensor, call: Call) -> tuple[Scratch, Dropout | None]:
+    scratch = Scratch(query.new_empty(0, dtype=compute_dtype(query.dtype)))
+    return scratch, Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
+
+
+def _texts(query: Tensor, call: Call) -> Iterator[tuple[int, Text]]:
+    length = query.shape[2]
+    none = torch.empty(0, dtype=torch.int64, device=query.device)
+    for b in range(query.shape[0]):
+        real = None if call.key_mask is None else call.key_mask[b]
+        if real is not None and bool(real.all()):
+            real = None
+        if call.global_mask is None:
+            yield b, Text(length, real, real, none)
+            continue
+        is_global = call.global_mask[b] if real is None else call.global_mask[b] & real
+        positions = is_global.nonzero().squeeze(1)
+        local = real
+        if positions.numel():
+            local = ~is_global if real is None else real & ~is_global
+        yield b, Text(length, local, real, positions)
+
+
+def _bands(
+    b: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    text: Text,
+    call: Call,
+    scratch: Scratch,
+    dropout: Dropout | None,
+) -> Iterator[tuple[slice | list[int], Band]]:
+    groups = call.pattern.head_groups()
+    for heads, window, dilation, causal in groups:
+        # Views when all heads are alike, copies of some heads otherwise.
+        pick: slice | list[int] = slice(None) if len(groups) == 1 else heads
+        masks = None if dropout is None else dropout.stream(b, heads[0])
+        yield (
+            pick,
+            Band(
+                query[b, pick], key[b, pick], value[b, pick], text, window, dilation, causal, call.scale, scratch, masks
+            ),
+        )
+
+
+def _global_rows(
+    b: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    inputs: Sequence[Tensor],
+    text: Text,
+    call: Call,
+    scratch: Scratch,
+    dropout: Dropout | None,
+) -> GivenRows | ProjectedRows:
+    dtype = compute_dtype(query.dtype)
+    heads = query.shape[1]
+    masks = None if dropout is None else dropout.stream(b, heads)  # streams 0 .. H - 1 are the local rows'
+    settings = Settings(list(call.pattern.causal), call.scale, scratch, masks)
+    if len(inputs) == 7:
+        hidden, *weights = inputs
+        hidden = hidden[b].to(dtype)
+        if text.real is not None:
+            hidden = hidden.masked_fill(~text.real[:, None], 0.0)
+        projection = Projection(hidden, *(weight.to(dtype) for weight in weights))
+        return ProjectedRows(projection, heads, text, settings)
+    global_query, global_key, global_value = inputs or (query, key, value)
+    return GivenRows(global_query[b], global_key[b], global_value[b], text, settings, dtype)

@@ -1,0 +1,127 @@
+"""The blocked path as registered custom ops: one node for ``torch.compile`` and ``torch.export``, at any length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longspan.attention.blocked import Call, blocked_backward, blocked_forward
+from longspan.attention.pattern import AttentionPattern
+
+
+@torch.library.custom_op("longspan::attention", mutates_args=())
+def attention_op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    global_inputs: Sequence[Tensor],
+    global_mask: Tensor | None,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    lefts: Sequence[int],
+    rights: Sequence[int],
+    dilations: Sequence[int],
+    causal: Sequence[bool],
+    scale: float,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` as :func:`blocked_forward`; the pattern comes apart into one entry per head, the seed as a
+    tensor.
+    """
+    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
+    return blocked_forward(query, key, value, global_inputs, call)
+
+
+@torch.library.custom_op("longspan::attention_backward", mutates_args=())
+def attention_backward_op(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    global_inputs: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    global_mask: Tensor | None,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    lefts: Sequence[int],
+    rights: Sequence[int],
+    dilations: Sequence[int],
+    causal: Sequence[bool],
+    scale: float,
+    dropout_p: float,
+) -> list[Tensor]:
+    """Gradients of ``[query, key, value, *global_inputs]``."""
+    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
+    return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call)
+
+
+@attention_op.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=dtype)
+
+
+@attention_backward_op.register_fake
+def _(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    global_inputs: Sequence[Tensor],
+    *rest: Any,
+) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (query, key, value, *global_inputs)]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, global_inputs, global_mask, key_mask, seed, *ctx.pattern = inputs
+    out, lse = output
+    ctx.num_globals = len(global_inputs)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(query, key, value, out, lse, global_mask, key_mask, seed, *global_inputs)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
+    query, key, value, out, lse, global_mask, key_mask, seed, *global_inputs = ctx.saved_tensors
+    if grad_out is None:
+        grad_out = torch.zeros_like(out)
+    grads = attention_backward_op(
+        grad_out,
+        grad_lse,
+        query,
+        key,
+        value,
+        global_inputs,
+        out,
+        lse,
+        global_mask,
+        key_mask,
+        seed,
+        *ctx.pattern,
+    )
+    global_grads = list(grads[3:]) if ctx.num_globals else []
+    return (*grads[:3], global_grads, None, None, None, *([None] * len(ctx.pattern)))
+
+
+attention_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _call(
+    global_mask: Tensor | None,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    lefts: Sequence[int],
+    rights: Sequence[int],
+    dilations: Sequence[int],
+    causal: Sequence[bool],
+    scale: float,
+    dropout_p: float,
+) -> Call:
+    pattern = AttentionPattern(
+        windows=tuple(zip(lefts, rights, strict=True)), dilations=tuple(dilations), causal=tuple(causal)
+    )
+    return Call(pattern, global_mask, key_mask, scale, dropout_p, 0 if seed is None else int(seed))
