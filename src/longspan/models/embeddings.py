@@ -23,12 +23,12 @@ class LongformerEmbeddings(nn.Module):
         self.word_embeddings = nn.Embedding(
             config.vocab_size, config.hidden_size, padding_idx=self.padding_idx
         )
-        self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
-        )
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.position_embeddings = nn.Embedding(
+            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
+        )
 
     @property
     def max_tokens(self) -> int:
@@ -73,14 +73,14 @@ class LongformerEmbeddings(nn.Module):
         if position_ids is None:
             position_ids = self._count_positions(input_ids, inputs_embeds)
         else:
-            fix = f"this model has {self.position_embeddings.num_embeddings} position rows"
-            check_ids("position_ids", position_ids, self.position_embeddings.num_embeddings, fix)
+            rows = self.position_embeddings.num_embeddings
+            check_ids("position_ids", position_ids, rows, "the table has no further row", inputs_embeds)
         embeddings = inputs_embeds + self.position_embeddings(position_ids)
         if token_type_ids is None:
-            embeddings = embeddings + self.token_type_embeddings.weight[0]
+            embeddings = embeddings + self.token_type_embeddings(position_ids.new_zeros(1, 1))  # + [1, 1, C]
         else:
-            fix = "type_vocab_size in the configuration is the number of types"
-            check_ids("token_type_ids", token_type_ids, self.token_type_embeddings.num_embeddings, fix)
+            rows = self.token_type_embeddings.num_embeddings
+            check_ids("token_type_ids", token_type_ids, rows, "type_vocab_size counts the types", inputs_embeds)
             embeddings = embeddings + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(embeddings))
 

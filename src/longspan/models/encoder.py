@@ -235,14 +235,9 @@ class LongformerModel(LongformerPreTrainedModel):
                 than the position table. Values are checked on a CPU only, and not in a compiled graph.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        if (
-            input_ids is not None
-            and can_inspect(input_ids)
-            and input_ids.dim() == 2
-            and input_ids.numel() > 0
-        ):
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        if input_ids is not None and can_inspect(input_ids):
+            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         key_mask, global_mask = read_masks(attention_mask, global_attention_mask, hidden_states)
         encoded = self.encoder(
             hidden_states,

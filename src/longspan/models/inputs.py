@@ -11,8 +11,15 @@ def can_inspect(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def check_ids(name: str, ids: Tensor, size: int, fix: str) -> None:
-    """Integer ids ``[B, N]`` in ``0 .. size - 1``; the range is checked on a CPU only.
+def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None = None) -> None:
+    """Integer ids ``[B, N]`` (``[1, N]`` serves all texts) in ``0 .. size - 1``; the range is checked on a CPU only.
+
+    Args:
+        name: what the ids are called in a refusal.
+        ids: the ids.
+        size: the number of rows of the table they look up.
+        fix: what a refusal for the range advises.
+        like: a tensor ``[B, N, ...]`` that gives batch and length, if they are known.
 
     Raises:
         TypeError: not an integer tensor. ValueError: another shape, no element, or an id out of range.
@@ -27,6 +34,8 @@ def check_ids(name: str, ids: Tensor, size: int, fix: str) -> None:
         raise ValueError(
             f"{name} is empty, with shape {list(ids.shape)}; give at least one text of one token"
         )
+    if like is not None and (ids.shape[1] != like.shape[1] or ids.shape[0] not in (1, like.shape[0])):
+        raise ValueError(f"{name} must have shape [B, N] = {list(like.shape[:2])}, got {list(ids.shape)}")
     if can_inspect(ids):
         low, high = (int(bound) for bound in ids.aminmax())
         if low < 0 or high >= size:

@@ -1,0 +1,264 @@
+"""The encoder beyond Hugging Face's: patterns, lengths, memory, gradients, precision, and what is wrapped around it."""
+
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+import transformers
+from tiny_models import PAD, build_ours, build_stock, make_batch, randomize
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from longspan.attention import AttentionPattern
+from longspan.models import LongformerModel
+
+RAGGED = make_batch([29, 20, 25], [[0, 28], [], [3, 4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention_window": 0},
+        {"attention_window": 1},
+        {"attention_window": 2},
+        {"attention_window": 7},
+        {"attention_window": [6, 10]},
+        {"attention_window": [[2, 5, 0], 7]},
+        {"attention_window": 4, "attention_dilation": 3},
+        {"attention_window": [4, [2, 2, 6]], "attention_dilation": [2, [1, 2, 5]]},
+    ],
+    ids=str,
+)
+def test_any_window_and_dilation(fields: dict[str, Any]) -> None:
+    model = build_ours(**fields)
+    result = model(**RAGGED, output_hidden_states=True)
+    key_mask, global_mask = (RAGGED[name].bool() for name in ("attention_mask", "global_attention_mask"))
+    for number, layer in enumerate(model.encoder.layer):
+        expected = _dense_attention(layer.attention.self, result.hidden_states[number], key_mask, global_mask)
+        context = layer.attention.self(result.hidden_states[number], key_mask, global_mask)[0]
+        torch.testing.assert_close(context, expected, atol=1e-5, rtol=1e-5)
+
+
+def _dense_attention(module: Any, hidden: Tensor, key_mask: Tensor, global_mask: Tensor) -> Tensor:
+    """The definition with full matrices, independent of how the attention is computed."""
+    windows, dilations = module.config.layer_pattern(module.layer_id)
+    pattern = AttentionPattern.make(3, windows, dilations, causal=False)
+    context = torch.zeros(3, 3, 29, 8)
+    for mask, suffix in zip(pattern.dense_masks(29, global_mask, key_mask), ("", "_global"), strict=True):
+        query, key, value = (
+            getattr(module, name + suffix)(hidden).view(3, 29, 3, 8).transpose(1, 2) for name in ("query", "key", "value")
+        )
+        scores = (query @ key.mT / 8**0.5).masked_fill(~mask, -torch.inf)
+        context = context + scores.softmax(-1).nan_to_num(0.0) @ value
+    return context.transpose(1, 2).reshape(3, 29, 24)
+
+
+def test_window_of_zero_is_bidirectional() -> None:
+    model = build_ours(attention_window=0, num_hidden_layers=1)
+    inputs = make_batch([20], [[10]])
+    before = model(**inputs).last_hidden_state
+    inputs["input_ids"][0, 15] = (inputs["input_ids"][0, 15] + 1 - PAD) % 40 + PAD + 1
+    changed = (model(**inputs).last_hidden_state - before).abs().amax(-1)[0] > 1e-6
+    assert changed.nonzero().flatten().tolist() == [10, 15]
+
+
+def test_assigned_window_takes_effect() -> None:
+    model, inputs = build_ours(attention_window=8), make_batch([40])
+    narrow = model(**inputs).last_hidden_state
+    model.config.attention_window = [4, [16, 2, 8]]
+    wide = model(**inputs).last_hidden_state
+    assert not wide.allclose(narrow, atol=1e-3)
+    assert wide.equal(build_ours(attention_window=[4, [16, 2, 8]])(**inputs).last_hidden_state)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8, 9, 65])
+def test_every_length(length: int) -> None:
+    model = build_ours(attention_window=16)
+    result = model(**make_batch([length], [[0]]), output_hidden_states=True, output_attentions=True)
+    assert [state.shape for state in result.hidden_states] == [(1, length, 24)] * 3
+    assert [weights.shape for weights in result.attentions] == [(1, 3, length, 1 + 17)] * 2
+    assert [weights.shape for weights in result.global_attentions] == [(1, 3, length, 1)] * 2
+
+
+def test_a_text_is_independent_of_its_batch() -> None:
+    model = build_ours()
+    batch = make_batch([29, 12, 20], [[0, 28], [3], []])
+    together = model(**batch).last_hidden_state
+    for row, length in enumerate([29, 12, 20]):
+        alone = model(**{key: value[row : row + 1, :length] for key, value in batch.items()}).last_hidden_state
+        torch.testing.assert_close(together[row : row + 1, :length], alone, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_of_padding_is_not_nan(dtype: torch.dtype) -> None:
+    model = build_ours().to(dtype)
+    result = model(**make_batch([20, 0], [[0], [3]]))
+    result.last_hidden_state.sum().backward()
+    assert result.last_hidden_state.isfinite().all()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_is_near(dtype: torch.dtype, bound: float) -> None:
+    expected = build_ours()(**RAGGED).last_hidden_state
+    result = build_ours().to(dtype)(**RAGGED).last_hidden_state
+    assert result.dtype == dtype
+    assert (result.float() - expected).abs().max() < bound
+
+
+def test_autocast_trains() -> None:
+    model = build_ours().train()
+    expected = model(**RAGGED).last_hidden_state
+    with torch.autocast("cpu", torch.bfloat16):
+        result = model(**RAGGED).last_hidden_state
+        result.float().pow(2).mean().backward()
+    assert (result.float() - expected).abs().max() < 0.1
+    for name, parameter in model.encoder.named_parameters():
+        assert parameter.grad.dtype == torch.float32, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_double_precision() -> None:
+    expected, result = build_ours()(**RAGGED), build_ours().double()(**RAGGED)
+    assert result.last_hidden_state.dtype == torch.float64
+    torch.testing.assert_close(result.last_hidden_state.float(), expected.last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [make_batch([29, 12]), make_batch([29], [[]]), RAGGED], ids=["none", "empty", "some"])
+def test_every_parameter_of_the_encoder_gets_a_gradient(inputs: dict[str, Tensor]) -> None:
+    model = build_ours().train()
+    model(**inputs).last_hidden_state.pow(2).sum().backward()
+    for name, parameter in model.encoder.named_parameters():
+        assert parameter.grad is not None, name
+        if "_global" in name and inputs is not RAGGED:
+            assert (parameter.grad == 0).all(), name
+
+
+def test_distributed_training_without_unused_parameter_search(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(build_ours("ForMaskedLM").train())
+        for inputs in (make_batch([29, 12]), RAGGED, make_batch([29, 12])):
+            model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("chunk", [4, 10, 100])
+def test_chunked_feed_forward_fits_every_length(chunk: int) -> None:
+    expected = build_ours()(**RAGGED).last_hidden_state
+    chunked = build_ours(chunk_size_feed_forward=chunk)
+    widths: list[int] = []
+    chunked.encoder.layer[0].intermediate.register_forward_hook(lambda _, args, out: widths.append(out.shape[1]))
+    torch.testing.assert_close(chunked(**RAGGED).last_hidden_state, expected, atol=1e-6, rtol=1e-6)
+    assert sum(widths) == 29
+    assert max(widths) == min(chunk, 29)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing(reentrant: bool) -> None:
+    plain, checkpointed = (build_ours("ForMaskedLM", attention_probs_dropout_prob=0.2).train() for _ in range(2))
+    # The older name is deprecated in transformers 5.23, the newer doesn't exist in 5.17.
+    newer = getattr(checkpointed, "activation_checkpointing_enable", None)
+    (newer or checkpointed.gradient_checkpointing_enable)({"use_reentrant": reentrant})
+    calls: list[int] = []
+    checkpointed.longformer.encoder.layer[0].attention.self.query.register_forward_hook(lambda *_: calls.append(1))
+    for model in (plain, checkpointed):
+        torch.manual_seed(3)
+        model(**RAGGED, labels=RAGGED["input_ids"]).loss.backward()
+    assert len(calls) == 2
+    for (name, expected), (_, result) in zip(plain.named_parameters(), checkpointed.named_parameters(), strict=True):
+        torch.testing.assert_close(result.grad, expected.grad, atol=1e-7, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_dropout_is_drawn_in_training_only() -> None:
+    model = build_ours(attention_probs_dropout_prob=0.5)
+    assert model(**RAGGED).last_hidden_state.equal(model(**RAGGED).last_hidden_state)
+    model.train()
+    assert not model(**RAGGED).last_hidden_state.allclose(model(**RAGGED).last_hidden_state)
+
+
+def test_a_seed_initialises_as_it_does_hugging_faces() -> None:
+    weights = []
+    for model in (build_stock("ForMaskedLM"), build_ours("ForMaskedLM")):
+        torch.manual_seed(5)
+        weights.append(dict(type(model)(model.config).named_parameters()))
+    assert weights[0].keys() == weights[1].keys()
+    for name, expected in weights[0].items():
+        assert weights[1][name].equal(expected), name
+
+
+def test_reference_and_fast_backend_agree() -> None:
+    expected = build_ours(attention_backend="reference")(**RAGGED).last_hidden_state
+    torch.testing.assert_close(build_ours()(**RAGGED).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
+class _Adapter(nn.Module):
+    """A low-rank update around a Linear, whose weights stay reachable: as adapter libraries build it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.weight, self.bias = base, base.weight, base.bias
+        self.down, self.up = nn.Linear(24, 2, bias=False), nn.Linear(2, 24, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_adapters_on_the_global_projections_count() -> None:
+    model = build_ours().train()
+    merged = build_ours()
+    for layer, merged_layer in zip(model.encoder.layer, merged.encoder.layer, strict=True):
+        module, merged_module = layer.attention.self, merged_layer.attention.self
+        module.query_global = _Adapter(module.query_global)
+        module.value_global = _Adapter(module.value_global)
+        randomize(nn.ModuleList([module.query_global.up, module.query_global.down]), seed=1)
+        for name in ("query_global", "value_global"):
+            adapter = getattr(module, name)
+            getattr(merged_module, name).weight.data += adapter.up.weight @ adapter.down.weight
+    expected = merged(**RAGGED).last_hidden_state
+    torch.testing.assert_close(model(**RAGGED).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    for inputs in (RAGGED, make_batch([29])):
+        model.zero_grad()
+        model(**inputs).last_hidden_state.sum().backward()
+        assert model.encoder.layer[0].attention.self.query_global.up.weight.grad is not None
+
+
+def test_hooks_on_the_global_projections_run() -> None:
+    model = build_ours()
+    seen: list[tuple[int, ...]] = []
+    model.encoder.layer[1].attention.self.value_global.register_forward_hook(lambda _, args, out: seen.append(out.shape))
+    model(**RAGGED)
+    assert seen == [(3, 29, 24)]
+
+
+def test_weights_offloaded_by_accelerate() -> None:
+    expected = build_ours()(**RAGGED).last_hidden_state
+    model = accelerate.cpu_offload(build_ours(), execution_device=torch.device("cpu"))
+    assert model.encoder.layer[0].attention.self.key_global.weight.device.type == "meta"
+    with torch.no_grad():
+        torch.testing.assert_close(model(**RAGGED).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["last_hidden_state", "pooler_output"])
+def test_pooler_is_optional(name: str) -> None:
+    config = build_ours().config
+    output = LongformerModel(config, add_pooling_layer=False).eval()(**RAGGED)
+    assert (output[name] is not None if name == "last_hidden_state" else output.pooler_output is None)
+
+
+def test_layers_are_the_unit_of_sharding() -> None:
+    model = build_ours()
+    assert {type(layer).__name__ for layer in model.encoder.layer} == set(model._no_split_modules)
+
+
+def test_padding_without_a_mask_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    transformers.utils.logging.enable_propagation()
+    try:
+        transformers.utils.logging.warning_once.cache_clear()
+        build_ours()(make_batch([29, 12])["input_ids"])
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert "attention_mask" in caplog.text
