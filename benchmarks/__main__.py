@@ -1,0 +1,194 @@
+"""The command ``python -m benchmarks``: measure, print, write."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+import transformers
+from rich.console import Console
+
+from benchmarks.cases import BASE, DTYPES, TASKS, TINY, Case, Task, grid
+from benchmarks.machine import MatrixRate, describe, today
+from benchmarks.plot import save
+from benchmarks.report import Report
+from benchmarks.rivals import RIVALS, Rival
+from benchmarks.session import Limits, Session
+
+MEMORY_TASKS: tuple[Task, ...] = ("attention", "module", "model")
+DESCRIPTION = """Time and peak memory of longspan beside its rivals, each pair interleaved in one run.
+
+attention   the attention alone on given projections        module  self-attention with its projections
+model       the encoder, forward                             memory  peak memory alone, of the three before
+train-step  the masked LM: forward, backward, AdamW          all     everything
+
+Each rival's values and gradients are compared with longspan's first; where they differ no ratio is
+printed and the exit code is 1. Writes <date>_<machine>_<what>-<dtype>.json, .md and .png;
+`python -m benchmarks.plot FILE.json` draws again."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after ``python -m benchmarks``; ``None`` takes those of the process.
+
+    Returns:
+        0; 1 if the gate refused a ratio; 2 if an argument makes no sense.
+    """
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        # argparse's own errors exit with 2; these are the ones that need PyTorch or the whole of the options.
+        rivals = _rivals(options.rivals)
+        _check_device(options.device)
+        runs = [(what, _cases(what, options)) for what in _expand(options.what)]
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()  # Hugging Face's announces its padding for each model
+    refused = 0
+    for what, cases in runs:
+        report = _run(what, cases, rivals, options, command, console)
+        refused += len(report.unequal)
+    return 1 if refused else 0
+
+
+def _run(
+    what: str,
+    cases: list[Case],
+    rivals: list[Rival],
+    options: argparse.Namespace,
+    command: str,
+    console: Console,
+) -> Report:
+    rounds = options.repeats
+    limits = Limits(
+        rounds=rounds,
+        threads=options.threads,
+        memory=int(options.memory_limit * 2**30),
+        run_seconds=options.run_limit,
+        case_seconds=options.case_limit,
+        with_time=what != "memory",
+        with_memory=not options.no_memory,
+    )
+    report = Report(
+        what=f"quick-{what}" if options.quick else what,
+        command=command,
+        date=today(),
+        machine=describe(options.device),
+        settings={
+            "dtype": options.dtype,
+            "device": options.device,
+            "threads": options.threads,
+            "window": cases[0].window,
+            "rounds": rounds,
+            "memory limit GiB": options.memory_limit,
+            "run limit s": options.run_limit,
+        },
+        load_before=os.getloadavg()[0],
+    )
+    written = [options.output / f"{report.stem}.{ending}" for ending in ("json", "md")]
+    with console.status(what) as status:
+        rate = MatrixRate(cases[0])
+        session = Session(rivals=rivals, limits=limits, rate=rate)
+        for number, case in enumerate(cases, start=1):
+            head = f"{what} {number}/{len(cases)}, N = {case.length:,}, {case.mode}"
+            for doing in session.measure(case):
+                status.update(f"{head}: {doing}")
+            report.rows, report.rates = session.rows, rate.rates()
+            report.write(options.output)  # after each case, so that an interrupted run keeps what it has
+            if not console.is_terminal:
+                console.print(head, highlight=False)
+    report.show(console)
+    if len({case.length for case in cases}) > 1:
+        written.append(save(report.as_dict(), options.output / f"{report.stem}.png"))
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="?", default="all", choices=[*TASKS, "memory", "all"])
+    parser.add_argument("--lengths", type=_integers, metavar="N,N", help="numbers of tokens; default: up to 65,536")
+    parser.add_argument("--globals", type=_integers, metavar="G,G", help="numbers of global tokens; default by task")
+    parser.add_argument("--window", type=int, help="total width in tokens, half on each side (default 512)")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--rivals", metavar="NAME,NAME", help=f"some of {', '.join(r.name for r in RIVALS[1:])}")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: its own)")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds, in each of which every rival runs once")
+    parser.add_argument("--run-limit", type=float, default=150, help="seconds; a rival stops before a run takes longer")
+    parser.add_argument("--case-limit", type=float, default=600, help="seconds; above it a case gets fewer rounds")
+    free = psutil.virtual_memory().available / 2**30
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        default=round(0.7 * free, 1),
+        help="GiB; a rival stops when a run needs more (default: 70 %% of what is free now)",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, not how fast")
+    return parser
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}") from None
+
+
+def _expand(what: str) -> list[str]:
+    return list(TASKS) if what == "all" else [what]
+
+
+def _cases(what: str, options: argparse.Namespace) -> list[Case]:
+    tasks: Sequence[Task] = MEMORY_TASKS if what == "memory" else [task for task in TASKS if task == what]
+    lengths = options.lengths or ((64, 128) if options.quick else None)
+    return [
+        case
+        for task in tasks
+        for case in grid(
+            task,
+            lengths=lengths,
+            global_tokens=options.globals,
+            window=options.window or (32 if options.quick else 512),
+            dtype=options.dtype,
+            device=options.device,
+            size=TINY if options.quick else BASE,
+        )
+    ]
+
+
+def _rivals(names: str | None) -> list[Rival]:
+    known = {rival.name: rival for rival in RIVALS}
+    wanted = list(known) if names is None else ["longspan", *names.split(",")]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise ValueError(f"no rival is called {', '.join(unknown)}; there are {', '.join(list(known)[1:])}")
+    return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def _check_device(device: str) -> None:
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device must be cpu or cuda, got {device}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device} needs a CUDA device, and this PyTorch sees none; use --device cpu")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

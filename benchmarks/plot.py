@@ -1,0 +1,130 @@
+"""Time and memory against length, ours and the rivals': the paper's Figure 1 today.
+
+``python -m benchmarks.plot FILE.json ...`` draws written results again.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from benchmarks.report import seconds, size
+
+Result = dict[str, Any]
+"""A report as :meth:`benchmarks.report.Report.as_dict` gives it and the JSON file holds it."""
+
+COLOURS = {"longspan": "#0b6e4f", "huggingface": "#c8553d", "sdpa": "#4a5899", "local-attention": "#8d8d8d"}
+"""By rival; one that isn't named is drawn in black."""
+
+
+def draw(result: Result, global_tokens: int | None = None) -> Figure:
+    """Draw a row of panels per task and mode: time on the left, peak memory on the right.
+
+    Args:
+        result: a report with at least two lengths.
+        global_tokens: which series to draw; ``None`` draws those with the most global tokens.
+
+    Raises:
+        ValueError: there are fewer than two lengths of such a series.
+    """
+    most = max((row["global_tokens"] for row in result["rows"]), default=0)
+    wanted = most if global_tokens is None else global_tokens
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        if row["global_tokens"] == wanted:
+            drawn.setdefault(f"{row['task']}, {row['mode']}", []).append(row)
+    if len({row["length"] for rows in drawn.values() for row in rows}) < 2:
+        raise ValueError(
+            f"a picture needs at least two lengths, and {result['what']} with {wanted} global tokens has fewer"
+        )
+    figure = Figure(figsize=(10, 1.2 + 3.4 * len(drawn)), layout="constrained", dpi=150)
+    grid = figure.subplots(len(drawn), 2, squeeze=False)
+    for (title, rows), (time_axes, memory_axes) in zip(drawn.items(), grid, strict=True):
+        _panel(time_axes, f"{title}: time", rows, _median, seconds)
+        _panel(memory_axes, f"{title}: peak memory", rows, lambda row: row.get("peak_bytes"), size)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    figure.supxlabel(_caption(result, next(iter(drawn.values()))[0]), fontsize=8, color="#555555")
+    return figure
+
+
+def save(result: Result, path: Path) -> Path:
+    """Draw and write a PNG, in one piece."""
+    beside = path.with_name(f"{path.name}.part")
+    draw(result).savefig(beside, format="png")
+    beside.replace(path)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw each given JSON file into a PNG beside it; 2 if one can't be read or drawn."""
+    for name in sys.argv[1:] if arguments is None else arguments:
+        path = Path(name)
+        try:
+            print(f"wrote {save(json.loads(path.read_text()), path.with_suffix('.png'))}")
+        except (OSError, ValueError, KeyError) as error:
+            print(f"error: {path} can't be drawn: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _panel(
+    axes: Axes,
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    value: Callable[[dict[str, Any]], float | None],
+    unit: Callable[[float], str],
+) -> None:
+    lengths = sorted({row["length"] for row in rows})
+    for name in dict.fromkeys(row["rival"] for row in rows):
+        mine = [row for row in rows if row["rival"] == name]
+        points = {row["length"]: found for row in mine if (found := value(row))}
+        ours = name == "longspan"
+        axes.plot(
+            list(points),
+            list(points.values()),
+            color=COLOURS.get(name, "black"),
+            label=mine[0]["label"],
+            linewidth=2.6 if ours else 1.4,
+            linestyle="-" if mine[0]["pattern"] == "longformer" else "--",
+            marker="o",
+            markersize=5 if ours else 3.5,
+            zorder=3 if ours else 2,
+        )
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths], fontsize=8)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 3)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: unit(y)))
+    axes.tick_params(axis="y", labelsize=8)
+    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("tokens", fontsize=8)
+
+
+def _median(row: dict[str, Any]) -> float | None:
+    return row["seconds"]["median"] if "seconds" in row else None
+
+
+def _caption(result: Result, row: dict[str, Any]) -> str:
+    machine, model = result["machine"], row["size"]
+    where = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
+    shape = f"{model['heads']} heads of {model['head_dim']}, window {row['window']}"
+    versions = machine["versions"]
+    return (
+        f"{shape}, global tokens: {row['global_tokens']}, batch {row['batch']}, {row['dtype']}; "
+        "dashed: another pattern\n"
+        f"{where}, torch {versions['torch']}, transformers {versions['transformers']}, {result['date']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
