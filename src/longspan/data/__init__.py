@@ -1,1 +1,22 @@
-"""TODO-by-owner"""
+"""Text into sequences: readers, tokenized corpora, streams, layouts and masking."""
+
+from longspan.data.corpus import DocumentSequences, PackedSequences, TokenCorpus
+from longspan.data.layout import SequenceLayout
+from longspan.data.masking import Piece, collate, mask_tokens
+from longspan.data.stream import StreamedSequences
+from longspan.data.text import Document, as_documents, find_files, read_documents
+
+__all__ = [
+    "Document",
+    "DocumentSequences",
+    "PackedSequences",
+    "Piece",
+    "SequenceLayout",
+    "StreamedSequences",
+    "TokenCorpus",
+    "as_documents",
+    "collate",
+    "find_files",
+    "mask_tokens",
+    "read_documents",
+]

@@ -1,0 +1,109 @@
+"""Files and folders that are either whole or not there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def atomic_directory(target: Path, what: str) -> Iterator[Path]:
+    """A folder to write into that becomes ``target`` when the block ends well, and vanishes when it doesn't.
+
+    What a killed process left behind is removed by the next one that writes the same target.
+
+    Args:
+        target: where the folder shall be; its parents are made. A folder that is already there is replaced at
+            the end.
+        what: names the thing in messages: ``"the checkpoint of step 500"``.
+
+    Yields:
+        The empty folder to write into, beside ``target``.
+
+    Raises:
+        OSError: something couldn't be written, for instance because the disk is full. Nothing half-written is
+            left.
+    """
+    staging = staging_directory(target)
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        flush_directory(staging)
+        publish_directory(staging, target)
+    except BaseException as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_write_error(error):
+            raise OSError(write_error_message(error, target, what)) from error
+        raise
+
+
+def staging_directory(target: Path) -> Path:
+    """Where :func:`atomic_directory` has ``target`` written."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def publish_directory(staging: Path, target: Path) -> None:
+    """Rename a finished folder to its place, replacing what is there."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.replace(old)
+        staging.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        staging.replace(target)
+    _flush(target.parent)
+
+
+def atomic_text(target: Path, text: str, what: str) -> None:
+    """Write a small text file whole or not at all.
+
+    Raises:
+        OSError: it couldn't be written; the file is as it was before.
+    """
+    staging = target.with_name(f".{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(text, encoding="utf-8")
+        _flush(staging)
+        staging.replace(target)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise OSError(write_error_message(error, target, what)) from error
+
+
+def flush_directory(folder: Path) -> None:
+    """Have the system put a folder's files on the disk, so that a power cut can't tear a renamed folder."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _flush(path)
+
+
+def is_write_error(error: BaseException) -> bool:
+    """Whether an exception means a failed write; PyTorch and safetensors have their own kinds."""
+    if isinstance(error, OSError):
+        return True
+    return isinstance(error, SafetensorError) or (
+        isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
+    )
+
+
+def write_error_message(error: BaseException, target: Path, what: str) -> str:
+    """One sentence about a failed write."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+    else:
+        reason = "the write failed; the disk may be full"
+    return f"{what} could not be written to {target}: {reason}; nothing half-written is left: make room, then run again"
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,278 @@
+"""Sequences from sources too large to keep: read through ``datasets``, resumed at the right document."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from longspan.data.corpus import LengthUnit, Position, Step
+from longspan.data.layout import SequenceLayout
+from longspan.data.text import Document, TxtDocument, extension, find_files
+from longspan.data.tokenization import Tokens, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HUB = "hub:"
+"""Prefix of a source that is a data set's name: ``hub:NAME`` or ``hub:NAME:CONFIG``."""
+
+CHUNK = 64
+"""Documents read and tokenized at a time; a resumed run reads its chunk again."""
+
+_Item = TypeVar("_Item")
+
+
+def open_stream(source: str, *, split: str, text_field: str, txt_document: TxtDocument = "file") -> Any:
+    """Open files or a hub data set as a ``datasets.IterableDataset`` with the one column ``text_field``.
+
+    Args:
+        source: ``hub:NAME[:CONFIG]``, or a file or folder as in :func:`longspan.data.text.find_files`, whose
+            files must be of one kind.
+        split: the split of a hub data set; files have none.
+        text_field: the column with the text.
+        txt_document: whether a ``.txt`` file is one document or one a line.
+
+    Raises:
+        ValueError: the text field isn't there, or a folder mixes kinds of files.
+        FileNotFoundError: there is no such file, data set or split.
+    """
+    from datasets import load_dataset
+
+    if source.startswith(HUB):
+        name, _, config = source.removeprefix(HUB).partition(":")
+        try:
+            dataset = load_dataset(name, config or None, split=split, streaming=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise FileNotFoundError(f"data set {source!r}, split {split!r}, can't be opened: {reason}") from error
+    else:
+        files = find_files([source])
+        kinds = {extension(file) for file in files}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{source} mixes {' and '.join(sorted(filter(None, kinds)))} files; stream folders of one kind"
+            )
+        builder = {".txt": "text", ".parquet": "parquet"}.get(str(kinds.pop()), "json")
+        options = {"sample_by": "document" if txt_document == "file" else "line"} if builder == "text" else {}
+        dataset = load_dataset(
+            builder, data_files=[str(file) for file in files], split="train", streaming=True, **options
+        )
+        text_field = "text" if builder == "text" else text_field
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    if text_field not in columns:
+        there = ", ".join(map(repr, columns))
+        raise ValueError(f"{source} has no field {text_field!r}, it has {there}; name the right one as text_field")
+    return dataset.select_columns([text_field])
+
+
+class _Chunk(NamedTuple):
+    """Some documents and where they stand."""
+
+    position: Position
+    """Where the stream stood before them."""
+    texts: list[str]
+
+
+class _Cut(NamedTuple):
+    """One sequence out of a stream."""
+
+    tokens: Tokens | None
+    """Its text tokens; None for a document that another process trains on."""
+    position: Position
+    """Where the stream stands after it."""
+
+
+class StreamedSequences:
+    """Endless sequences of a stream in its stored order, over again when it ends (as the card's run read C4).
+
+    Every process reads the whole stream and keeps its own sequences, so that the sequences of a step don't
+    depend on the number of processes.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        tokenizer: "PreTrainedTokenizerBase",
+        layout: SequenceLayout,
+        *,
+        packed: bool,
+        text_field: str = "text",
+        txt_document: TxtDocument = "file",
+        min_length: int = 0,
+        min_length_unit: LengthUnit = "words",
+    ) -> None:
+        """Say what to read; nothing is opened yet.
+
+        Args:
+            sources: see :func:`open_stream`; read one after the other.
+            tokenizer: cuts the texts.
+            layout: how many tokens a sequence holds.
+            packed: join documents with separators and fill sequences, or one document a sequence.
+            text_field: the column with the text.
+            txt_document: whether a ``.txt`` file is one document or one a line.
+            min_length: documents of fewer words or tokens are left out.
+            min_length_unit: words or tokens.
+        """
+        self.sources, self.tokenizer, self.layout, self.packed = tuple(sources), tokenizer, layout, packed
+        self.text_field, self.txt_document = text_field, txt_document
+        self.min_length, self.min_length_unit = min_length, min_length_unit
+
+    def steps(
+        self, start: int, per_step: int, owned: Callable[[int], bool], position: Position | None = None
+    ) -> Iterator[Step]:
+        """Endless training steps; reading and tokenizing run ahead in a thread.
+
+        Args:
+            start: number of the first step.
+            per_step: sequences a step.
+            owned: whether this process trains on sequence ``index`` of the run.
+            position: the position that came with step ``start - 1``; None only where ``start`` is 0.
+
+        Raises:
+            ValueError: a whole pass holds no document that is long enough. FileNotFoundError: see
+                :func:`open_stream`.
+        """
+        begin = position or {"pass": 0, "source": 0, "state": None, "skip": 0}
+        return _ahead(self._steps(start, per_step, owned, begin), size=2)
+
+    def _steps(self, start: int, per_step: int, owned: Callable[[int], bool], begin: Position) -> Iterator[Step]:
+        first = start * per_step
+        cuts = self._packed(begin) if self.packed else self._documents(begin, lambda offset: owned(first + offset))
+        sequences: list[tuple[int, Tokens]] = []
+        for index, cut in enumerate(cuts, start=first):
+            if owned(index) and cut.tokens is not None:
+                sequences.append((index, cut.tokens))
+            if (index + 1) % per_step == 0:
+                yield Step(sequences, cut.position)
+                sequences = []
+
+    def _documents(self, begin: Position, owned: Callable[[int], bool]) -> Iterator[_Cut]:
+        """One document a sequence, tokenized if it is ours. ``skip`` counts documents of the chunk."""
+        skip = begin["skip"]
+        offset = 0
+        for chunk in self._chunks(begin):
+            texts = chunk.texts[skip:]
+            mine = [owned(offset + place) for place in range(len(texts))]
+            own_texts = [text for text, own in zip(texts, mine, strict=True) if own]
+            tokens = iter(tokenize(self.tokenizer, own_texts) if own_texts else [])
+            for own in mine:
+                skip += 1
+                own_tokens = next(tokens)[: self.layout.capacity] if own else None
+                yield _Cut(own_tokens, {**chunk.position, "skip": skip})
+            offset += len(texts)
+            skip = 0
+
+    def _packed(self, begin: Position) -> Iterator[_Cut]:
+        """Joined documents, cut at every ``capacity`` tokens. ``skip`` counts joined tokens of the chunk."""
+        capacity, skip = self.layout.capacity, begin["skip"]
+        separator = np.array([self.layout.separator_id])
+        held: list[tuple[Position, Tokens]] = []  # the joined tokens of each chunk that isn't used up
+        for chunk in self._chunks(begin):
+            documents = [tokens for tokens in tokenize(self.tokenizer, chunk.texts) if tokens.size]
+            joined = [part for tokens in documents for part in (tokens, separator)]
+            held.append((chunk.position, np.concatenate([*joined, np.arange(0)])))
+            while sum(len(tokens) for _, tokens in held) - skip >= capacity:
+                text = np.concatenate([tokens for _, tokens in held])[skip : skip + capacity]
+                skip += capacity
+                while len(held) > 1 and skip >= len(held[0][1]):
+                    skip -= len(held.pop(0)[1])
+                yield _Cut(text, {**held[0][0], "skip": skip})
+
+    def _chunks(self, begin: Position) -> Iterator[_Chunk]:
+        """The kept documents, up to :data:`CHUNK` at a time, pass after pass, never across sources."""
+        number, source, state = begin["pass"], begin["source"], begin["state"]
+        while True:
+            whole_pass, found = source == 0 and state is None, False
+            for place in range(source, len(self.sources)):
+                for chunk in self._source_chunks(number, place, state):
+                    found = True
+                    yield chunk
+                state = None
+            if whole_pass and not found:
+                raise ValueError(
+                    f"no document of {', '.join(self.sources)} has min_length {self.min_length:,} "
+                    f"{self.min_length_unit}; lower min_length"
+                )
+            number, source = number + 1, 0
+
+    def _source_chunks(self, number: int, place: int, state: Position | None) -> Iterator[_Chunk]:
+        stream = open_stream(
+            self.sources[place], split="train", text_field=self.text_field, txt_document=self.txt_document
+        )
+        if state is not None:
+            stream.load_state_dict(state)
+        texts: list[str] = []
+        for record in stream:
+            text = next(iter(record.values()))
+            if self._keeps(text):
+                texts.append(text)
+            if len(texts) == CHUNK:
+                yield _Chunk({"pass": number, "source": place, "state": state}, texts)
+                texts, state = [], stream.state_dict()
+        if texts:
+            yield _Chunk({"pass": number, "source": place, "state": state}, texts)
+
+    def _keeps(self, text: str | None) -> bool:
+        return bool(text) and long_enough(str(text), self.min_length, self.min_length_unit, self.tokenizer)
+
+
+def long_enough(text: str, min_length: int, unit: LengthUnit, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a text isn't blank and has at least ``min_length`` words or tokens."""
+    if text.isspace():
+        return False
+    if not min_length:
+        return True
+    return (len(text.split()) if unit == "words" else len(tokenize(tokenizer, [text])[0])) >= min_length
+
+
+def stream_documents(
+    source: str, *, split: str, text_field: str = "text", txt_document: TxtDocument = "file"
+) -> Iterator[Document]:
+    """The documents of one stream that aren't blank, once, in stored order; see :func:`open_stream`."""
+    stream = open_stream(source, split=split, text_field=text_field, txt_document=txt_document)
+    for number, record in enumerate(stream, start=1):
+        text = next(iter(record.values()))
+        if text and not text.isspace():
+            yield Document(text, f"{source} {split} row {number}")
+
+
+def is_hub(source: str) -> bool:
+    """Whether a source is a data set's name, which can only be streamed."""
+    return source.startswith(HUB)
+
+
+def _ahead(iterator: Iterator[_Item], size: int) -> Iterator[_Item]:
+    """The items of ``iterator``, made by a thread that is at most ``size`` items ahead."""
+    items: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=size)
+    stop = threading.Event()
+
+    def offer(item: tuple[bool, Any]) -> None:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in iterator:
+                offer((True, item))
+                if stop.is_set():
+                    return
+        except BaseException as error:
+            offer((False, error))
+
+    thread = threading.Thread(target=work, name="longspan-stream", daemon=True)
+    thread.start()
+    try:
+        while True:
+            fine, item = items.get()
+            if not fine:
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join(timeout=10)

@@ -1,0 +1,226 @@
+"""Documents out of text files: ``.txt``, ``.jsonl``, ``.jsonl.gz`` and ``.parquet``.
+
+Reading is lazy, one document at a time, and every error names the file and the place in it.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+"""The file names that can be read."""
+
+TxtDocument = Literal["file", "line"]
+"""What one document of a ``.txt`` file is: the whole file, or each line that isn't blank."""
+
+
+class Document(NamedTuple):
+    """One text and where it came from."""
+
+    text: str
+    """The text, never empty or white space alone."""
+    origin: str
+    """File and place, for messages: ``reports/a.jsonl line 3``."""
+
+
+def extension(path: Path) -> str | None:
+    """The one of :data:`EXTENSIONS` that ``path`` ends in, or None."""
+    name = path.name.lower()
+    return next((known for known in EXTENSIONS if name.endswith(known)), None)
+
+
+def find_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The text files that ``paths`` name, folders searched to any depth, hidden files and folders left out.
+
+    Args:
+        paths: files and folders. A folder's files come sorted by path, so that the order is the same
+            everywhere.
+
+    Returns:
+        The files, in the order of ``paths``.
+
+    Raises:
+        FileNotFoundError: a path doesn't exist, or a folder holds no file of a known extension.
+        ValueError: a file given by name has an unknown extension, or no path was given.
+    """
+    files: list[Path] = []
+    known = ", ".join(EXTENSIONS)
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(
+                file
+                for file in path.rglob("*")
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
+            readable = [file for file in inside if extension(file)]
+            if not readable:
+                others = sorted({file.suffix or file.name for file in inside})
+                held = f"holds only {', '.join(others[:5])} files" if others else "is empty"
+                raise FileNotFoundError(f"folder {path} {held}; put text files ({known}) into it")
+            files += readable
+        elif not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        elif extension(path) is None:
+            raise ValueError(f"file {path} has an unknown extension; text is read from {known} files")
+        else:
+            files.append(path)
+    if not files:
+        raise ValueError(f"no text was given; name files or folders of {known} files")
+    return files
+
+
+def read_documents(
+    paths: Iterable[str | Path], *, text_field: str = "text", txt_document: TxtDocument = "file"
+) -> Iterator[Document]:
+    """Every document of the files and folders, in a fixed order. Null, empty and blank texts are left out.
+
+    Args:
+        paths: files and folders, see :func:`find_files`.
+        text_field: the field of ``.jsonl`` objects and the column of ``.parquet`` files that holds the text.
+        txt_document: whether a ``.txt`` file is one document or one a line.
+
+    Raises:
+        FileNotFoundError: see :func:`find_files`.
+        ValueError: bytes that aren't UTF-8 (with the byte's offset), JSON that doesn't parse (with the line),
+            a missing or wrongly typed text field (with the fields there are), a damaged gzip or parquet file.
+    """
+    for file in find_files(paths):
+        kind = extension(file)
+        if kind == ".txt":
+            documents = _read_txt(file, txt_document)
+        elif kind == ".parquet":
+            documents = _read_parquet(file, text_field)
+        else:
+            documents = _read_jsonl(file, text_field)
+        for document in documents:
+            if document.text and not document.text.isspace():
+                yield document
+
+
+def as_documents(
+    files_or_texts: Sequence[str | Path] | str | Path,
+    *,
+    text_field: str = "text",
+    txt_document: TxtDocument = "file",
+) -> Iterator[Document]:
+    """Documents of a caller who gives either paths or the texts themselves.
+
+    Args:
+        files_or_texts: a path, a list of paths, or a list of texts. ``pathlib.Path`` objects are always
+            paths; of strings, the list is read as paths if its first entry exists as a file or folder or
+            looks like a text file's name, else as texts.
+        text_field: see :func:`read_documents`.
+        txt_document: see :func:`read_documents`.
+    """
+    entries = [files_or_texts] if isinstance(files_or_texts, (str, Path)) else list(files_or_texts)
+    if not entries:
+        raise ValueError("no text was given; name files or folders, or give a list of texts")
+    if isinstance(entries[0], Path) or _looks_like_path(entries[0]):
+        yield from read_documents(entries, text_field=text_field, txt_document=txt_document)
+        return
+    for number, text in enumerate(entries, start=1):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} must be a string, got {type(text).__name__}")
+        if text and not text.isspace():
+            yield Document(text, f"text {number}")
+
+
+def _looks_like_path(entry: str) -> bool:
+    if "\n" in entry or len(entry) > 4096:
+        return False
+    path = Path(entry)
+    return extension(path) is not None or path.exists()
+
+
+def _decode(data: bytes, file: Path, offset: int) -> str:
+    """UTF-8 text of ``data``, which starts at byte ``offset`` of the file."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = offset + error.start
+        raise ValueError(
+            f"{file} is not UTF-8 text: byte {data[error.start]:#04x} at offset {at:,} can't be decoded; "
+            "convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
+        ) from error
+    # A byte-order mark is no part of the text.
+    return text.removeprefix("\ufeff") if offset == 0 else text
+
+
+def _lines(stream: IO[bytes], file: Path) -> Iterator[tuple[int, str]]:
+    """``(line number from 1, text)`` of each line."""
+    offset = 0
+    for number, line in enumerate(stream, start=1):
+        yield number, _decode(line, file, offset).rstrip("\r\n")
+        offset += len(line)
+
+
+def _read_txt(file: Path, txt_document: TxtDocument) -> Iterator[Document]:
+    if txt_document == "file":
+        yield Document(_decode(file.read_bytes(), file, 0), str(file))
+        return
+    with file.open("rb") as stream:
+        for number, line in _lines(stream, file):
+            yield Document(line, f"{file} line {number}")
+
+
+def _read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
+    stream: IO[bytes] = gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # type: ignore[assignment]  # noqa: SIM115
+    with closing(stream):
+        try:
+            for number, line in _lines(stream, file):
+                if line.strip():
+                    yield Document(_json_text(line, text_field, file, number), f"{file} line {number}")
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+
+
+def _json_text(line: str, text_field: str, file: Path, number: int) -> str:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file} line {number} is not valid JSON: {error.msg} at column {error.colno}; "
+            "a .jsonl file holds one JSON object a line"
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{file} line {number} holds a JSON {type(record).__name__}; each line must be an object with a text field"
+        )
+    if text_field not in record:
+        raise ValueError(_no_field(f"{file} line {number}", text_field, list(record)))
+    value = record[text_field]
+    if value is not None and not isinstance(value, str):
+        raise ValueError(
+            f"{file} line {number}: field {text_field!r} holds a {type(value).__name__}, it must be a string"
+        )
+    return value or ""
+
+
+def _no_field(place: str, text_field: str, fields: list[str]) -> str:
+    there = ", ".join(repr(name) for name in fields[:20]) or "no field at all"
+    return f"{place} has no field {text_field!r}, it has {there}; name the right one as text_field"
+
+
+def _read_parquet(file: Path, text_field: str) -> Iterator[Document]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+    except pa.ArrowException as error:
+        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+    with closing(table):
+        columns = table.schema_arrow.names
+        if text_field not in columns:
+            raise ValueError(_no_field(str(file), text_field, columns))
+        kind = table.schema_arrow.field(text_field).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            raise ValueError(f"{file}: column {text_field!r} holds {kind}, it must hold strings")
+        row = 0
+        for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+            for value in batch.column(0):
+                row += 1
+                yield Document(value.as_py() or "", f"{file} row {row}")

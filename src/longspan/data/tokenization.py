@@ -1,0 +1,93 @@
+"""Texts to token ids as arrays, how many characters each token covers, and a tokenizer's fingerprint."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tokens = NDArray[np.integer]
+"""Token ids, one dimension."""
+
+
+class Tokenized(NamedTuple):
+    """One document's tokens and what each covers of the text. All arrays have one entry a token."""
+
+    tokens: Tokens
+    """Token ids, int64."""
+    characters: NDArray[np.int64]
+    """Unicode characters covered. They add up to the text's length: see :func:`tokenize_with_extent`."""
+    bytes: NDArray[np.int64]
+    """UTF-8 bytes of those characters."""
+
+
+def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Tokens]:
+    """Token ids of each text, int64, without special tokens and without a limit of length.
+
+    A special token spelled out in a text (``<mask>`` in a web page) is tokenized as the plain text that it
+    is.
+    """
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        truncation=False,
+        verbose=False,
+    )["input_ids"]
+    return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+
+
+def tokenize_with_extent(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokenized:
+    """Tokens of one text with the characters and bytes that each covers.
+
+    A token covers the characters from the end of the token before it to its own end, so white space between
+    two tokens belongs to the later one; the last token also covers what follows it. Where a byte-level token
+    ends inside a character, the first token that touches the character covers it. The counts of all tokens
+    add up to the text.
+
+    Raises:
+        TypeError: the tokenizer gives no offsets (a tokenizer written in Python).
+    """
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"{type(tokenizer).__name__} gives no character offsets, which bits per character need; "
+            "use the fast tokenizer of this model"
+        )
+    encoded = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        truncation=False,
+        verbose=False,
+    )
+    tokens = np.asarray(encoded["input_ids"], dtype=np.int64)
+    if not tokens.size:
+        return Tokenized(tokens, tokens, tokens)
+    ends = np.maximum.accumulate(np.asarray(encoded["offset_mapping"], dtype=np.int64)[:, 1])
+    ends[-1] = len(text)
+    byte_at = np.concatenate([[0], np.cumsum(_utf8_lengths(text))])  # byte offset of each character, [characters + 1]
+    return Tokenized(tokens, np.diff(ends, prepend=0), np.diff(byte_at[ends], prepend=0))
+
+
+def _utf8_lengths(text: str) -> NDArray[np.int64]:
+    """UTF-8 bytes of each character."""
+    code = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return 1 + (code >= 0x80).astype(np.int64) + (code >= 0x800) + (code >= 0x10000)
+
+
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A hash that two tokenizers share only if they cut every text alike."""
+    if tokenizer.is_fast:
+        description = tokenizer.backend_tokenizer.to_str()
+    else:
+        description = f"{type(tokenizer).__qualname__} {sorted(tokenizer.get_vocab().items())}"
+    return hashlib.sha256(description.encode("utf-8", "surrogatepass")).hexdigest()

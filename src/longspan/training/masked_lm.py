@@ -1,0 +1,175 @@
+"""Loading masked language models, and running them so that only masked tokens pass the costly output layer."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HEADS = ("lm_head", "cls")
+"""Names of modules that turn hidden states into scores of the vocabulary: RoBERTa's family and BERT's."""
+
+
+def load_masked_lm(model: str | Path, *, init: str = "pretrained", seed: int = 0) -> "PreTrainedModel":
+    """Load a masked LM in fp32; a Longformer folder becomes :class:`longspan.LongformerForMaskedLM`.
+
+    Args:
+        model: a folder, or a hub name.
+        init: ``"pretrained"`` loads the weights; ``"random"`` reads the configuration only and draws weights.
+        seed: of the random weights.
+
+    Raises:
+        FileNotFoundError: there is no such model. ValueError: its configuration is no masked LM's.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM, set_seed
+
+    path = Path(model)
+    if path.is_absolute() or path.parts[:1] in [(".",), ("..",)] or path.exists():
+        if not path.is_dir():
+            raise FileNotFoundError(f"there is no model folder {path}")
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+    try:
+        config = AutoConfig.from_pretrained(str(model))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {_first_line(error)}") from error
+    kind: Any = AutoModelForMaskedLM
+    if config.model_type == "longformer":
+        from longspan.models import LongformerConfig, LongformerForMaskedLM
+
+        kind, config = LongformerForMaskedLM, LongformerConfig.from_pretrained(str(model))
+    if init == "random":
+        set_seed(seed)
+        make = kind._from_config if kind is not AutoModelForMaskedLM else kind.from_config
+        return make(config, dtype=torch.float32)
+    try:
+        return kind.from_pretrained(str(model), config=config, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"the weights of model {str(model)!r} can't be loaded: {_first_line(error)}; "
+            "init 'random' starts without weights"
+        ) from error
+
+
+def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"no tokenizer can be loaded from {str(name)!r}: {_first_line(error)}; name one as tokenizer"
+        ) from error
+
+
+def position_table(model: "PreTrainedModel") -> nn.Embedding | None:
+    """The table of learned absolute positions, None for a model that has none."""
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, nn.Embedding)
+    ]
+    return tables[0] if tables else None
+
+
+def max_sequence_length(model: "PreTrainedModel") -> int | None:
+    """How many tokens fit into the model, None if it doesn't say.
+
+    RoBERTa's family counts positions from ``padding_idx + 1``, so its table has that many rows more than
+    tokens.
+    """
+    table = position_table(model)
+    if table is None:
+        return getattr(model.config, "max_position_embeddings", None)
+    return table.num_embeddings - first_position(table)
+
+
+def first_position(table: nn.Embedding) -> int:
+    """The row of the first token in a position table."""
+    return 0 if table.padding_idx is None else table.padding_idx + 1
+
+
+def check_model_fits(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", sequence_length: int, global_tokens: str = "none"
+) -> None:
+    """See that a model can read sequences of this length and tokenizer.
+
+    Raises:
+        ValueError: it can't; the message says what to do.
+    """
+    limit = max_sequence_length(model)
+    if limit is not None and sequence_length > limit:
+        raise ValueError(
+            f"sequence_length is {sequence_length:,}, but the model has {limit:,} positions; lower it, or make the "
+            f"model longer: longspan convert MODEL NEW_MODEL --max-positions {sequence_length}"
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model knows {rows:,}; use the model's own "
+            "tokenizer, or resize the model: model.resize_token_embeddings(len(tokenizer))"
+        )
+    if global_tokens != "none" and "global_attention_mask" not in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"global_tokens is {global_tokens!r}, but {type(model).__name__} has no global attention; "
+            "use 'none', or convert the model to a Longformer: longspan convert"
+        )
+
+
+@contextmanager
+def _head_at(model: nn.Module, chosen: Tensor) -> Iterator[bool]:
+    """Within the block the output layer sees only the chosen tokens; gives False for a model without a known one."""
+    head = next((getattr(model, name) for name in HEADS if isinstance(getattr(model, name, None), nn.Module)), None)
+    if head is None:
+        yield False
+        return
+
+    def keep_chosen(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][chosen], *args[1:])  # [B, N, C] -> [M, C]
+
+    handle = head.register_forward_pre_hook(keep_chosen)
+    try:
+        yield True
+    finally:
+        handle.remove()
+
+
+def masked_logits(model: nn.Module, batch: dict[str, Tensor], chosen: Tensor) -> Tensor:
+    """Scores of the vocabulary at chosen positions only.
+
+    At 15 % masked, six of seven products with the vocabulary are saved, and the ``[B, N, vocabulary]`` scores
+    are never made, the largest tensor of a long sequence.
+
+    Args:
+        model: a masked LM, possibly wrapped by ``DistributedDataParallel``.
+        batch: arguments of the model without labels.
+        chosen: bool ``[B, N]``.
+
+    Returns:
+        Scores ``[M, vocabulary]`` of the M chosen tokens in row order, in the model's number type.
+    """
+    inner = getattr(model, "module", model)
+    with _head_at(inner, chosen) as reduced:
+        logits = model(**batch).logits
+    return logits if reduced else logits[chosen]
+
+
+def masked_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each label in nats, fp32 ``[M]``, of scores ``[M, vocabulary]`` and labels ``[M]``."""
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

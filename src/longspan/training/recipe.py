@@ -1,0 +1,272 @@
+"""Everything that decides a masked-LM pretraining run, in one frozen dataclass that a YAML file can hold."""
+
+import difflib
+import types
+import typing
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from longspan.data.corpus import LengthUnit
+from longspan.data.layout import GlobalTokens
+from longspan.data.text import TxtDocument
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Number type of the matrix products; weights and optimizer stay in fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """A masked-LM pretraining run: model, text, layout, optimization, and what is kept of it.
+
+    Two recipes with equal fields train the same model, whatever the number of processes, and wherever the run
+    was stopped and resumed. Fields of :attr:`FREE_FIELDS` don't touch what is learnt.
+
+    Raises:
+        TypeError: a field of the wrong type. ValueError: a value out of range, or two fields that contradict.
+    """
+
+    model: str
+    """Folder (or hub name) of a masked language model."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer; None: the model's."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Start from the model's weights, or from random ones drawn with ``seed`` by its configuration."""
+
+    train: tuple[str, ...]
+    """Files and folders (.txt, .jsonl, .jsonl.gz, .parquet), or data sets as ``hub:NAME[:CONFIG]``."""
+    eval: tuple[str, ...] = ()
+    """Held-out text, the same kinds; of a hub data set the ``validation`` split is read. Empty: no evaluation."""
+    text_field: str = "text"
+    """Field of .jsonl objects, column of .parquet files and hub data sets."""
+    txt_document: TxtDocument = "file"
+    """Whether a .txt file is one document or one a line."""
+    stream: bool = False
+    """Read local files through ``datasets``, in stored order, instead of tokenizing them once. The hub is streamed
+    always."""
+    cache_dir: str | None = None
+    """Where tokenized text is kept, to be shared by runs; None: in the output folder."""
+    output_dir: str
+    """Folder of checkpoints, logs and the trained model."""
+
+    sequence_length: int
+    """Tokens of a sequence, special tokens included."""
+    layout: Literal["packed", "document"] = "packed"
+    """Join documents by separators and fill every sequence, or one document a sequence, cut or padded."""
+    segment_length: int | None = None
+    """A separator at every multiple of this position, as the card's model; None: none."""
+    min_length: int = 0
+    """Shorter documents are left out, in training and evaluation."""
+    min_length_unit: LengthUnit = "words"
+    """What ``min_length`` counts."""
+    global_tokens: GlobalTokens = "none"
+    """Which tokens attend globally: none, the first, or the first and every separator of the layout."""
+    mlm_probability: float = 0.15
+    """Chance of a token to be masked; of those 80 % are hidden, 10 % replaced, 10 % left."""
+
+    sequences_per_step: int = 64
+    """Sequences of one optimizer step, over all processes."""
+    micro_batch: int = 1
+    """Sequences a process holds at once; the rest of the step is gradient accumulation."""
+    steps: int
+    """Optimizer steps of the run."""
+    learning_rate: float = 3e-5
+    """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "polynomial", "constant"] = "linear"
+    """What follows the warmup: decay to zero along a line or a polynomial, or none."""
+    power: float = 1.0
+    """Power of the polynomial decay."""
+    warmup_steps: int | None = None
+    """Steps of linear warmup; None: none, or ``warmup_ratio``."""
+    warmup_ratio: float | None = None
+    """Share of ``steps`` that is warmup, instead of ``warmup_steps``."""
+    weight_decay: float = 0.01
+    """AdamW's decay of all weights but biases and LayerNorms."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's betas."""
+    eps: float = 1e-6
+    """AdamW's epsilon."""
+    max_grad_norm: float = 0.0
+    """Gradients are scaled down to this norm; 0: never."""
+    trainable: Literal["all", "positions"] = "all"
+    """Train all weights, or only new rows of the position table."""
+    source_positions: int | None = None
+    """With ``trainable: positions``: how many positions the model had before it was lengthened; these stay as they
+    are."""
+    precision: Precision = "fp32"
+    """Number type of the matrix products."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    seed: int = 42
+    """Seed of everything drawn: text order, masks, dropout, random weights."""
+
+    log_every: int = 10
+    """Steps between lines of the log."""
+    eval_every: int | None = None
+    """Steps between evaluations; None: only after the last step."""
+    eval_documents: int | None = None
+    """Evaluate on the first so many documents; None: on all."""
+    eval_tokens: int | None = None
+    """Evaluate on the first so many tokens; None: on all."""
+    eval_batch: int | None = None
+    """Sequences of an evaluation batch; None: ``micro_batch``."""
+    save_every: int = 500
+    """Steps between checkpoints; there is one after the last step, too."""
+    keep_checkpoints: int = 2
+    """How many checkpoints are kept."""
+
+    FREE_FIELDS: typing.ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "cache_dir", "micro_batch", "gradient_checkpointing", "eval_batch", "keep_checkpoints"}
+        | {"log_every", "eval_every", "save_every"}
+    )
+    """Fields that a resumed run may change: they don't touch what is learnt, but for the order of floating-point
+    sums."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is not typing.ClassVar:
+                object.__setattr__(self, name, _as_kind(name, getattr(self, name), kind))
+        self._check_ranges()
+        self._check_combinations()
+
+    def _check_ranges(self) -> None:
+        at_least: dict[str, float] = {
+            "sequence_length": 3, "segment_length": 2, "min_length": 0, "sequences_per_step": 1, "micro_batch": 1,
+            "steps": 1, "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "source_positions": 1,
+            "log_every": 1, "eval_every": 1, "eval_documents": 1, "eval_tokens": 1, "eval_batch": 1, "save_every": 1,
+            "keep_checkpoints": 1, "seed": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        for name in ("learning_rate", "eps", "power"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"mlm_probability is {self.mlm_probability}; it must lie between 0 and 1, as 0.15")
+        if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, as 0.1")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}; both must be at least 0 and less than 1, as [0.9, 0.98]")
+
+    def _check_combinations(self) -> None:
+        if not self.train:
+            raise ValueError("train is empty; name files, folders or hub:NAME data sets to train on")
+        if self.sequences_per_step % self.micro_batch:
+            raise ValueError(
+                f"sequences_per_step is {self.sequences_per_step}, which micro_batch {self.micro_batch} doesn't "
+                "divide; make one a multiple of the other"
+            )
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps} and warmup_ratio {self.warmup_ratio}; give one of them"
+            )
+        if self.warmup_steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}, more than the {self.steps} steps; lower it")
+        if self.trainable == "positions" and self.source_positions is None:
+            raise ValueError(
+                "trainable is 'positions', but source_positions isn't given; say how many positions the model had "
+                "before it was lengthened, 512 for RoBERTa and BERT"
+            )
+        if self.segment_length is not None and self.layout == "packed":
+            raise ValueError(
+                f"segment_length is {self.segment_length}, which packed sequences have no place for; "
+                "use layout 'document'"
+            )
+        if self.global_tokens == "separators" and self.layout == "packed":
+            raise ValueError(
+                "global_tokens is 'separators', but in layout 'packed' separators join documents; "
+                "use layout 'document', or global_tokens 'none' or 'cls'"
+            )
+        if self.eval_every is not None and not self.eval:
+            raise ValueError(f"eval_every is {self.eval_every}, but eval names no text; name held-out files")
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Steps of warmup, however they were given."""
+        return self.warmup_steps if self.warmup_steps is not None else round((self.warmup_ratio or 0) * self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that YAML and JSON hold; :func:`load_recipe` reads them again."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def load_recipe(path: str | Path, **overrides: Any) -> PretrainRecipe:
+    """Read a recipe from a YAML file of ``field: value`` lines.
+
+    Args:
+        path: the file.
+        **overrides: fields that replace the file's.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: the file isn't such YAML, a field is unknown
+            (the message names similar ones) or missing, or see :class:`PretrainRecipe`. TypeError: a value of
+            the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold lines of 'field: value', it holds {type(values).__name__}")
+    return make_recipe({**values, **overrides}, str(path))
+
+
+def make_recipe(values: dict[str, Any], origin: str) -> PretrainRecipe:
+    """A recipe of ``values``, unknown and missing fields reported as coming from ``origin``."""
+    known = [field.name for field in fields(PretrainRecipe)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+            raise ValueError(f"{origin}: a recipe has no field {key!r}; {hint}")
+    missing = [name for name in ("model", "train", "output_dir", "sequence_length", "steps") if name not in values]
+    if missing:
+        raise ValueError(f"{origin}: {' and '.join(missing)} must be given")
+    return PretrainRecipe(**values)
+
+
+def _as_kind(name: str, value: object, kind: Any) -> object:
+    """``value`` as the field's type, so that YAML's lists, its ``3e-5`` (a string) and whole floats are fine."""
+    options = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    if value is None and type(None) in options:
+        return None
+    wanted = next(option for option in options if option is not type(None))
+    optional = " or null" if type(None) in options else ""
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            choices = ", ".join(map(repr, get_args(wanted)))
+            raise ValueError(f"{name} is {value!r}; it must be one of {choices}")
+        return value
+    if get_origin(wanted) is tuple:
+        return _as_tuple(name, value, get_args(wanted))
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is str and isinstance(value, (str, Path)):
+        return str(value)
+    if wanted in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = float("nan")
+        if wanted is float and number == number:
+            return number
+        if wanted is int and number.is_integer():
+            return int(number)
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    raise TypeError(f"{name} is {value!r}; it must be {names[wanted]}{optional}")
+
+
+def _as_tuple(name: str, value: object, parts: tuple[Any, ...]) -> tuple[object, ...]:
+    entries = list(value) if isinstance(value, (list, tuple)) else [value]
+    if parts[-1] is Ellipsis:
+        return tuple(_as_kind(name, entry, parts[0]) for entry in entries)
+    if len(entries) != len(parts):
+        raise TypeError(f"{name} is {value!r}; it must be a list of {len(parts)} values")
+    return tuple(_as_kind(name, entry, part) for entry, part in zip(entries, parts, strict=True))

@@ -1,0 +1,147 @@
+"""The folder of a pretraining run: its recipe, checkpoints, log, table and result."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longspan.data.atomic import atomic_directory, atomic_text, staging_directory
+from longspan.training.recipe import PretrainRecipe
+
+LogEntry = dict[str, Any]
+"""One line of the log: ``step`` and numbers; those of an evaluation begin with ``eval_``."""
+
+
+class RunFolder:
+    """Names and safe writing of everything that a run keeps.
+
+    * ``recipe.yaml``: the recipe, written when the run begins
+    * ``checkpoints/checkpoint-N``: whole or not there
+    * ``log.jsonl``: a line for every logged step and evaluation
+    * ``table.md``: step, training loss, validation loss and accuracy, as the model card's table
+    * ``tensorboard/``
+    * ``model/``: the trained model and tokenizer
+    * ``result.json``: written last; its presence means that the run is finished
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.log_file = self.path / "log.jsonl"
+        self.table_file = self.path / "table.md"
+        self.result_file = self.path / "result.json"
+        self.model_dir = self.path / "model"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.tensorboard_dir = self.path / "tensorboard"
+
+    def begin(self, recipe: PretrainRecipe, resume: bool) -> None:
+        """Write the recipe of a new run, or see that it is the one that the folder was begun with.
+
+        Raises:
+            FileExistsError: the folder holds a run, and ``resume`` is False.
+            ValueError: the folder's run has another recipe, or the folder holds other things.
+        """
+        if not self.recipe_file.is_file():
+            if self.checkpoints_dir.exists() or self.result_file.exists():
+                raise ValueError(
+                    f"output_dir {self.path} holds checkpoints but no recipe.yaml; choose another output_dir"
+                )
+        elif not resume:
+            raise FileExistsError(
+                f"output_dir {self.path} already holds a run; resume it, choose another output_dir or delete it"
+            )
+        else:
+            self._check_same(recipe)
+        text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+        atomic_text(self.recipe_file, text, "the recipe")
+
+    def _check_same(self, recipe: PretrainRecipe) -> None:
+        begun = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        for name, value in recipe.to_dict().items():
+            if name not in PretrainRecipe.FREE_FIELDS and begun.get(name) != value:
+                raise ValueError(
+                    f"the run in {self.path} was begun with {name} = {begun.get(name)!r}, and now {name} is {value!r}; "
+                    f"put it back to resume, or choose another output_dir"
+                )
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """``(step, folder)`` of the whole checkpoints, oldest first."""
+        found = []
+        for folder in self.checkpoints_dir.glob("checkpoint-*"):
+            number = folder.name.removeprefix("checkpoint-")
+            if number.isdigit():
+                found.append((int(number), folder))
+        return sorted(found)
+
+    def last_checkpoint(self) -> tuple[int, Path] | None:
+        """``(step, folder)`` of the newest whole checkpoint."""
+        return max(self.checkpoints(), default=None)
+
+    @contextmanager
+    def new_checkpoint(self, step: int) -> Iterator[None]:
+        """Make :meth:`checkpoint_in_progress`, and have it become the checkpoint when the block ends well."""
+        target = self.checkpoints_dir / f"checkpoint-{step}"
+        with atomic_directory(target, f"the checkpoint of step {step:,}"):
+            yield
+
+    def checkpoint_in_progress(self, step: int) -> Path:
+        """Where the files of a checkpoint are written before it is whole."""
+        return staging_directory(self.checkpoints_dir / f"checkpoint-{step}")
+
+    def keep_newest(self, number: int) -> None:
+        """Delete all but the newest checkpoints."""
+        for _, folder in self.checkpoints()[:-number]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def read_log(self) -> list[LogEntry]:
+        """The log's lines; a last line that a killed process left unfinished is left out."""
+        if not self.log_file.is_file():
+            return []
+        entries = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return entries
+
+    def rewind_log(self, step: int) -> list[LogEntry]:
+        """Cut the log back to ``step``, from where the run goes on, and return what stays."""
+        entries = [entry for entry in self.read_log() if entry["step"] <= step]
+        if self.log_file.exists():
+            atomic_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in entries), "the log")
+        return entries
+
+    def append_log(self, entry: LogEntry) -> None:
+        """Add a line to the log."""
+        with self.log_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def write_table(self, entries: list[LogEntry]) -> None:
+        """Write ``table.md`` from the log."""
+        atomic_text(self.table_file, training_table(entries), "the table of losses")
+
+
+def training_table(entries: list[LogEntry]) -> str:
+    """The log as the table of the ``longformer-base-4096`` card, in Markdown: one row an evaluation.
+
+    The training loss is the mean over the steps of the last log line before the evaluation.
+    """
+    rows = [
+        "| Step | Training loss | Validation loss | Validation perplexity | Validation accuracy |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    training_loss = math.nan
+    for entry in entries:
+        training_loss = entry.get("loss", training_loss)
+        if "eval_loss" in entry:
+            rows.append(
+                f"| {entry['step']:,} | {training_loss:.4f} | {entry['eval_loss']:.4f} "
+                f"| {entry['eval_perplexity']:.3f} | {entry['eval_accuracy']:.4f} |"
+            )
+    return "\n".join(rows) + "\n"
