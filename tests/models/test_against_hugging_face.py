@@ -147,7 +147,7 @@ def _assert_equal_gradients(stock: Any, ours: Any) -> None:
     expected = dict(stock.named_parameters())
     for name, parameter in ours.named_parameters():
         zeros = torch.zeros_like(parameter)
-        # Neither gives word embeddings a gradient that aren't used; Hugging Face gives none to unused global projections.
+        # Unused word embeddings have no gradient in either; Hugging Face gives none to unused global projections.
         gradient = zeros if parameter.grad is None and "_global" not in name else parameter.grad
         stock_gradient = zeros if expected[name].grad is None else expected[name].grad
         torch.testing.assert_close(

@@ -48,7 +48,8 @@ def _dense_attention(module: Any, hidden: Tensor, key_mask: Tensor, global_mask:
     context = torch.zeros(3, 3, 29, 8)
     for mask, suffix in zip(pattern.dense_masks(29, global_mask, key_mask), ("", "_global"), strict=True):
         query, key, value = (
-            getattr(module, name + suffix)(hidden).view(3, 29, 3, 8).transpose(1, 2) for name in ("query", "key", "value")
+            getattr(module, name + suffix)(hidden).view(3, 29, 3, 8).transpose(1, 2)
+            for name in ("query", "key", "value")
         )
         scores = (query @ key.mT / 8**0.5).masked_fill(~mask, -torch.inf)
         context = context + scores.softmax(-1).nan_to_num(0.0) @ value
@@ -126,7 +127,9 @@ def test_double_precision() -> None:
     torch.testing.assert_close(result.last_hidden_state.float(), expected.last_hidden_state, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("inputs", [make_batch([29, 12]), make_batch([29], [[]]), RAGGED], ids=["none", "empty", "some"])
+@pytest.mark.parametrize(
+    "inputs", [make_batch([29, 12]), make_batch([29], [[]]), RAGGED], ids=["none", "empty", "some"]
+)
 def test_every_parameter_of_the_encoder_gets_a_gradient(inputs: dict[str, Tensor]) -> None:
     model = build_ours().train()
     model(**inputs).last_hidden_state.pow(2).sum().backward()
@@ -229,7 +232,9 @@ def test_adapters_on_the_global_projections_count() -> None:
 def test_hooks_on_the_global_projections_run() -> None:
     model = build_ours()
     seen: list[tuple[int, ...]] = []
-    model.encoder.layer[1].attention.self.value_global.register_forward_hook(lambda _, args, out: seen.append(out.shape))
+    model.encoder.layer[1].attention.self.value_global.register_forward_hook(
+        lambda _, args, out: seen.append(out.shape)
+    )
     model(**RAGGED)
     assert seen == [(3, 29, 24)]
 
@@ -246,7 +251,7 @@ def test_weights_offloaded_by_accelerate() -> None:
 def test_pooler_is_optional(name: str) -> None:
     config = build_ours().config
     output = LongformerModel(config, add_pooling_layer=False).eval()(**RAGGED)
-    assert (output[name] is not None if name == "last_hidden_state" else output.pooler_output is None)
+    assert output[name] is not None if name == "last_hidden_state" else output.pooler_output is None
 
 
 def test_layers_are_the_unit_of_sharding() -> None:

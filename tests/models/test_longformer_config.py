@@ -76,9 +76,9 @@ def test_bad_field_assigned_later_is_refused_at_forward() -> None:
 
 def test_another_models_configuration_is_refused(tmp_path: Path) -> None:
     transformers.RobertaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'roberta' model, .* longspan.lengthen"):
+    with pytest.raises(ValueError, match=r"'roberta' model, .* longspan\.lengthen"):
         LongformerModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'roberta' model, .* longspan.lengthen"):
+    with pytest.raises(ValueError, match=r"'roberta' model, .* longspan\.lengthen"):
         LongformerModel(transformers.RobertaConfig())
 
 
@@ -118,7 +118,9 @@ def test_round_trip_keeps_the_pattern(fields: dict[str, Any], tmp_path: Path) ->
 
 def _spread(pattern: tuple[Any, Any]) -> tuple[list[Any], list[int]]:
     window, dilation = pattern
-    return window if isinstance(window, list) else [window] * 3, dilation if isinstance(dilation, list) else [dilation] * 3
+    return window if isinstance(window, list) else [window] * 3, dilation if isinstance(dilation, list) else [
+        dilation
+    ] * 3
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,11 @@ ONES = torch.ones(2, 12, dtype=torch.long)
         ({"inputs_embeds": torch.zeros(2, 0, 24)}, ValueError, r"at least one token, got \[2, 0, 24\]"),
         ({"inputs_embeds": IDS}, TypeError, "inputs_embeds must be a floating tensor"),
         ({"input_ids": IDS, "attention_mask": ONES[:, :5]}, ValueError, r"= \[2, 12\], got \[2, 5\]"),
-        ({"input_ids": IDS, "attention_mask": ONES[:, None, None]}, ValueError, r"got \[2, 1, 1, 12\]; it marks tokens"),
+        (
+            {"input_ids": IDS, "attention_mask": ONES[:, None, None]},
+            ValueError,
+            r"got \[2, 1, 1, 12\]; it marks tokens",
+        ),
         ({"input_ids": IDS, "attention_mask": ONES[:, None].repeat(1, 12, 1)}, ValueError, r"got \[2, 12, 12\]"),
         ({"input_ids": IDS, "attention_mask": (ONES - 1) * 1.0 - 1e9}, ValueError, "as an additive mask does"),
         ({"input_ids": IDS, "attention_mask": ONES.tolist()}, TypeError, "attention_mask must be a tensor"),
@@ -49,7 +53,7 @@ def test_refusals(inputs: dict[str, Any], error: type[Exception], message: str) 
 def test_misspelt_arguments_are_refused() -> None:
     with pytest.raises(TypeError, match="globl_attention_mask"):
         build_ours()(IDS, globl_attention_mask=ONES)
-    with pytest.raises(TypeError, match=r"LongformerForMaskedLM.forward .* 'globl_attention_mask'"):
+    with pytest.raises(TypeError, match=r"LongformerForMaskedLM\.forward .* 'globl_attention_mask'"):
         build_ours("ForMaskedLM")(IDS, globl_attention_mask=ONES)
 
 

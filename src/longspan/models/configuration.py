@@ -136,8 +136,7 @@ def _per_layer(name: str, value: object, layers: int, heads: int, minimum: int) 
             spread.append(_integer(f"{name} of layer {layer}", entry, minimum))
         elif len(entry) != heads:
             raise ValueError(
-                f"{name} of layer {layer} has {len(entry)} entries for {heads} heads; give one number, or "
-                f"one per head"
+                f"{name} of layer {layer} has {len(entry)} entries for {heads} heads; give one number, or one per head"
             )
         else:
             spread.append([_integer(f"{name} of layer {layer}", number, minimum) for number in entry])
@@ -147,8 +146,7 @@ def _per_layer(name: str, value: object, layers: int, heads: int, minimum: int) 
 def _integer(name: str, value: object, minimum: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(
-            f"{name} must be an int, a list of one per layer, or per layer a list of one per head, "
-            f"got {value!r}"
+            f"{name} must be an int, a list of one per layer, or per layer a list of one per head, got {value!r}"
         )
     if value < minimum:
         raise ValueError(f"{name} must be >= {minimum}, got {value}")

@@ -20,9 +20,7 @@ class LongformerEmbeddings(nn.Module):
         if config.pad_token_id is None:
             raise ValueError("pad_token_id must be set, positions are counted from it; RoBERTa's is 1")
         self.padding_idx: int = config.pad_token_id
-        self.word_embeddings = nn.Embedding(
-            config.vocab_size, config.hidden_size, padding_idx=self.padding_idx
-        )
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.padding_idx)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -59,13 +57,9 @@ class LongformerEmbeddings(nn.Module):
                 positions.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(
-                f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}"
-            )
+            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}")
         if input_ids is not None:
-            check_ids(
-                "input_ids", input_ids, self.word_embeddings.num_embeddings, "is the tokenizer this model's?"
-            )
+            check_ids("input_ids", input_ids, self.word_embeddings.num_embeddings, "is the tokenizer this model's?")
             inputs_embeds = self.word_embeddings(input_ids)
         assert inputs_embeds is not None
         check_embeds(inputs_embeds, self.word_embeddings.embedding_dim)

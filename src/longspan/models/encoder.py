@@ -56,9 +56,7 @@ class LongformerIntermediate(nn.Module):
     def __init__(self, config: LongformerConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = (
-            ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
-        )
+        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, N, intermediate_size]``."""
@@ -83,9 +81,7 @@ class LongformerLayer(GradientCheckpointingLayer):
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
-        hidden_states, local, global_ = self.attention(
-            hidden_states, key_mask, global_mask, output_attentions
-        )
+        hidden_states, local, global_ = self.attention(hidden_states, key_mask, global_mask, output_attentions)
         if self.chunk_size_feed_forward > 0:
             pieces = hidden_states.split(self.chunk_size_feed_forward, dim=1)
             return torch.cat([self._feed_forward(piece) for piece in pieces], dim=1), local, global_
@@ -100,9 +96,7 @@ class LongformerEncoder(nn.Module):
 
     def __init__(self, config: LongformerConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(
-            [LongformerLayer(config, layer_id) for layer_id in range(config.num_hidden_layers)]
-        )
+        self.layer = nn.ModuleList([LongformerLayer(config, layer_id) for layer_id in range(config.num_hidden_layers)])
 
     def forward(
         self,

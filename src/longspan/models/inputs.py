@@ -31,9 +31,7 @@ def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None =
     if ids.dim() != 2:
         raise ValueError(f"{name} must have shape [B, N], got {list(ids.shape)}")
     if 0 in ids.shape:
-        raise ValueError(
-            f"{name} is empty, with shape {list(ids.shape)}; give at least one text of one token"
-        )
+        raise ValueError(f"{name} is empty, with shape {list(ids.shape)}; give at least one text of one token")
     if like is not None and (ids.shape[1] != like.shape[1] or ids.shape[0] not in (1, like.shape[0])):
         raise ValueError(f"{name} must have shape [B, N] = {list(like.shape[:2])}, got {list(ids.shape)}")
     if can_inspect(ids):
@@ -83,9 +81,7 @@ def read_masks(
             global_mask = attention_mask > 1
     if global_attention_mask is not None:
         _check_mask("global_attention_mask", global_attention_mask, like)
-        marked = (
-            global_attention_mask if global_attention_mask.dtype == torch.bool else global_attention_mask > 0
-        )
+        marked = global_attention_mask if global_attention_mask.dtype == torch.bool else global_attention_mask > 0
         global_mask = marked if global_mask is None else marked | global_mask
     if key_mask is not None and can_inspect(key_mask) and bool(key_mask.all()):
         key_mask = None
@@ -119,8 +115,7 @@ def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
     # result.
     if mask.is_floating_point() and not torch.compiler.is_compiling() and bool((mask < 0).any()):
         raise ValueError(
-            f"{name} must be 0 for padding and 1 for tokens, but holds negative numbers, as an "
-            f"additive mask does"
+            f"{name} must be 0 for padding and 1 for tokens, but holds negative numbers, as an additive mask does"
         )
 
 

@@ -149,13 +149,10 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
 
 def _check_labels(labels: Tensor, hidden_states: Tensor, vocab_size: int) -> None:
     if labels.shape != hidden_states.shape[:2]:
-        raise ValueError(
-            f"labels must have shape [B, N] = {list(hidden_states.shape[:2])}, got {list(labels.shape)}"
-        )
+        raise ValueError(f"labels must have shape [B, N] = {list(hidden_states.shape[:2])}, got {list(labels.shape)}")
     if can_inspect(labels):
         wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= vocab_size))]
         if wrong.numel() > 0:
             raise ValueError(
-                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {_IGNORED} "
-                f"for no loss"
+                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {_IGNORED} for no loss"
             )

@@ -70,9 +70,7 @@ class LongformerSelfAttention(nn.Module):
         return out.transpose(1, 2).flatten(2), local, global_  # [B, H, N, D] -> [B, N, C]
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(
-            1, 2
-        )  # [B, N, C] -> [B, H, N, D]
+        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # [B, N, C] -> [B, H, N, D]
 
     def _global_projection(
         self, hidden_states: Tensor, global_mask: Tensor | None
