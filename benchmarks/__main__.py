@@ -108,7 +108,8 @@ def _run(
             if not console.is_terminal:
                 console.print(head, highlight=False)
     report.show(console)
-    if len({case.length for case in cases}) > 1:
+    measured = {row.case.length for row in report.rows if row.timing is not None or row.peak}
+    if len(measured) > 1:
         written.append(save(report.as_dict(), options.output / f"{report.stem}.png"))
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
@@ -128,14 +129,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--rivals", metavar="NAME,NAME", help=f"some of {', '.join(r.name for r in RIVALS[1:])}")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: its own)")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds, in each of which every rival runs once")
-    parser.add_argument("--run-limit", type=float, default=150, help="seconds; a rival stops before a run takes longer")
-    parser.add_argument("--case-limit", type=float, default=600, help="seconds; above it a case gets fewer rounds")
+    parser.add_argument(
+        "--threads", type=_positive, default=torch.get_num_threads(), help="of PyTorch (default: its own)"
+    )
+    parser.add_argument("--repeats", type=_positive, default=7, help="rounds, in each of which every rival runs once")
+    parser.add_argument(
+        "--run-limit", type=_limit, default=150, help="seconds; a rival stops before a run takes longer"
+    )
+    parser.add_argument("--case-limit", type=_limit, default=600, help="seconds; above it a case gets fewer rounds")
     free = psutil.virtual_memory().available / 2**30
     parser.add_argument(
         "--memory-limit",
-        type=float,
+        type=_limit,
         default=round(0.7 * free, 1),
         help="GiB; a rival stops when a run needs more (default: 70 %% of what is free now)",
     )
@@ -150,6 +155,22 @@ def _integers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be numbers with commas between them, got {text!r}") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _limit(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
 
 
 def _expand(what: str) -> list[str]:

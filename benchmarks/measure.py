@@ -88,7 +88,7 @@ def peak_memory(case: Case, rival: Rival, *, threads: int, budget: int, seconds:
         rival: who runs it.
         threads: for ``torch.set_num_threads``.
         budget: bytes that the process may allocate; a run that needs more fails instead of swapping.
-        seconds: limit on the run, building included.
+        seconds: limit on building and running it.
     """
     # Each measured process is forked from a server that has imported everything and computed nothing.
     context = multiprocessing.get_context("forkserver")
@@ -117,6 +117,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: Connection) -> None:
+    gc.freeze()  # what the server imported is no garbage
     torch.set_num_threads(threads)
     _limit_memory(budget)
     try:
@@ -136,7 +137,7 @@ def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: C
             sender.send(torch.cuda.max_memory_allocated(case.device) - before)
     except Exception as error:
         if out_of_memory(error):
-            sender.send(f"needs more than {budget / 2**30:.0f} GiB")
+            sender.send(f"needs more than {budget / 2**30:.3g} GiB")
         else:
             sender.send(f"{type(error).__name__}: {error}")
 
@@ -170,10 +171,13 @@ def _status_bytes(field: str) -> int:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
+    """No automatic collection within, and explicit ones look only at what has come since."""
     was_enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         if was_enabled:
             gc.enable()

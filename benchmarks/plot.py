@@ -38,15 +38,21 @@ def draw(result: Result, global_tokens: int | None = None) -> Figure:
     for row in result["rows"]:
         if row["global_tokens"] == wanted:
             drawn.setdefault(f"{row['task']}, {row['mode']}", []).append(row)
-    if len({row["length"] for rows in drawn.values() for row in rows}) < 2:
+    measured = [row for rows in drawn.values() for row in rows if _median(row) or _peak(row)]
+    if len({row["length"] for row in measured}) < 2:
         raise ValueError(
             f"a picture needs at least two lengths, and {result['what']} with {wanted} global tokens has fewer"
         )
-    figure = Figure(figsize=(10, 1.2 + 3.4 * len(drawn)), layout="constrained", dpi=150)
-    grid = figure.subplots(len(drawn), 2, squeeze=False)
-    for (title, rows), (time_axes, memory_axes) in zip(drawn.items(), grid, strict=True):
-        _panel(time_axes, f"{title}: time", rows, _median, seconds)
-        _panel(memory_axes, f"{title}: peak memory", rows, lambda row: row.get("peak_bytes"), size)
+    quantities = [
+        (name, value, unit)
+        for name, value, unit in (("time", _median, seconds), ("peak memory", _peak, size))
+        if any(value(row) for rows in drawn.values() for row in rows)
+    ]
+    figure = Figure(figsize=(5 * len(quantities), 1.2 + 3.4 * len(drawn)), layout="constrained", dpi=150)
+    grid = figure.subplots(len(drawn), len(quantities), squeeze=False)
+    for (title, rows), line in zip(drawn.items(), grid, strict=True):
+        for (name, value, unit), axes in zip(quantities, line, strict=True):
+            _panel(axes, f"{title}: {name}", rows, value, unit)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     figure.supxlabel(_caption(result, next(iter(drawn.values()))[0]), fontsize=8, color="#555555")
@@ -112,6 +118,10 @@ def _panel(
 
 def _median(row: dict[str, Any]) -> float | None:
     return row["seconds"]["median"] if "seconds" in row else None
+
+
+def _peak(row: dict[str, Any]) -> float | None:
+    return row.get("peak_bytes")
 
 
 def _caption(result: Result, row: dict[str, Any]) -> str:

@@ -156,7 +156,8 @@ class Report:
         for fact in self.facts():
             console.print(fact, style="dim", highlight=False, markup=False)
         for title, rows in series(self.rows):
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            console.print(f"\n{title}", style="italic", highlight=False, markup=False)
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
             lines = [cells(row, self.rates) for row in rows]
             shown = [i for i in range(len(COLUMNS)) if console.width >= 100 or i not in NARROW_WITHOUT]
             shown = [i for i in shown if any(line[i] for line in lines)]
