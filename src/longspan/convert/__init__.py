@@ -1,1 +1,6 @@
-"""TODO-by-owner"""
+"""From encoders of short texts to long ones."""
+
+from longspan.convert.directory import convert_directory
+from longspan.convert.lengthen import lengthen
+
+__all__ = ["convert_directory", "lengthen"]

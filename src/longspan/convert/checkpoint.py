@@ -1,0 +1,278 @@
+"""From an encoder's configuration and tensors to a Longformer's, without holding more than one tensor."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from longspan import models
+from longspan.convert.families import Family, long_architecture
+from longspan.convert.positions import random_positions, tile_positions
+from longspan.convert.weights import LazyTensor, some_of
+from longspan.models import LongformerConfig
+
+logger = logging.getLogger(__name__)
+
+Positions = Literal["tile", "random"]
+PerLayer = int | Sequence[int] | Sequence[Sequence[int]]
+"""One number, one per layer, or one per layer and head."""
+
+_DEFAULT_WINDOW = 512
+_POSITION_TABLE = "embeddings.position_embeddings.weight"
+_WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+# Buffers that old versions of transformers saved with the weights.
+_OBSOLETE = {"embeddings.position_ids", "embeddings.token_type_ids"}
+_ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
+
+# Fields that say something else of a Longformer, or nothing: "auto_map" would name the source's own code.
+_NOT_CARRIED = {
+    "_name_or_path",
+    "add_cross_attention",
+    "architectures",
+    "auto_map",
+    "is_decoder",
+    "max_position_embeddings",
+    "model_max_length",
+    "model_type",
+    "position_embedding_type",
+    "transformers_version",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengthening:
+    """What is asked of a conversion; the fields are :func:`longspan.lengthen`'s arguments.
+
+    Raises:
+        TypeError: ``max_positions`` is no integer. ValueError: it is below 1, or ``positions`` is unknown.
+    """
+
+    max_positions: int = 4096
+    attention_window: PerLayer | None = None
+    attention_dilation: PerLayer | None = None
+    positions: Positions = "tile"
+    allow_shorter: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_positions, bool) or not isinstance(self.max_positions, int):
+            raise TypeError(f"max_positions must be an integer, got {self.max_positions!r}")
+        if self.max_positions < 1:
+            raise ValueError(f"max_positions must be at least 1 token, got {self.max_positions}")
+        if self.positions not in get_args(Positions):
+            raise ValueError(f"positions must be 'tile' or 'random', got {self.positions!r}")
+
+
+@dataclass(frozen=True)
+class LongCheckpoint:
+    """A Longformer not yet made: its class's name, its configuration, its tensors by their final names."""
+
+    source_family: Family
+    architecture: str
+    config: LongformerConfig
+    tensors: dict[str, LazyTensor]
+
+
+def lengthen_checkpoint(
+    family: Family,
+    config: PretrainedConfig,
+    architecture: str,
+    tensors: Mapping[str, LazyTensor],
+    asked: Lengthening,
+) -> LongCheckpoint:
+    """Turns an encoder's parts into a Longformer's, checked against the layout of the class that will hold
+    them.
+
+    Args:
+        family: the entry of ``config.model_type``.
+        config: the source's, not changed.
+        architecture: the source's class name.
+        tensors: the source's, named with or without the family's prefix.
+        asked: how long, which window, which positions.
+
+    Raises:
+        ValueError: the source is a decoder or quantized, covers more positions than asked, lacks tensors, or
+            has some whose shapes aren't what its configuration says.
+    """
+    _check_encoder(config)
+    long_name = long_architecture(architecture)
+    named = _canonical(tensors, family)
+    # Longformer checkpoints of the HAT family have a last row that no text reaches; model_max_length tells.
+    reserved = family.reserved_rows(config)
+    table = _position_table(named, config, reserved)
+    learned = min(table.shape[0] - reserved, getattr(config, "model_max_length", None) or table.shape[0])
+    if asked.max_positions < learned and not asked.allow_shorter:
+        raise ValueError(
+            f"max_positions is {asked.max_positions} but the {config.model_type} model has {learned} "
+            "already; ask for at least as many, or pass allow_shorter=True to drop the last ones"
+        )
+
+    long_config = _long_config(family, config, reserved + asked.max_positions, asked)
+    long_config.architectures = [long_name]
+    named[_POSITION_TABLE] = _long_positions(table, reserved, learned, config.initializer_range, asked)
+    if not family.has_global_projections:
+        named |= _global_projections(named)
+    if any(name.startswith("lm_head.") for name in named):
+        long_config.tie_word_embeddings = _settle_decoder(named, tied=config.tie_word_embeddings)
+
+    prefix = "" if long_name == "LongformerModel" else "longformer."
+    final = {(prefix + name if name.startswith(_ENCODER_PARTS) else name): t for name, t in named.items()}
+    _check_layout(long_name, long_config, final)
+    return LongCheckpoint(family, long_name, long_config, final)
+
+
+def longformer_class(architecture: str) -> type[PreTrainedModel]:
+    """The class of that name: this package's, or stock ``transformers``' for a head not defined here."""
+    return getattr(models, architecture, None) or getattr(transformers, architecture)
+
+
+def _check_encoder(config: PretrainedConfig) -> None:
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        raise ValueError(
+            f"the {config.model_type} model is a decoder (is_decoder or add_cross_attention is set); "
+            "only encoders can be made long"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"the {config.model_type} model is quantized; convert it in full precision, then quantize"
+        )
+    kind = getattr(config, "position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise ValueError(
+            f"position_embedding_type is {kind!r}; only 'absolute' position tables can be lengthened"
+        )
+
+
+def _canonical(tensors: Mapping[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
+    """Names without the encoder's prefix; LayerNorms by their present names; no buffers."""
+    named = {}
+    for name, tensor in tensors.items():
+        bare = name.removeprefix(family.weight_prefix)
+        for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+            if bare.endswith(old):
+                bare = bare.removesuffix(old) + new
+        if bare not in _OBSOLETE:
+            named[bare] = tensor
+    return named
+
+
+def _position_table(named: Mapping[str, LazyTensor], config: PretrainedConfig, reserved: int) -> LazyTensor:
+    if _POSITION_TABLE not in named:
+        raise ValueError(f"the weights have no {_POSITION_TABLE}, so there are no positions to lengthen")
+    table = named[_POSITION_TABLE]
+    expected = (config.max_position_embeddings, config.hidden_size)
+    if table.shape != expected:
+        raise ValueError(
+            f"{_POSITION_TABLE} has shape {list(table.shape)} but the config says {list(expected)} "
+            "(max_position_embeddings, hidden_size): correct one of them"
+        )
+    if table.shape[0] <= reserved:
+        raise ValueError(
+            f"{_POSITION_TABLE} has {table.shape[0]} rows, of which pad_token_id {config.pad_token_id} "
+            f"reserves {reserved}: no position is left"
+        )
+    return table
+
+
+def _long_positions(
+    table: LazyTensor, reserved: int, learned: int, std: float, asked: Lengthening
+) -> LazyTensor:
+    def load() -> torch.Tensor:
+        if asked.positions == "tile":
+            return tile_positions(table.load(), asked.max_positions, reserved=reserved, learned=learned)
+        return random_positions(
+            table.load(), asked.max_positions, reserved=reserved, learned=learned, std=std, seed=asked.seed
+        )
+
+    return LazyTensor((reserved + asked.max_positions, table.shape[1]), table.dtype, load)
+
+
+def _global_projections(named: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The local projections under the global ones' names (paper, section 3.1: they are initialised so)."""
+    copies = {}
+    for name, tensor in named.items():
+        module, _, parameter = name.rpartition(".")
+        if module.endswith((".self.query", ".self.key", ".self.value")):
+            copies[f"{module}_global.{parameter}"] = tensor
+    return copies
+
+
+def _settle_decoder(named: dict[str, LazyTensor], *, tied: bool) -> bool:
+    """Leaves in ``named`` what a masked-LM head needs, and tells whether its decoder is the word embeddings.
+
+    A tied decoder is not stored. As in ``transformers``, one that differs from the embeddings is kept,
+    whatever the config says. The two biases are one in old checkpoints and stand for each other.
+    """
+    weight = named.get("lm_head.decoder.weight")
+    bias = named.get("lm_head.bias", named.get("lm_head.decoder.bias"))
+    decoder_bias = named.get("lm_head.decoder.bias", bias)
+    if bias is None or decoder_bias is None:
+        return tied  # incomplete: the layout's check says what is missing
+    if tied and weight is not None and _WORD_EMBEDDINGS in named:
+        tied = _equal(weight, named[_WORD_EMBEDDINGS]) and _equal(bias, decoder_bias)
+    named["lm_head.bias"] = bias
+    if tied:
+        named.pop("lm_head.decoder.weight", None)
+        named.pop("lm_head.decoder.bias", None)
+    else:
+        named["lm_head.decoder.bias"] = decoder_bias
+    return tied
+
+
+def _equal(one: LazyTensor, other: LazyTensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one.load(), other.load()))
+
+
+def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Lengthening) -> LongformerConfig:
+    fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_CARRIED}
+    fields["max_position_embeddings"] = rows
+    if hasattr(config, "model_max_length"):
+        fields["model_max_length"] = asked.max_positions
+    if fields.get("sep_token_id") is None:
+        # What separates texts in this family is the end-of-sequence token.
+        eos = config.eos_token_id
+        fields["sep_token_id"] = eos[0] if isinstance(eos, list) else eos
+    if asked.attention_window is not None:
+        fields["attention_window"] = asked.attention_window
+    elif not family.has_global_projections:
+        fields["attention_window"] = _DEFAULT_WINDOW
+    if asked.attention_dilation is not None:
+        fields["attention_dilation"] = asked.attention_dilation
+    return LongformerConfig(**fields)
+
+
+def _check_layout(architecture: str, config: LongformerConfig, tensors: Mapping[str, LazyTensor]) -> None:
+    """Every tensor of the class that will hold them is there, in its shape."""
+    layout_config = deepcopy(config)
+    layout_config.attention_window = _DEFAULT_WINDOW  # no shape depends on it, and stock classes refuse some
+    with torch.device("meta"), no_init_weights():
+        model = longformer_class(architecture)(layout_config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        expected = {
+            name: shape for name, shape in expected.items() if not name.startswith("lm_head.decoder.")
+        }
+
+    # Models are often made without the pooler: the encoder then works without.
+    if missing := [n for n in expected if n not in tensors and not n.startswith("pooler.")]:
+        raise ValueError(
+            f"the weights lack {len(missing)} tensors of {architecture} (named as there): {some_of(missing)}"
+        )
+    for name, shape in expected.items():
+        if name in tensors and tensors[name].shape != shape:
+            raise ValueError(
+                f"{name} has shape {list(tensors[name].shape)} but the config says {list(shape)}: "
+                "correct one of them"
+            )
+    beyond = [n for n in tensors if n not in expected and not n.startswith("longformer.pooler.")]
+    if beyond:
+        logger.warning(
+            "%s has no place for %d of the tensors: %s", architecture, len(beyond), some_of(beyond)
+        )

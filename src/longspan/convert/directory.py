@@ -1,0 +1,151 @@
+"""A checkpoint directory made long on disk, tensor by tensor."""
+
+import errno
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
+from longspan.convert.lengthen import read_long_checkpoint
+from longspan.convert.source import LICENSE_FILES, find_source
+from longspan.convert.tokenizer_files import copy_tokenizer
+from longspan.convert.weights import Progress, write_safetensors
+
+
+def convert_directory(
+    source: str | Path,
+    target: str | Path,
+    *,
+    max_positions: int = 4096,
+    attention_window: PerLayer | None = None,
+    attention_dilation: PerLayer | None = None,
+    positions: Positions = "tile",
+    allow_shorter: bool = False,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Makes the checkpoint in one directory a Longformer's in another; what :func:`longspan.lengthen` is in
+    memory.
+
+    Holds one tensor at a time (two of the longer position table; all of them if the source is a ``.bin`` from
+    before torch 1.6). The target is written under a hidden name beside its place and moved there when the
+    disk has it all, so it is there whole or not at all. It holds ``config.json``, ``model.safetensors``, the
+    tokenizer's files with ``model_max_length`` set, and the licence; the model card is not copied, since it
+    describes the source. It opens in stock ``transformers`` unless odd windows, windows per head or dilation
+    are asked for.
+
+    Args:
+        source: a directory, or a name on the hub.
+        target: a directory that does not exist or is empty.
+        max_positions: tokens that the result reads, special ones included.
+        attention_window: total width, in the forms of :func:`longspan.lengthen`.
+        attention_dilation: in the same forms.
+        positions: "tile" or "random".
+        allow_shorter: cut the position table where ``max_positions`` is below the source's.
+        seed: of random positions.
+        force: replace ``target`` if it is a model's directory.
+        progress: called with the bytes written and the bytes to write, after each tensor.
+
+    Returns:
+        The target.
+
+    Raises:
+        ValueError: as :func:`longspan.lengthen`; or source and target contain one another.
+        FileNotFoundError: as :func:`longspan.lengthen`.
+        FileExistsError: ``target`` exists and ``force`` is not given, or it isn't a model's directory.
+        OSError: the disk is full, or the target's place cannot be written.
+    """
+    asked = Lengthening(
+        max_positions=max_positions,
+        attention_window=attention_window,
+        attention_dilation=attention_dilation,
+        positions=positions,
+        allow_shorter=allow_shorter,
+        seed=seed,
+    )
+    source = find_source(source)
+    target = Path(target).expanduser()
+    _check_places(source.resolve(), target.resolve(), force)
+    long = read_long_checkpoint(source, asked)
+
+    place = target.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(tensor.nbytes for tensor in long.tensors.values())
+    if (free := shutil.disk_usage(place.parent).free) < needed:
+        raise _disk_full(place.parent, needed, free)
+
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir()
+        write_safetensors(partial / "model.safetensors", long.tensors, progress)
+        long.config.save_pretrained(partial)
+        copy_tokenizer(source, partial, long.source_family, max_positions)
+        for pattern in LICENSE_FILES:
+            for path in source.glob(pattern):
+                shutil.copyfile(path, partial / path.name)
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        _move(partial, place)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _disk_full(place.parent, needed, shutil.disk_usage(place.parent).free) from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _check_places(source: Path, target: Path, force: bool) -> None:
+    if source == target:
+        raise ValueError(f"source and target are both {source}; give the target another place")
+    if target.is_relative_to(source):
+        raise ValueError(f"the target {target} is inside the source {source}; give it a place outside")
+    if source.is_relative_to(target):
+        raise ValueError(f"the source {source} is inside the target {target}; give the target another place")
+    if target.is_file():
+        raise FileExistsError(f"{target} is a file; give a directory as the target")
+    if target.is_dir() and any(target.iterdir()):
+        if not force:
+            raise FileExistsError(f"{target} exists already; pass force=True (--force) to replace it")
+        if not (target / "config.json").is_file():
+            raise FileExistsError(f"{target} has no config.json, so it is not a model's; it is not replaced")
+
+
+def _move(partial: Path, place: Path) -> None:
+    """Puts ``partial`` in its place; what was there goes only when the new one is."""
+    old = None
+    if place.is_dir() and any(place.iterdir()):
+        old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+        place.rename(old)
+    try:
+        if old is None and place.is_dir():
+            place.rmdir()
+        partial.rename(place)
+    except BaseException:
+        if old is not None:
+            old.rename(place)
+        raise
+    _sync(place.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _sync(path: Path) -> None:
+    """Has the disk confirm a file, or a directory's entries where the system can (Windows cannot)."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(parent: Path, needed: int, free: int) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"the disk of {parent} has {free / 1e6:.0f} MB free and the model takes {needed / 1e6:.0f} MB; "
+        "nothing was written",
+    )

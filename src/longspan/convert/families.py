@@ -1,0 +1,126 @@
+"""The encoders that can be made long, each as one entry of a table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import transformers
+from transformers import PretrainedConfig
+
+from longspan.models import LongformerConfig
+
+
+def _after_padding(config: PretrainedConfig) -> int:
+    """Position ids count from ``pad_token_id + 1``, padding reads row ``pad_token_id`` (fairseq's rule)."""
+    if config.pad_token_id is None:
+        raise ValueError(
+            f"the {config.model_type} config has no pad_token_id, from which positions are counted; set it"
+        )
+    return config.pad_token_id + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One encoder architecture whose layers are Longformer's but for the attention's reach.
+
+    Attributes:
+        config_class: its configuration in ``transformers``, with its defaults.
+        class_prefix: what its model classes' names start with (``Roberta`` of ``RobertaForMaskedLM``).
+        weight_prefix: what the encoder's tensors' names start with inside a model with a head.
+        tokenizer_class: the tokenizer ``transformers`` takes for it when the files name none.
+        reserved_rows: rows of the position table before the first token's.
+        has_global_projections: it is long already, with its own ``*_global`` projections.
+    """
+
+    config_class: type[PretrainedConfig]
+    class_prefix: str
+    weight_prefix: str
+    tokenizer_class: str
+    reserved_rows: Callable[[PretrainedConfig], int] = _after_padding
+    has_global_projections: bool = False
+
+    @property
+    def model_type(self) -> str:
+        """The name in ``config.json``."""
+        return self.config_class.model_type
+
+
+# XLM-RoBERTa and CamemBERT are RoBERTa's code under other names, weights included (their prefix is "roberta."
+# too); only vocabularies, special ids and tokenizers differ.
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family(
+            config_class=transformers.RobertaConfig,
+            class_prefix="Roberta",
+            weight_prefix="roberta.",
+            tokenizer_class="RobertaTokenizer",
+        ),
+        Family(
+            config_class=transformers.XLMRobertaConfig,
+            class_prefix="XLMRoberta",
+            weight_prefix="roberta.",
+            tokenizer_class="XLMRobertaTokenizer",
+        ),
+        Family(
+            config_class=transformers.CamembertConfig,
+            class_prefix="Camembert",
+            weight_prefix="roberta.",
+            tokenizer_class="CamembertTokenizer",
+        ),
+        Family(
+            config_class=LongformerConfig,
+            class_prefix="Longformer",
+            weight_prefix="longformer.",
+            tokenizer_class="RobertaTokenizer",
+            has_global_projections=True,
+        ),
+    )
+}
+
+# Heads whose tensors have the same names and shapes in RoBERTa and in Longformer.
+HEADS = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
+
+_LONG_ARCHITECTURES = {
+    family.class_prefix + head: "Longformer" + head for family in FAMILIES.values() for head in HEADS
+}
+
+
+def family_named(model_type: str | None) -> Family:
+    """The entry for a ``model_type``.
+
+    Raises:
+        ValueError: it isn't in the table.
+    """
+    family = FAMILIES.get(model_type) if model_type is not None else None
+    if family is None:
+        raise ValueError(
+            f"models of type {model_type!r} cannot be made long; supported are {', '.join(FAMILIES)}"
+        )
+    return family
+
+
+def long_architecture(architecture: str) -> str:
+    """The Longformer class that takes the weights of the class ``architecture``.
+
+    Raises:
+        ValueError: it has none, since its head is not one that Longformer has.
+    """
+    if architecture not in _LONG_ARCHITECTURES:
+        raise ValueError(
+            f"the architecture {architecture} has no Longformer counterpart; the heads that carry over are "
+            f"{', '.join(HEADS)}"
+        )
+    return _LONG_ARCHITECTURES[architecture]
+
+
+def known_architecture(model_class: type) -> str:
+    """The name of ``model_class``, or of the class of the table that it derives from."""
+    names = [base.__name__ for base in model_class.__mro__]
+    return next((name for name in names if name in _LONG_ARCHITECTURES), names[0])

@@ -1,0 +1,126 @@
+"""Any supported encoder, made long in memory."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from longspan import models
+from longspan.convert.checkpoint import (
+    Lengthening,
+    LongCheckpoint,
+    PerLayer,
+    Positions,
+    lengthen_checkpoint,
+)
+from longspan.convert.families import family_named, known_architecture
+from longspan.convert.source import find_source, read_architecture, read_config
+from longspan.convert.weights import LazyTensor, in_memory, open_weights
+
+
+def lengthen(
+    model_or_directory: PreTrainedModel | str | Path,
+    max_positions: int = 4096,
+    attention_window: PerLayer | None = None,
+    *,
+    attention_dilation: PerLayer | None = None,
+    positions: Positions = "tile",
+    allow_shorter: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Makes a RoBERTa-like encoder a Longformer with the same weights (paper, section 5).
+
+    Up to the window's reach the result computes what the source computes; beyond it, it needs continued
+    pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; the global projections
+    start as copies of the local ones; embeddings, pooler and heads are the source's.
+
+    Args:
+        model_or_directory: a RoBERTa, XLM-RoBERTa, CamemBERT or Longformer model (bare, masked LM, sequence
+            or token classification, question answering, multiple choice), a directory of one, or its name on
+            the hub. A model is not changed and shares no memory with the result.
+        max_positions: tokens that the result reads, special ones included: 4096 makes a table of
+            ``4096 + pad_token_id + 1`` rows. Any number not below the source's.
+        attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per
+            layer, or one per layer and head. None: 512, or what a Longformer source has.
+        attention_dilation: gap between attended tokens, 1 for none, in the same forms. None: 1, or the
+            source's.
+        positions: "tile" repeats the learned rows; "random" draws those beyond them with the model's
+            ``initializer_range`` (Table 5's "random new positions", for comparison).
+        allow_shorter: cut the table where ``max_positions`` is below the source's, instead of refusing.
+        seed: of the random rows.
+
+    Returns:
+        :class:`longspan.LongformerModel`, :class:`longspan.LongformerForMaskedLM`, or the class of the
+        source's head, in the source's dtypes; on its device and in its mode if it is a model, else on the CPU
+        and in eval mode.
+
+    Raises:
+        TypeError: ``model_or_directory`` is something else, or ``max_positions`` is no integer.
+        ValueError: the model's type, head or configuration isn't supported, the source covers more positions,
+            weights are damaged, missing or of the wrong shape, or the window isn't valid.
+        FileNotFoundError: no such directory or hub name, or no config or weights in it.
+    """
+    asked = Lengthening(
+        max_positions=max_positions,
+        attention_window=attention_window,
+        attention_dilation=attention_dilation,
+        positions=positions,
+        allow_shorter=allow_shorter,
+        seed=seed,
+    )
+    if isinstance(model_or_directory, PreTrainedModel):
+        source = model_or_directory
+        family = family_named(source.config.model_type)
+        long = lengthen_checkpoint(
+            family, source.config, known_architecture(type(source)), in_memory(source.state_dict()), asked
+        )
+        return _build(long).to(source.device).train(source.training)
+
+    if not isinstance(model_or_directory, (str, Path)):
+        raise TypeError(
+            f"give a transformers model, a directory or a hub name, not a {type(model_or_directory).__name__} "
+            "(merge adapters into the model first, and lengthen it before compiling it)"
+        )
+    directory = find_source(model_or_directory)
+    return _build(read_long_checkpoint(directory, asked)).eval()
+
+
+def read_long_checkpoint(directory: Path, asked: Lengthening) -> LongCheckpoint:
+    """A directory's checkpoint as a Longformer's, no tensor read yet.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`lengthen`, the message naming the directory.
+    """
+    config = read_config(directory)
+    tensors = open_weights(directory)
+    return lengthen_checkpoint(
+        family_named(config.model_type), config, read_architecture(config, tensors), tensors, asked
+    )
+
+
+def _build(long: LongCheckpoint) -> PreTrainedModel:
+    model_class = getattr(models, long.architecture, None)
+    if model_class is None:
+        available = ", ".join(name for name in models.__all__ if name.startswith("LongformerFor"))
+        raise ValueError(
+            f"longspan has no {long.architecture}, only LongformerModel, {available}; "
+            "convert the directory with longspan.convert.convert_directory and open it with transformers"
+        )
+    with no_init_weights():
+        if long.architecture == "LongformerModel":
+            model = model_class(long.config, add_pooling_layer="pooler.dense.weight" in long.tensors)
+        else:
+            model = model_class(long.config)
+    wanted = model.state_dict().keys()
+    # Copies, since one tensor may be given under two names (local and global) and may be the source's own
+    # memory.
+    weights = {name: _copy(tensor) for name, tensor in long.tensors.items() if name in wanted}
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    return model
+
+
+def _copy(tensor: LazyTensor) -> Tensor:
+    return tensor.load().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,111 @@
+"""Where a checkpoint comes from: a directory here or a name on the hub, and what its ``config.json`` says."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import RepositoryNotFoundError
+from transformers import PretrainedConfig
+
+from longspan.convert.families import family_named
+
+# Everything that a tokenizer may be read from, in any family of the table.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "*.model",
+)
+# The terms under which the weights may be used go where the weights go.
+LICENSE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
+
+
+def find_source(source: str | Path) -> Path:
+    """The directory of a checkpoint, fetched from the hub when ``source`` is no directory but a name there.
+
+    Args:
+        source: a directory, or a hub name like ``FacebookAI/roberta-base``; one in the local cache needs no
+            network.
+
+    Raises:
+        FileNotFoundError: it is neither.
+        NotADirectoryError: it is a file.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotADirectoryError(
+            f"{source} is a file; give the directory that holds config.json and the weights"
+        )
+    name = str(source)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"there is no directory {source}")
+    try:
+        directory = Path(snapshot_download(name, allow_patterns=["*.json", *TOKENIZER_FILES, *LICENSE_FILES]))
+        snapshot_download(name, allow_patterns=["model.safetensors", "model-*-of-*.safetensors"])
+        if not any(directory.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*-of-*.bin"])
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = "no such repository" if isinstance(error, RepositoryNotFoundError) else type(error).__name__
+        raise FileNotFoundError(
+            f"{name} is no directory here, and could not be fetched from the hub ({reason})"
+        ) from error
+    return directory
+
+
+def read_config(directory: Path) -> PretrainedConfig:
+    """The configuration of a checkpoint directory, with the defaults of its family.
+
+    Raises:
+        FileNotFoundError: there is no ``config.json``.
+        ValueError: it cannot be read, or is of a family that isn't supported.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} has no config.json, so it is not a model's directory")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(fields, dict) or "model_type" not in fields:
+        raise ValueError(f"{path} names no model_type; set it to the model's, for example roberta")
+    family = family_named(fields["model_type"])
+    try:
+        return family.config_class.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a valid {family.model_type} configuration ({_last_line(error)})"
+        ) from error
+
+
+def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> str:
+    """The class that a checkpoint was saved from, guessed from its tensors where ``config.json`` names none.
+
+    Raises:
+        ValueError: none is named, and it has a head other than a masked LM's.
+    """
+    if config.architectures:
+        return str(config.architectures[0])
+    names = list(tensor_names)
+    family = family_named(config.model_type)
+    if any(name.startswith("lm_head.") for name in names):
+        return family.class_prefix + "ForMaskedLM"
+    if heads := sorted({n.split(".")[0] for n in names} & {"classifier", "qa_outputs"}):
+        raise ValueError(
+            f"config.json names no architecture and the weights have a head, {heads[0]}; "
+            f'add for example "architectures": ["{family.class_prefix}ForSequenceClassification"]'
+        )
+    return family.class_prefix + "Model"
+
+
+def _last_line(error: Exception) -> str:
+    """What a validation error ends with: huggingface_hub's name the field first and the reason last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) if lines else type(error).__name__
