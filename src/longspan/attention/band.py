@@ -23,9 +23,11 @@ from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import Window
 
-# Scores of one block, all heads together: small enough to stay in the cache of a CPU core or two (docs/log.md).
-_BLOCK_SCORES = {"cpu": 450_000, "cuda": 16_000_000}
-_MIN_ROWS = 32
+# Scores of one block, all its heads together. On a CPU they pass through the cores' own caches once per operation:
+# 64 rows of 12 heads at window 512 (docs/log.md). A GPU wants large launches.
+_CPU_SCORES = 450_000
+_GPU_SCORES = 16_000_000
+_CPU_ROWS = 64
 
 
 @dataclass
@@ -89,6 +91,9 @@ class Band:
             )
         self.causal_columns = causal and G > 0
 
+        if dropout is not None:
+            self.row_hash, self.key_hash = dropout.hashes(self.problems, residues.n, residues.n + G)
+
         # Which rows and keys count, per residue; where the dilation doesn't divide the text there are empty places.
         ragged = residues.n * dilation != text.length
         self.local = _split_mask(text.local, text.length, residues, ragged, query.device)  # [d, n]
@@ -100,32 +105,30 @@ class Band:
             bias = torch.zeros(self.local.shape, dtype=self.dtype, device=query.device)
             self.key_bias = bias.masked_fill_(~self.local, -torch.inf)  # [d, n]
 
-        block = self.block = self._rows_per_block(query.device)
-        row = torch.arange(block, device=query.device)
-        far = torch.zeros(block, block, dtype=self.dtype, device=query.device)
-        self.before = far.masked_fill(row[None, :] < row[:, None], -torch.inf)
-        self.after = far.masked_fill(row[None, :] > row[:, None], -torch.inf)
+        self.block = min(residues.n, _rows_per_block(self.problems, residues.n, window, query.device))
+        self.masks: dict[tuple[int, int, int], Tensor | None] = {}
 
     def forward(self, out: Tensor, lse: Tensor) -> None:
-        """Write the local rows of ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""
+        """Write ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""
         plain = self.residues.dilation == 1
-        target = out if plain else self.value.new_zeros(self.problems, self.residues.n, out.shape[-1])
-        target_lse = lse if plain else lse.new_full((self.problems, self.residues.n), -torch.inf)
-        if plain and self.local is not None:
-            out.zero_()
-            lse.fill_(-torch.inf)
+        target = out if plain else self.value.new_empty(self.problems, self.residues.n, out.shape[-1])
+        lse2 = self.value.new_empty(self.problems, self.residues.n)
+        if self.local is not None:
+            target.zero_()
+            lse2.fill_(-torch.inf)
         for start, stop in self._blocks():
             query, segments = self._block(start, stop)
-            result, lse2, _ = forward_block(query, segments, self.scratch, self._row_dropout(start, stop))
+            sums = forward_block(query, segments, self.scratch, self._row_dropout(start, stop))
+            result, rows_lse = sums.weighted.div_(sums.total), sums.total.log2_().add_(sums.top).squeeze(-1)
             dead = self._dead_rows(start, stop)
             if dead is not None:
-                result.view(self.heads, -1, stop - start, result.shape[-1]).masked_fill_(dead[..., None], 0.0)
-                lse2.view(self.heads, -1, stop - start).masked_fill_(dead, -torch.inf)
+                result.view(self.heads, -1, *result.shape[1:]).masked_fill_(dead[..., None], 0.0)
+                rows_lse.view(self.heads, -1, stop - start).masked_fill_(dead, -torch.inf)
             target[:, start:stop] = result
-            target_lse[:, start:stop] = lse2.squeeze(-1).mul_(LN_2)
+            lse2[:, start:stop] = rows_lse
         if not plain:
             out.copy_(self.residues.join(target))
-            lse.copy_(self.residues.join(target_lse))
+        torch.mul(self.residues.join(lse2), LN_2, out=lse)
 
     def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> None:
         """Write the gradients of the local rows.
@@ -137,52 +140,40 @@ class Band:
             grads: overwritten.
         """
         split = self.residues.split
-        grad_out, delta = split(grad_out), split(delta)
-        lse2 = split(lse) * LOG2_E
+        grad_out, delta, lse2 = split(grad_out.to(self.dtype)), split(delta), split(lse) * LOG2_E
+        if self.local is not None:  # an infinite LSE makes every weight of a row exactly 0
+            lse2.view(self.heads, *self.local.shape).masked_fill_(~self.local, torch.inf)
         grad_key, grad_value = torch.zeros_like(self.key), torch.zeros_like(self.value)
         if self.columns is not None:
             self.columns.grad_key = torch.zeros_like(self.columns.key)
             self.columns.grad_value = torch.zeros_like(self.columns.value)
         plain = self.residues.dilation == 1
-        target = grads.query if plain else torch.zeros_like(self.key)
-        if plain and self.local is not None:
-            grads.query.zero_()
+        grad_query = grads.query if plain else torch.empty_like(self.key)
+        if self.local is not None:
+            grad_query.zero_()
         for start, stop in self._blocks():
             query, segments = self._block(start, stop)
             low, high = self._key_range(start, stop)
             segments[0].grad_key, segments[0].grad_value = grad_key[:, low:high], grad_value[:, low:high]
-            rows_out = self.scratch.take("grad_out", *query.shape[:2], grad_out.shape[-1])
-            rows_out.copy_(grad_out[:, start:stop])
-            rows_lse = lse2[:, start:stop, None]
-            dead = self._dead_rows(start, stop)
-            if dead is not None:  # an infinite LSE makes every weight of the row exactly 0
-                rows_lse = rows_lse.reshape(self.heads, -1, stop - start).masked_fill(dead, torch.inf)
-                rows_lse = rows_lse.view(self.problems, stop - start, 1)
+            rows_out = grad_out[:, start:stop]
             grad_rows = backward_block(
                 query,
                 segments,
-                rows_lse,
-                rows_out,
+                lse2[:, start:stop, None],
+                rows_out if plain else rows_out.contiguous(),
                 delta[:, start:stop, None],
                 self.scratch,
                 self._row_dropout(start, stop),
             )
-            target[:, start:stop] = grad_rows.mul_(self.scale)
+            grad_query[:, start:stop] = grad_rows.mul_(self.scale)
         if not plain:
-            grads.query.copy_(self.residues.join(target))
+            grads.query.copy_(self.residues.join(grad_query))
         grads.key.copy_(self.residues.join(grad_key).mul_(LN_2))
         grads.value.copy_(self.residues.join(grad_value))
         if self.columns is not None and self.columns.grad_key is not None and self.columns.grad_value is not None:
             # The window holds no global key, so these rows are still exactly 0.
             grads.key.index_copy_(1, self.text.globals_, self.columns.grad_key.mul_(LN_2).to(grads.key.dtype))
             grads.value.index_copy_(1, self.text.globals_, self.columns.grad_value.to(grads.value.dtype))
-
-    def _rows_per_block(self, device: torch.device) -> int:
-        budget = _BLOCK_SCORES.get(device.type, _BLOCK_SCORES["cuda"])
-        rows = 256
-        while rows > _MIN_ROWS and self.problems * rows * min(rows + self.left + self.right, self.residues.n) > budget:
-            rows //= 2
-        return min(rows, self.residues.n)
 
     def _blocks(self) -> Iterator[tuple[int, int]]:
         """Blocks of rows of which at least one is local."""
@@ -194,7 +185,7 @@ class Band:
     def _row_dropout(self, start: int, stop: int) -> RowDropout | None:
         if self.dropout is None:
             return None
-        return RowDropout(self.dropout, self.dropout.rows(start, stop - start, self.problems, self.residues.n))
+        return RowDropout(self.dropout, self.row_hash[:, start:stop], self.key_hash)
 
     def _key_range(self, start: int, stop: int) -> tuple[int, int]:
         return max(0, start - self.left), min(self.residues.n, stop + self.right)
@@ -218,19 +209,25 @@ class Band:
     def _mask_window(self, scores: Tensor, start: int, stop: int) -> None:
         """Cut the block's keys down to each row's window, and take out padding and globals (which have columns)."""
         low, high = self._key_range(start, stop)
-        rows = stop - start
-        # Key column c is left of row r's window if c < r + shift, right of it if c > r + reach.
-        shift = start - self.left - low
-        if rows + shift > 1:
-            width = min(rows + shift, high - low)
-            scores[:, :, :width].add_(self.before[:rows, -shift : width - shift])
-        reach = start + self.right - low
-        if reach + 1 < high - low:
-            scores[:, :, reach:].add_(self.after[:rows, : high - low - reach])
+        key = (stop - start, low - start, high - start)  # the same for all blocks but those at the ends
+        if key not in self.masks:
+            self.masks[key] = self._window_mask(*key)
+        mask = self.masks[key]
+        if mask is not None:
+            scores.add_(mask)
         dead = self.dead_keys
         if dead is not None and dead[high - 1] > (dead[low - 1] if low else 0):
-            by_residue = scores.view(self.heads, self.residues.dilation, rows, high - low)
+            by_residue = scores.view(self.heads, self.residues.dilation, stop - start, high - low)
             by_residue.add_(self.key_bias[:, None, low:high])
+
+    def _window_mask(self, rows: int, low: int, high: int) -> Tensor | None:
+        """0 inside and -inf outside the windows, ``[R, high - low]``; None if all keys are inside for all rows."""
+        row = torch.arange(rows, device=self.key.device)[:, None]
+        offset = torch.arange(low, high, device=self.key.device) - row
+        outside = (offset < -self.left) | (offset > self.right)
+        if not bool(outside.any()):
+            return None
+        return torch.zeros(outside.shape, dtype=self.dtype, device=self.key.device).masked_fill_(outside, -torch.inf)
 
     def _mask_future(self, scores: Tensor, start: int, stop: int) -> None:
         positions = self.residues.positions(start, stop, scores.device)  # [d, R]
@@ -243,6 +240,23 @@ class Band:
             return None
         dead = ~self.local[:, start:stop]
         return dead if bool(dead.any()) else None
+
+
+def heads_per_chunk(heads: int, length: int, window: Window, dilation: int, device: torch.device) -> int:
+    """How many heads to compute together."""
+    if device.type != "cpu":
+        return heads
+    n = -(-length // dilation)
+    scores = dilation * min(n, _CPU_ROWS) * min(n, _CPU_ROWS + sum(window))
+    return max(1, min(heads, _CPU_SCORES // scores))
+
+
+def _rows_per_block(problems: int, n: int, window: Window, device: torch.device) -> int:
+    budget = _CPU_SCORES if device.type == "cpu" else _GPU_SCORES
+    rows = 512
+    while rows > _CPU_ROWS and problems * min(rows, n) * min(rows + sum(window), n) > budget:
+        rows //= 2
+    return rows
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

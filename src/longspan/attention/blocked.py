@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longspan.attention.band import Band, BandGradients, Text, compute_dtype
+from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
 from longspan.attention.blocks import Scratch
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
@@ -51,7 +51,7 @@ def blocked_forward(
     for b, text in _texts(query, call):
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
             if isinstance(heads, slice):
-                band.forward(out[b], lse[b])
+                band.forward(out[b, heads], lse[b, heads])
             else:
                 part, part_lse = torch.empty_like(out[b, heads]), torch.empty_like(lse[b, heads])
                 band.forward(part, part_lse)
@@ -88,7 +88,7 @@ def blocked_backward(
         if grad_lse is not None:
             delta -= grad_lse[b]
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
-            views = [grad[b] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
+            views = [grad[b, heads] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
             band.backward(grad_out[b, heads], delta[heads], lse[b, heads], BandGradients(*views))
             if not isinstance(heads, slice):
                 for grad, view in zip(grads, views, strict=True):
@@ -113,7 +113,7 @@ def blocked_backward(
 
 
 def _start(query: Tensor, call: Call) -> tuple[Scratch, Dropout | None]:
-    scratch = Scratch(query.new_empty(0, dtype=compute_dtype(query.dtype)))
+    scratch = Scratch(compute_dtype(query.dtype), query.device)
     return scratch, Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
 
 
@@ -145,17 +145,14 @@ def _bands(
     scratch: Scratch,
     dropout: Dropout | None,
 ) -> Iterator[tuple[slice | list[int], Band]]:
-    groups = call.pattern.head_groups()
-    for heads, window, dilation, causal in groups:
-        # Views when all heads are alike, copies of some heads otherwise.
-        pick: slice | list[int] = slice(None) if len(groups) == 1 else heads
-        masks = None if dropout is None else dropout.stream(b, heads[0])
-        yield (
-            pick,
-            Band(
-                query[b, pick], key[b, pick], value[b, pick], text, window, dilation, causal, call.scale, scratch, masks
-            ),
-        )
+    for heads, window, dilation, causal in call.pattern.head_groups():
+        step = heads_per_chunk(len(heads), text.length, window, dilation, query.device)
+        for some in (heads[first : first + step] for first in range(0, len(heads), step)):
+            neighbours = some[-1] - some[0] == len(some) - 1
+            pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
+            masks = None if dropout is None else dropout.stream(b, some[0])
+            parts = query[b, pick], key[b, pick], value[b, pick]
+            yield pick, Band(*parts, text, window, dilation, causal, call.scale, scratch, masks)
 
 
 def _global_rows(

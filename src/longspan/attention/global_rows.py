@@ -67,10 +67,11 @@ class DenseRows:
         """``(out [P, R, F], lse [P, R], mass [P, R])``; mass is the sum of a row's weights after dropout."""
         outs, lses, masses = [], [], []
         for query, segment, part in self._blocks():
-            out, lse2, mass = forward_block(query, [segment], self.settings.scratch, self._row_dropout(part))
-            outs.append(out)
-            lses.append(lse2 * LN_2)
-            masses.append(torch.ones_like(lse2) if mass is None else mass)
+            sums = forward_block(query, [segment], self.settings.scratch, self._row_dropout(part))
+            # A global row has a key, itself, so no total is 0.
+            outs.append(sums.weighted / sums.total)
+            masses.append(torch.ones_like(sums.total) if sums.mass is None else sums.mass / sums.total)
+            lses.append((sums.top + sums.total.log2()) * LN_2)
         return torch.cat(outs, 1), torch.cat(lses, 1).squeeze(-1), torch.cat(masses, 1).squeeze(-1)
 
     def backward(
@@ -110,7 +111,8 @@ class DenseRows:
         if dropout is None:
             return None
         problems, total, _ = self.query.shape
-        return RowDropout(dropout, dropout.rows(part.start, part.stop - part.start, problems, total))
+        row_hash, key_hash = dropout.hashes(problems, total, self.text.length)
+        return RowDropout(dropout, row_hash[:, part], key_hash)
 
     def _mask(self, scores: Tensor, part: slice) -> None:
         if self.text.real is not None:
