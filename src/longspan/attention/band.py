@@ -6,6 +6,7 @@ A block of rows needs only the keys from ``left`` before it to ``right`` after i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -85,8 +86,8 @@ class Band:
         self.columns = None
         if G:
             self.columns = Segment(
-                key.index_select(1, text.globals_).to(self.dtype),
-                value.index_select(1, text.globals_).to(self.dtype),
+                key[:, text.globals_].to(self.dtype),
+                value[:, text.globals_].to(self.dtype),
                 first=residues.n,
             )
         self.causal_columns = causal and G > 0
@@ -106,7 +107,9 @@ class Band:
             self.key_bias = bias.masked_fill_(~self.local, -torch.inf)  # [d, n]
 
         self.block = min(residues.n, _rows_per_block(self.problems, residues.n, window, query.device))
-        self.masks: dict[tuple[int, int, int], Tensor | None] = {}
+        sides = min(self.left, residues.n), min(self.right, residues.n)
+        self.reach = sides[0]
+        self.window_mask = _window_mask(self.block, *sides, self.dtype, query.device)
 
     def forward(self, out: Tensor, lse: Tensor) -> None:
         """Write ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""
@@ -209,25 +212,11 @@ class Band:
     def _mask_window(self, scores: Tensor, start: int, stop: int) -> None:
         """Cut the block's keys down to each row's window, and take out padding and globals (which have columns)."""
         low, high = self._key_range(start, stop)
-        key = (stop - start, low - start, high - start)  # the same for all blocks but those at the ends
-        if key not in self.masks:
-            self.masks[key] = self._window_mask(*key)
-        mask = self.masks[key]
-        if mask is not None:
-            scores.add_(mask)
-        dead = self.dead_keys
-        if dead is not None and dead[high - 1] > (dead[low - 1] if low else 0):
+        first = self.reach + low - start  # columns of the mask that fall outside the text are left out
+        scores.add_(self.window_mask[: stop - start, first : first + high - low])
+        if self._any_dead(low, high):
             by_residue = scores.view(self.heads, self.residues.dilation, stop - start, high - low)
             by_residue.add_(self.key_bias[:, None, low:high])
-
-    def _window_mask(self, rows: int, low: int, high: int) -> Tensor | None:
-        """0 inside and -inf outside the windows, ``[R, high - low]``; None if all keys are inside for all rows."""
-        row = torch.arange(rows, device=self.key.device)[:, None]
-        offset = torch.arange(low, high, device=self.key.device) - row
-        outside = (offset < -self.left) | (offset > self.right)
-        if not bool(outside.any()):
-            return None
-        return torch.zeros(outside.shape, dtype=self.dtype, device=self.key.device).masked_fill_(outside, -torch.inf)
 
     def _mask_future(self, scores: Tensor, start: int, stop: int) -> None:
         positions = self.residues.positions(start, stop, scores.device)  # [d, R]
@@ -235,11 +224,15 @@ class Band:
         scores.view(self.heads, *future.shape).masked_fill_(future, -torch.inf)
 
     def _dead_rows(self, start: int, stop: int) -> Tensor | None:
-        """bool ``[d, R]``, rows of the block that are not local, if there are any."""
-        if self.local is None:
+        """Bool ``[d, R]``, rows of the block that are not local, if there are any."""
+        if self.local is None or not self._any_dead(start, stop):
             return None
-        dead = ~self.local[:, start:stop]
-        return dead if bool(dead.any()) else None
+        return ~self.local[:, start:stop]
+
+    def _any_dead(self, start: int, stop: int) -> bool:
+        """Whether a place from ``start`` to ``stop`` holds padding or a global token."""
+        dead = self.dead_keys
+        return dead is not None and dead[stop - 1] > (dead[start - 1] if start else 0)
 
 
 def heads_per_chunk(heads: int, length: int, window: Window, dilation: int, device: torch.device) -> int:
@@ -257,6 +250,17 @@ def _rows_per_block(problems: int, n: int, window: Window, device: torch.device)
     while rows > _CPU_ROWS and problems * min(rows, n) * min(rows + sum(window), n) > budget:
         rows //= 2
     return rows
+
+
+@lru_cache(maxsize=16)
+def _window_mask(rows: int, left: int, right: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 inside and -inf outside the windows of a block of rows: ``[R, left + R + right]``, a column for each key from
+    ``left`` before the block to ``right`` after it.
+    """
+    row = torch.arange(rows, device=device)[:, None]
+    offset = torch.arange(-left, rows + right, device=device) - row
+    outside = (offset < -left) | (offset > right)
+    return torch.zeros(outside.shape, dtype=dtype, device=device).masked_fill_(outside, -torch.inf)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -131,9 +131,9 @@ class GivenRows:
     ) -> None:
         causal = torch.tensor(settings.causal, device=query.device)[:, None].expand(-1, text.globals_.numel())
         self.rows = DenseRows(
-            query.index_select(1, text.globals_).to(dtype),
-            readable(key, text.real, dtype).contiguous(),
-            readable(value, text.real, dtype).contiguous(),
+            query[:, text.globals_].to(dtype),
+            readable(key, text.real, dtype),
+            readable(value, text.real, dtype),
             text.globals_,
             causal,
             text,
@@ -177,7 +177,7 @@ class ProjectedRows:
         self.text = text
         self.settings = settings
         self.heads = num_heads
-        self.rows_hidden = projection.hidden.index_select(0, text.globals_)  # [G, C]
+        self.rows_hidden = projection.hidden[text.globals_]  # [G, C]
         self.query = self._split(linear(self.rows_hidden, projection.query_weight, projection.query_bias))  # [H, G, D]
         self.absorbed = text.globals_.numel() < self.query.shape[-1]
 
