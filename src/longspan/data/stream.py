@@ -38,9 +38,9 @@ def open_stream(source: str, *, split: str, text_field: str, txt_document: TxtDo
         ValueError: the text field isn't there, or a folder mixes kinds of files.
         FileNotFoundError: there is no such file, data set or split.
     """
-    from datasets import load_dataset
-
     if source.startswith(HUB):
+        from datasets import load_dataset
+
         name, _, config = source.removeprefix(HUB).partition(":")
         try:
             dataset = load_dataset(name, config or None, split=split, streaming=True)
@@ -48,23 +48,33 @@ def open_stream(source: str, *, split: str, text_field: str, txt_document: TxtDo
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(f"data set {source!r}, split {split!r}, can't be opened: {reason}") from error
     else:
-        files = find_files([source])
-        kinds = {extension(file) for file in files}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{source} mixes {' and '.join(sorted(filter(None, kinds)))} files; stream folders of one kind"
-            )
-        builder = {".txt": "text", ".parquet": "parquet"}.get(str(kinds.pop()), "json")
-        options = {"sample_by": "document" if txt_document == "file" else "line"} if builder == "text" else {}
-        dataset = load_dataset(
-            builder, data_files=[str(file) for file in files], split="train", streaming=True, **options
-        )
-        text_field = "text" if builder == "text" else text_field
+        dataset = _open_files(source, text_field, txt_document)
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if text_field not in columns:
         there = ", ".join(map(repr, columns))
         raise ValueError(f"{source} has no field {text_field!r}, it has {there}; name the right one as text_field")
     return dataset.select_columns([text_field])
+
+
+def _open_files(source: str, text_field: str, txt_document: TxtDocument) -> Any:
+    # ``datasets.load_dataset`` would report the use of its file readers to the hub; the readers themselves don't.
+    from datasets import Split
+    from datasets.io.json import JsonDatasetReader
+    from datasets.io.parquet import ParquetDatasetReader
+    from datasets.io.text import TextDatasetReader
+
+    files = find_files([source])
+    kinds = sorted({extension(file) or "" for file in files})
+    if len(kinds) > 1:
+        raise ValueError(f"{source} mixes {' and '.join(kinds)} files; stream folders of one kind")
+    options = {"split": Split.TRAIN, "streaming": True}
+    names = [str(file) for file in files]
+    if kinds == [".parquet"]:
+        return ParquetDatasetReader(names, **options).read()
+    if kinds == [".txt"]:
+        unit = "document" if txt_document == "file" else "line"
+        return TextDatasetReader(names, sample_by=unit, **options).read().rename_columns({"text": text_field})
+    return JsonDatasetReader(names, **options).read()
 
 
 class _Chunk(NamedTuple):

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longspan.data.progress import no_transformers_bars
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -50,7 +52,8 @@ def load_masked_lm(model: str | Path, *, init: str = "pretrained", seed: int = 0
         make = kind._from_config if kind is not AutoModelForMaskedLM else kind.from_config
         return make(config, dtype=torch.float32)
     try:
-        return kind.from_pretrained(str(model), config=config, dtype=torch.float32)
+        with no_transformers_bars():
+            return kind.from_pretrained(str(model), config=config, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"the weights of model {str(model)!r} can't be loaded: {_first_line(error)}; "

@@ -83,7 +83,7 @@ class PretrainRecipe:
     warmup_ratio: float | None = None
     """Share of ``steps`` that is warmup, instead of ``warmup_steps``."""
     weight_decay: float = 0.01
-    """AdamW's decay of all weights but biases and LayerNorms."""
+    """AdamW's decay of all weights but biases and LayerNorms; none with ``trainable: positions``."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's betas."""
     eps: float = 1e-6

@@ -23,6 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerControl
 from longspan.data.corpus import Position, Step
 from longspan.data.layout import SequenceLayout
 from longspan.data.masking import IGNORED, Piece, collate, mask_tokens
+from longspan.data.progress import no_transformers_bars
 from longspan.data.text import Document
 from longspan.training.evaluation import LN2, MaskedLMCounts, MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.masked_lm import masked_logits, masked_nats
@@ -267,7 +268,8 @@ class MaskedLMTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             try:
                 self.args.output_dir = str(place)
-                super()._save_checkpoint(model, trial)
+                with no_transformers_bars():
+                    super()._save_checkpoint(model, trial)
             finally:
                 self.args.output_dir = output_dir
             self.accelerator.wait_for_everyone()

@@ -1,0 +1,296 @@
+"""``longspan VERB``: each verb is a function of the package; this file only reads options and prints.
+
+Heavy imports happen inside the verbs, so that ``longspan --help`` is quick.
+"""
+
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+Arguments = ParamSpec("Arguments")
+
+app = typer.Typer(
+    name="longspan",
+    help="Longformer for long documents: convert, pretrain, evaluate and use models that read thousands of tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; the console script."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
+    app(args=arguments, prog_name="longspan")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("longspan").setLevel(level)
+
+
+def _sentence_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Print what a user can mend as one sentence, with exit code 2; after Ctrl-C say how to go on, with 130."""
+
+    @functools.wraps(verb)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            verb(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            typer.echo(f"\n{interrupt or 'Stopped.'}", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            sentence = None if "--debug" in sys.argv else _sentence(error)
+            if sentence is None:
+                raise
+            typer.echo(f"longspan: {sentence}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def _sentence(error: Exception) -> str | None:
+    """The error as one sentence, or None for a fault that isn't the user's."""
+    if isinstance(error, ImportError) and error.name and not error.name.startswith("longspan"):
+        return f"this needs the package {error.name!r}, which isn't installed: pip install 'longspan[all]'"
+    if isinstance(error, (OSError, ValueError, TypeError, FloatingPointError)):
+        return " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the device is out of memory; lower micro_batch or batch size, or set gradient_checkpointing"
+    return None
+
+
+@app.command()
+@_sentence_errors
+def pretrain(
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file of a recipe; options and --set replace its fields.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder of a masked language model.")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="Text to train on: a file, a folder, or hub:NAME[:CONFIG].")
+    ] = None,
+    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Held-out text, the same kinds.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, log and model.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    sequences_per_step: Annotated[int | None, typer.Option(help="Sequences of a step, over all processes.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Sequences that a process holds at once.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run that the output folder holds.")] = True,
+) -> None:
+    """Pretrain a masked language model on your text; run it again to go on where it stopped.
+
+    Several processes: torchrun --nproc-per-node N -m longspan pretrain ...
+    """
+    options = {
+        "model": model,
+        "train": train or None,
+        "eval": eval_ or None,
+        "output_dir": output,
+        "sequence_length": sequence_length,
+        "steps": steps,
+        "sequences_per_step": sequences_per_step,
+        "micro_batch": micro_batch,
+        "learning_rate": learning_rate,
+    }
+    fields = {name: value for name, value in options.items() if value is not None} | _assignments(set_ or [])
+    from longspan import training
+    from longspan.training.recipe import make_recipe
+
+    plan = training.load_recipe(recipe, **fields) if recipe else make_recipe(fields, "the command line")
+    result = training.pretrain(plan, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        if result.metrics:
+            typer.echo(result.table)
+        typer.echo(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:,.0f} s: {result.model_dir}")
+
+
+def _assignments(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    fields = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--set {pair!r} has no '='; write it as --set FIELD=VALUE")
+        try:
+            fields[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {pair!r}: the value is not valid YAML; lists are written [a, b]") from error
+    return fields
+
+
+@app.command()
+@_sentence_errors
+def evaluate(
+    files: Annotated[list[Path], typer.Argument(help="Held-out text: .txt, .jsonl, .jsonl.gz, .parquet, folders.")],
+    model: Annotated[str, typer.Option(help="Folder of a masked language model.")],
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens of a sequence; default: all the model reads.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens of text.")] = None,
+    text_field: Annotated[str, typer.Option(help="Field of .jsonl and .parquet files.")] = "text",
+    seed: Annotated[int, typer.Option(min=0, help="Names the masks; keep it to compare models.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Masked-LM loss, bits per character and accuracy of a model on held-out text.
+
+    The masked tokens don't depend on the sequence length, so models of different lengths compare.
+    """
+    from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
+    from longspan.training.masked_lm import max_sequence_length
+
+    network = _on_device(load_masked_lm(model))
+    length = sequence_length or max_sequence_length(network)
+    if length is None:
+        raise ValueError(f"model {model!r} doesn't say how much it reads; give --sequence-length")
+    metrics = evaluate_masked_lm(
+        network,
+        load_tokenizer(model),
+        list(files),
+        sequence_length=length,
+        batch_size=batch_size,
+        max_tokens=max_tokens,
+        text_field=text_field,
+        seed=seed,
+    )
+    if as_json:
+        typer.echo(json.dumps({"model": model, "sequence_length": length, **metrics.to_dict()}))
+        return
+    typer.echo(
+        f"loss               {metrics.loss:.4f} nats per masked token\n"
+        f"bits per token     {metrics.bits_per_token:.4f}\n"
+        f"bits per character {metrics.bits_per_character:.4f}\n"
+        f"bits per byte      {metrics.bits_per_byte:.4f}\n"
+        f"accuracy           {metrics.accuracy:.4f}\n"
+        f"perplexity         {metrics.perplexity:.3f}\n"
+        f"read               {metrics.tokens:,} tokens of {metrics.documents:,} documents as {metrics.sequences:,} "
+        f"sequences of up to {length:,}, {metrics.masked:,} masked, in {metrics.seconds:.1f} s"
+    )
+
+
+def _on_device(model: Any) -> Any:
+    """The model on the first accelerator there is."""
+    import torch
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model.to(device) if device else model
+
+
+@app.command("fill-mask")
+@_sentence_errors
+def fill_mask(
+    model: Annotated[str, typer.Option(help="Folder of a masked language model.")],
+    text: Annotated[str | None, typer.Argument(help="The text, with <mask> (or the model's mask token).")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the text from a file instead.")] = None,
+    top_k: Annotated[int, typer.Option(help="Candidates per mask.")] = 5,
+) -> None:
+    """Fill the mask tokens of a text."""
+    if (text is None) == (file is None):
+        raise ValueError("give the text, or --file with a text file")
+    from longspan.data import read_documents
+    from longspan.training import load_masked_lm, load_tokenizer
+    from longspan.training.filling import fill_masks
+
+    if file is not None:
+        text = "".join(document.text for document in read_documents([file]))
+    for filled in fill_masks(_on_device(load_masked_lm(model)), load_tokenizer(model), text or "", top_k=top_k):
+        typer.echo(f"token {filled.position:,}: ...{filled.before} [?] {filled.after}...")
+        for candidate in filled.candidates:
+            typer.echo(f"  {candidate.probability:6.1%}  {candidate.token!r}")
+
+
+@app.command()
+@_sentence_errors
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub name of an encoder, such as roberta-base.")],
+    target: Annotated[Path, typer.Argument(help="New folder of the long model.")],
+    max_positions: Annotated[int, typer.Option(help="Tokens that the long model reads.")] = 4096,
+    attention_window: Annotated[int, typer.Option(help="Total width of the window, both sides together.")] = 512,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
+) -> None:
+    """Make an encoder of short texts read long ones."""
+    from longspan.convert import convert_directory
+
+    made = convert_directory(
+        source, target, max_positions=max_positions, attention_window=attention_window, force=force
+    )
+    typer.echo(
+        f"{made} reads {max_positions:,} tokens with a window of {attention_window:,}; to train it on long text: "
+        f"longspan pretrain --model {made} --sequence-length {max_positions} --train FOLDER ..."
+    )
+
+
+@app.command("show-pattern")
+@_sentence_errors
+def show_pattern(
+    output: Annotated[Path, typer.Option(help="Picture to write: .png, .svg or .pdf.")],
+    window: Annotated[list[str], typer.Option(metavar="LEFT,RIGHT", help="One-sided sizes; once, or once per head.")],
+    dilation: Annotated[list[int] | None, typer.Option(help="Step between keys; once, or once per head.")] = None,
+    length: Annotated[int, typer.Option(min=1, help="Tokens to draw.")] = 48,
+    global_positions: Annotated[
+        str, typer.Option("--global", metavar="I,J,...", help="Positions of global tokens.")
+    ] = "",
+    padding: Annotated[int, typer.Option(min=0, help="Padding tokens at the end.")] = 0,
+    title: Annotated[str | None, typer.Option(help="A heading.")] = None,
+) -> None:
+    """Draw who attends whom."""
+    from longspan.attention import AttentionPattern
+
+    windows = [_numbers("--window", value, count=2) for value in window]
+    dilations = dilation or [1]
+    heads = max(len(windows), len(dilations))
+    pattern = AttentionPattern.make(
+        heads,
+        windows[0] if len(windows) == 1 else windows,
+        dilations[0] if len(dilations) == 1 else dilations,
+    )
+    figure = pattern.draw(
+        length=length, global_positions=_numbers("--global", global_positions), padding=padding, title=title
+    )
+    figure.savefig(output)
+    typer.echo(str(output))
+
+
+def _numbers(option: str, text: str, count: int | None = None) -> Any:
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    if (count is not None and len(numbers) != count) or (not numbers and text.strip()):
+        wanted = "whole numbers" if count is None else f"{count} whole numbers"
+        raise ValueError(f"{option} is {text!r}; it must be {wanted} with commas between, as 256,256")
+    return numbers
+
+
+@app.command()
+@_sentence_errors
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-run"),
+) -> None:
+    """The whole story on your own machine: train a small model, lengthen it, train it on, and report."""
+    from longspan.demo import run_demo
+
+    run_demo(output_dir=output)
+
+
+if __name__ == "__main__":
+    main()

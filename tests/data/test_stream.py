@@ -1,0 +1,134 @@
+"""Streams: the same sequences wherever reading is taken up again."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_text import make_texts, write_jsonl, write_parquet
+from transformers import PreTrainedTokenizerBase
+
+from longspan.data import stream as stream_module
+from longspan.data.corpus import Step
+from longspan.data.layout import SequenceLayout
+from longspan.data.stream import StreamedSequences, stream_documents
+from longspan.data.tokenization import tokenize
+
+TEXTS = make_texts(30)
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "CHUNK", 4)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    write_parquet(folder / "a.parquet", TEXTS[:11])
+    write_parquet(folder / "b.parquet", TEXTS[11:17])
+    return [str(folder), str(write_jsonl(tmp_path / "c.jsonl", TEXTS[17:]))]
+
+
+def make(sources: list[str], tokenizer: PreTrainedTokenizerBase, **options: object) -> StreamedSequences:
+    layout = SequenceLayout.for_tokenizer(tokenizer, 34)
+    return StreamedSequences(sources, tokenizer, layout, **{"packed": True, **options})  # type: ignore[arg-type]
+
+
+def take(steps: Iterator[Step], count: int) -> list[Step]:
+    return list(islice(steps, count))
+
+
+def plain(steps: list[Step]) -> list[list[tuple[int, list[int]]]]:
+    return [[(index, tokens.tolist()) for index, tokens in step.sequences] for step in steps]
+
+
+def test_packed_streams_join_the_texts_in_order(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    joined = np.concatenate([part for tokens in tokenize(tokenizer, TEXTS * 2) for part in (tokens, [2])])
+    steps = take(make(sources, tokenizer).steps(0, 3, lambda index: True), len(joined) // 32 // 3)
+    found = np.concatenate([tokens for step in steps for _, tokens in step.sequences])
+    assert len(found) > len(joined) // 2, "the second pass is not reached"
+    assert found.tolist() == joined[: len(found)].tolist()
+
+
+def test_document_streams_cut_long_texts_and_leave_short_ones_out(
+    sources: list[str], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for unit, size in (
+        ("words", lambda text: len(text.split())),
+        ("tokens", lambda text: len(tokenize(tokenizer, [text])[0])),
+    ):
+        kept = [tokens[:32].tolist() for tokens in tokenize(tokenizer, [text for text in TEXTS if size(text) >= 40])]
+        assert 0 < len(kept) < len(TEXTS)
+        steps = take(
+            make(sources, tokenizer, packed=False, min_length=40, min_length_unit=unit).steps(0, 1, lambda index: True),
+            len(kept) + 2,
+        )
+        assert [step.sequences[0][1].tolist() for step in steps] == kept + kept[:2]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("stop", [1, 2, 5, 9, 14])
+def test_a_stream_goes_on_at_the_right_document(
+    sources: list[str], tokenizer: PreTrainedTokenizerBase, packed: bool, stop: int
+) -> None:
+    whole = take(make(sources, tokenizer, packed=packed).steps(0, 3, lambda index: True), 20)
+    position = json.loads(json.dumps(whole[stop - 1].position))
+    resumed = take(make(sources, tokenizer, packed=packed).steps(stop, 3, lambda index: True, position), 20 - stop)
+    assert plain(resumed) == plain(whole[stop:])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_processes_share_a_stream(sources: list[str], tokenizer: PreTrainedTokenizerBase, packed: bool) -> None:
+    whole = plain(take(make(sources, tokenizer, packed=packed).steps(0, 4, lambda index: True), 6))
+    shares = [
+        plain(take(make(sources, tokenizer, packed=packed).steps(0, 4, lambda i, p=p: i // 2 % 2 == p), 6))  # type: ignore[misc]
+        for p in range(2)
+    ]
+    assert [sorted(first + second) for first, second in zip(*shares, strict=True)] == whole
+
+
+def test_only_own_documents_are_tokenized(
+    sources: list[str], tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(stream_module, "tokenize", lambda tok, texts: counted.extend(texts) or tokenize(tok, texts))
+    sequences = make(sources, tokenizer, packed=False)
+    take(sequences._steps(0, 4, lambda index: index % 4 == 0, {"pass": 0, "source": 0, "state": None, "skip": 0}), 2)
+    assert counted == [TEXTS[0], TEXTS[4]]
+
+
+def test_txt_files_stream_by_file_or_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("three", encoding="utf-8")
+
+    def texts(unit: str) -> list[str]:
+        found = stream_documents(str(tmp_path), split="train", txt_document=unit)  # type: ignore[arg-type]
+        return [document.text.strip() for document in found]
+
+    assert texts("file") == ["one\ntwo", "three"]
+    assert texts("line") == ["one", "two", "three"]
+
+
+def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no document of .* has min_length 9,000 words; lower min_length"):
+        take(make(sources, tokenizer, min_length=9000).steps(0, 1, lambda index: True), 1)
+    with pytest.raises(ValueError, match=r"has no field 'body', it has 'text', 'number'"):
+        take(make(sources[:1], tokenizer, text_field="body").steps(0, 1, lambda index: True), 1)
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        take(make([str(tmp_path / "gone")], tokenizer).steps(0, 1, lambda index: True), 1)
+    write_jsonl(tmp_path / "tables" / "d.jsonl", TEXTS[:2])
+    with pytest.raises(ValueError, match=r"mixes \.jsonl and \.parquet files"):
+        take(make(sources[:1], tokenizer).steps(0, 1, lambda index: True), 1)
+
+
+def test_a_data_set_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileNotFoundError, match="data set 'hub:nobody/nothing:en', split 'validation', can't be opened"
+    ):
+        list(stream_documents("hub:nobody/nothing:en", split="validation"))
