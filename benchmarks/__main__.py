@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()  # Hugging Face's announces its padding for each model
     refused = 0
+    load = os.getloadavg()[0]
     for what, cases in runs:
-        report = _run(what, cases, rivals, options, command, console)
+        report = _run(what, cases, rivals, options, command, load, console)
         refused += len(report.unequal)
     return 1 if refused else 0
 
@@ -67,6 +68,7 @@ def _run(
     rivals: list[Rival],
     options: argparse.Namespace,
     command: str,
+    load: float,
     console: Console,
 ) -> Report:
     rounds = options.repeats
@@ -93,7 +95,7 @@ def _run(
             "memory limit GiB": options.memory_limit,
             "run limit s": options.run_limit,
         },
-        load_before=os.getloadavg()[0],
+        load_before=load,
     )
     written = [options.output / f"{report.stem}.{ending}" for ending in ("json", "md")]
     with console.status(what) as status:

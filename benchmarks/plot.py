@@ -3,6 +3,7 @@
 ``python -m benchmarks.plot FILE.json ...`` draws written results again.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -27,22 +28,19 @@ def draw(result: Result, global_tokens: int | None = None) -> Figure:
 
     Args:
         result: a report with at least two lengths.
-        global_tokens: which series to draw; ``None`` draws those with the most global tokens.
+        global_tokens: which series to draw; ``None`` draws those with the most rivals, then the most global tokens.
 
     Raises:
         ValueError: there are fewer than two lengths of such a series.
     """
-    most = max((row["global_tokens"] for row in result["rows"]), default=0)
-    wanted = most if global_tokens is None else global_tokens
+    measured = [row for row in result["rows"] if _median(row) or _peak(row)]
+    wanted = _fullest_series(measured) if global_tokens is None else global_tokens
     drawn: dict[str, list[dict[str, Any]]] = {}
-    for row in result["rows"]:
+    for row in measured:
         if row["global_tokens"] == wanted:
             drawn.setdefault(f"{row['task']}, {row['mode']}", []).append(row)
-    measured = [row for rows in drawn.values() for row in rows if _median(row) or _peak(row)]
-    if len({row["length"] for row in measured}) < 2:
-        raise ValueError(
-            f"a picture needs at least two lengths, and {result['what']} with {wanted} global tokens has fewer"
-        )
+    if len({row["length"] for rows in drawn.values() for row in rows}) < 2:
+        raise ValueError(f"a picture needs at least two lengths with one number of global tokens, got {result['what']}")
     quantities = [
         (name, value, unit)
         for name, value, unit in (("time", _median, seconds), ("peak memory", _peak, size))
@@ -59,23 +57,27 @@ def draw(result: Result, global_tokens: int | None = None) -> Figure:
     return figure
 
 
-def save(result: Result, path: Path) -> Path:
+def save(result: Result, path: Path, global_tokens: int | None = None) -> Path:
     """Draw and write a PNG, in one piece."""
     beside = path.with_name(f"{path.name}.part")
-    draw(result).savefig(beside, format="png")
+    draw(result, global_tokens).savefig(beside, format="png")
     beside.replace(path)
     return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw each given JSON file into a PNG beside it; 2 if one can't be read or drawn."""
-    for name in sys.argv[1:] if arguments is None else arguments:
-        path = Path(name)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description="Draw written results again.")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    parser.add_argument("--globals", type=int, help="draw the series with so many global tokens")
+    options = parser.parse_args(arguments)
+    for path in options.files:
         try:
-            print(f"wrote {save(json.loads(path.read_text()), path.with_suffix('.png'))}")
+            written = save(json.loads(path.read_text()), path.with_suffix(".png"), options.globals)
         except (OSError, ValueError, KeyError) as error:
             print(f"error: {path} can't be drawn: {error}", file=sys.stderr)
             return 2
+        print(f"wrote {written}")
     return 0
 
 
@@ -107,13 +109,20 @@ def _panel(
     axes.set_yscale("log")
     axes.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 3)))
+    axes.yaxis.set_major_locator(LogLocator(base=4) if unit is size else LogLocator(base=10, subs=(1, 3)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: unit(y)))
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(True, which="major", color="#e4e4e4", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("tokens", fontsize=8)
+
+
+def _fullest_series(rows: Sequence[dict[str, Any]]) -> int:
+    rivals: dict[int, set[str]] = {}
+    for row in rows:
+        rivals.setdefault(row["global_tokens"], set()).add(row["rival"])
+    return max(rivals, key=lambda count: (len(rivals[count]), count), default=0)
 
 
 def _median(row: dict[str, Any]) -> float | None:

@@ -55,7 +55,7 @@ class Report:
     machine: Machine
     settings: dict[str, Any]
     """dtype, device, threads, window, rounds and limits."""
-    load_before: float | None
+    load_before: float
     """Processes that wanted the CPU in the minute before the start; above 0.5 the machine wasn't quiet."""
     rates: dict[str, float] = field(default_factory=dict)
     """FLOP/s of matrix products in the same run; see :class:`benchmarks.machine.MatrixRate`."""
@@ -113,7 +113,7 @@ class Report:
             f"settings: {', '.join(f'{name} {value}' for name, value in settings.items())}",
             f"matrix products in the same run: {rates}",
         ]
-        if self.load_before is not None and self.load_before > 0.5:
+        if self.load_before > 0.5:
             facts.append(f"the machine was NOT quiet before the run: load {self.load_before:.1f}")
         return facts
 

@@ -345,7 +345,15 @@ def test_unreadable_arguments(arguments: list[str], capsys: pytest.CaptureFixtur
 
 def test_plot_needs_two_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "empty.json"
-    path.write_text(json.dumps({"what": "attention", "rows": []}))
+    row = {
+        "task": "attention",
+        "mode": "forward",
+        "rival": "longspan",
+        "global_tokens": 0,
+        "length": 64,
+        "peak_bytes": 9,
+    }
+    path.write_text(json.dumps({"what": "attention", "rows": [row]}))
 
     assert plot.main([str(path)]) == 2
     assert "a picture needs at least two lengths" in capsys.readouterr().err
