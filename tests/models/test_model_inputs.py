@@ -61,7 +61,7 @@ def test_labels_are_checked() -> None:
     model = build_ours("ForMaskedLM")
     with pytest.raises(ValueError, match=r"labels must have shape \[B, N\] = \[2, 12\], got \[2, 5\]"):
         model(IDS, labels=IDS[:, :5])
-    with pytest.raises(ValueError, match="labels hold 61, neither a token in 0 .. 60 nor -100"):
+    with pytest.raises(ValueError, match=r"labels hold 61, neither a token in 0 \.\. 60 nor -100"):
         model(IDS, labels=ONES * 61)
 
 
