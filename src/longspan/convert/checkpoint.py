@@ -87,8 +87,7 @@ def lengthen_checkpoint(
     tensors: Mapping[str, LazyTensor],
     asked: Lengthening,
 ) -> LongCheckpoint:
-    """Turns an encoder's parts into a Longformer's, checked against the layout of the class that will hold
-    them.
+    """Turns an encoder's parts into a Longformer's, and checks them against the class that will hold them.
 
     Args:
         family: the entry of ``config.model_type``.
@@ -104,9 +103,9 @@ def lengthen_checkpoint(
     _check_encoder(config)
     long_name = long_architecture(architecture)
     named = _canonical(tensors, family)
-    # Longformer checkpoints of the HAT family have a last row that no text reaches; model_max_length tells.
     reserved = family.reserved_rows(config)
     table = _position_table(named, config, reserved)
+    # kiddothe2b's Longformers have a last row that no text reaches; their model_max_length tells.
     learned = min(table.shape[0] - reserved, getattr(config, "model_max_length", None) or table.shape[0])
     if asked.max_positions < learned and not asked.allow_shorter:
         raise ValueError(
@@ -140,14 +139,10 @@ def _check_encoder(config: PretrainedConfig) -> None:
             "only encoders can be made long"
         )
     if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(
-            f"the {config.model_type} model is quantized; convert it in full precision, then quantize"
-        )
+        raise ValueError(f"the {config.model_type} model is quantized; convert it in full precision, then quantize")
     kind = getattr(config, "position_embedding_type", "absolute")
     if kind != "absolute":
-        raise ValueError(
-            f"position_embedding_type is {kind!r}; only 'absolute' position tables can be lengthened"
-        )
+        raise ValueError(f"position_embedding_type is {kind!r}; only 'absolute' position tables can be lengthened")
 
 
 def _canonical(tensors: Mapping[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
@@ -181,9 +176,7 @@ def _position_table(named: Mapping[str, LazyTensor], config: PretrainedConfig, r
     return table
 
 
-def _long_positions(
-    table: LazyTensor, reserved: int, learned: int, std: float, asked: Lengthening
-) -> LazyTensor:
+def _long_positions(table: LazyTensor, reserved: int, learned: int, std: float, asked: Lengthening) -> LazyTensor:
     def load() -> torch.Tensor:
         if asked.positions == "tile":
             return tile_positions(table.load(), asked.max_positions, reserved=reserved, learned=learned)
@@ -207,27 +200,22 @@ def _global_projections(named: Mapping[str, LazyTensor]) -> dict[str, LazyTensor
 def _settle_decoder(named: dict[str, LazyTensor], *, tied: bool) -> bool:
     """Leaves in ``named`` what a masked-LM head needs, and tells whether its decoder is the word embeddings.
 
-    A tied decoder is not stored. As in ``transformers``, one that differs from the embeddings is kept,
-    whatever the config says. The two biases are one in old checkpoints and stand for each other.
+    A tied decoder is not stored. One that differs from the embeddings is kept whatever the config says, as
+    ``transformers`` does on loading. Of the two biases, the decoder's is the one that is added.
     """
-    weight = named.get("lm_head.decoder.weight")
-    bias = named.get("lm_head.bias", named.get("lm_head.decoder.bias"))
-    decoder_bias = named.get("lm_head.decoder.bias", bias)
-    if bias is None or decoder_bias is None:
-        return tied  # incomplete: the layout's check says what is missing
-    if tied and weight is not None and _WORD_EMBEDDINGS in named:
-        tied = _equal(weight, named[_WORD_EMBEDDINGS]) and _equal(bias, decoder_bias)
-    named["lm_head.bias"] = bias
+    weight, embeddings = named.get("lm_head.decoder.weight"), named.get(_WORD_EMBEDDINGS)
+    if tied and weight is not None and embeddings is not None:
+        tied = _equal(weight, embeddings)
+    if bias := named.get("lm_head.decoder.bias", named.get("lm_head.bias")):
+        named["lm_head.bias"] = named["lm_head.decoder.bias"] = bias
     if tied:
         named.pop("lm_head.decoder.weight", None)
         named.pop("lm_head.decoder.bias", None)
-    else:
-        named["lm_head.decoder.bias"] = decoder_bias
     return tied
 
 
 def _equal(one: LazyTensor, other: LazyTensor) -> bool:
-    return one is other or (one.shape == other.shape and torch.equal(one.load(), other.load()))
+    return one.shape == other.shape and torch.equal(one.load(), other.load())
 
 
 def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Lengthening) -> LongformerConfig:
@@ -256,23 +244,16 @@ def _check_layout(architecture: str, config: LongformerConfig, tensors: Mapping[
         model = longformer_class(architecture)(layout_config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
-        expected = {
-            name: shape for name, shape in expected.items() if not name.startswith("lm_head.decoder.")
-        }
+        expected = {name: shape for name, shape in expected.items() if not name.startswith("lm_head.decoder.")}
 
     # Models are often made without the pooler: the encoder then works without.
     if missing := [n for n in expected if n not in tensors and not n.startswith("pooler.")]:
-        raise ValueError(
-            f"the weights lack {len(missing)} tensors of {architecture} (named as there): {some_of(missing)}"
-        )
+        raise ValueError(f"the weights lack {len(missing)} of {architecture}'s tensors: {some_of(missing)}")
     for name, shape in expected.items():
         if name in tensors and tensors[name].shape != shape:
             raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)} but the config says {list(shape)}: "
-                "correct one of them"
+                f"{name} has shape {list(tensors[name].shape)} but the config says {list(shape)}: correct one of them"
             )
     beyond = [n for n in tensors if n not in expected and not n.startswith("longformer.pooler.")]
     if beyond:
-        logger.warning(
-            "%s has no place for %d of the tensors: %s", architecture, len(beyond), some_of(beyond)
-        )
+        logger.warning("%s has no place for %d of the tensors: %s", architecture, len(beyond), some_of(beyond))

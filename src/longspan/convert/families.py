@@ -100,9 +100,7 @@ def family_named(model_type: str | None) -> Family:
     """
     family = FAMILIES.get(model_type) if model_type is not None else None
     if family is None:
-        raise ValueError(
-            f"models of type {model_type!r} cannot be made long; supported are {', '.join(FAMILIES)}"
-        )
+        raise ValueError(f"models of type {model_type!r} cannot be made long; supported are {', '.join(FAMILIES)}")
     return family
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from huggingface_hub.utils import RepositoryNotFoundError
 from transformers import PretrainedConfig
 
@@ -41,9 +41,7 @@ def find_source(source: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise NotADirectoryError(
-            f"{source} is a file; give the directory that holds config.json and the weights"
-        )
+        raise NotADirectoryError(f"{source} is a file; give the directory that holds config.json and the weights")
     name = str(source)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"there is no directory {source}")
@@ -79,10 +77,8 @@ def read_config(directory: Path) -> PretrainedConfig:
     family = family_named(fields["model_type"])
     try:
         return family.config_class.from_dict(fields)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a valid {family.model_type} configuration ({_last_line(error)})"
-        ) from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ValueError(f"{path} is not a valid {family.model_type} configuration ({_one_line(error)})") from error
 
 
 def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> str:
@@ -105,7 +101,5 @@ def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> 
     return family.class_prefix + "Model"
 
 
-def _last_line(error: Exception) -> str:
-    """What a validation error ends with: huggingface_hub's name the field first and the reason last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -66,9 +66,7 @@ def in_memory(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
     """
     for name, tensor in tensors.items():
         if tensor.is_meta:
-            raise ValueError(
-                f"{name} is on the meta device and has no values; load the model's weights first"
-            )
+            raise ValueError(f"{name} is on the meta device and has no values; load the model's weights first")
     return {name: LazyTensor(tuple(t.shape), t.dtype, t.detach) for name, t in tensors.items()}
 
 
@@ -76,9 +74,9 @@ def open_weights(directory: Path) -> dict[str, LazyTensor]:
     """The tensors of a checkpoint directory, by name: safetensors or ``pytorch_model.bin``, one file or
     sharded.
 
-    Nothing but headers is read here. A safetensors file is opened again for each tensor, so that what was
-    read is given back to the system; a ``.bin`` is mapped, except those written before torch 1.6, which can
-    only be read whole.
+    Nothing but headers is read here. A safetensors file is opened again for each tensor, so that what was read is
+    given back to the system at once; a ``.bin`` is mapped, and the system takes back what it needs. Only a ``.bin``
+    from before torch 1.6 has to be read whole.
 
     Args:
         directory: of one checkpoint.
@@ -109,9 +107,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(tensor): str(shard) for tensor, shard in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{index} is not an index of shards (no readable weight_map): fetch it again"
-        ) from error
+        raise ValueError(f"{index} is not an index of shards (no readable weight_map): fetch it again") from error
 
 
 def _open_file(path: Path) -> dict[str, LazyTensor]:
@@ -128,9 +124,7 @@ def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 header = file.get_slice(name)
                 if header.get_dtype() not in _DTYPES:
-                    raise ValueError(
-                        f"{name} in {path} is {header.get_dtype()}; supported are {', '.join(_DTYPES)}"
-                    )
+                    raise ValueError(f"{name} in {path} is {header.get_dtype()}; supported are {', '.join(_DTYPES)}")
                 tensors[name] = LazyTensor(
                     tuple(header.get_shape()),
                     _DTYPES[header.get_dtype()],
@@ -156,15 +150,11 @@ def _open_pickle(path: Path) -> dict[str, LazyTensor]:
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a mapping of names to tensors")
     if others := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise ValueError(
-            f"{path} holds values that are not tensors: {some_of(others)}; save the model's state_dict"
-        )
+        raise ValueError(f"{path} holds values that are not tensors: {some_of(others)}; save the model's state_dict")
     return in_memory(state)
 
 
-def write_safetensors(
-    path: Path, tensors: Mapping[str, LazyTensor], progress: Progress | None = None
-) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress | None = None) -> None:
     """Writes one safetensors file tensor by tensor.
 
     The format is a length, a JSON header and the values end to end, so the header can go first and each
@@ -209,8 +199,7 @@ def _write_values(file: BinaryIO, name: str, tensor: LazyTensor) -> None:
     values = tensor.load().detach().cpu().contiguous()
     if tuple(values.shape) != tensor.shape or values.dtype != tensor.dtype:
         raise ValueError(
-            f"{name} was announced as {tensor.dtype} {list(tensor.shape)} "
-            f"and is {values.dtype} {list(values.shape)}"
+            f"{name} was announced as {tensor.dtype} {list(tensor.shape)} and is {values.dtype} {list(values.shape)}"
         )
     file.write(values.reshape(-1).view(torch.uint8).numpy().data)
 
