@@ -73,7 +73,8 @@ def _open_files(source: str, text_field: str, txt_document: TxtDocument) -> Any:
         return ParquetDatasetReader(names, **options).read()
     if kinds == [".txt"]:
         unit = "document" if txt_document == "file" else "line"
-        return TextDatasetReader(names, sample_by=unit, **options).read().rename_columns({"text": text_field})
+        dataset = TextDatasetReader(names, sample_by=unit, **options).read()
+        return dataset if text_field == "text" else dataset.rename_column("text", text_field)
     return JsonDatasetReader(names, **options).read()
 
 

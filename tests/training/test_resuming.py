@@ -1,0 +1,87 @@
+"""Runs that are killed, and runs of several processes: the losses are those of an undisturbed run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import environment, make_recipe, numbers, run_and_kill, write_recipe
+from tiny_text import make_texts, write_parquet
+
+from longspan.training import pretrain
+from longspan.training.run_folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("moment", "step", "fields"),
+    [
+        ("step", 8, {}),
+        ("checkpoint", 10, {}),
+        ("step", 11, {"layout": "document", "stream": True}),
+        ("step", 7, {"stream": True}),
+    ],
+    ids=["between checkpoints", "within a checkpoint", "streamed documents", "streamed and packed"],
+)
+def test_a_killed_run_goes_on_to_the_same_losses(
+    tmp_path: Path, roberta_dir: Path, moment: str, step: int, fields: dict[str, Any]
+) -> None:
+    if "stream" in fields:
+        fields = {**fields, "train": (str(write_parquet(tmp_path / "train.parquet", make_texts(40))),)}
+    whole = pretrain(make_recipe(tmp_path, roberta_dir, output_dir=str(tmp_path / "whole"), **fields), progress=False)
+    recipe = make_recipe(tmp_path, roberta_dir, **fields)
+    run_and_kill(recipe, moment, step)
+    folder = RunFolder(recipe.output_dir)
+    assert [number for number, _ in folder.checkpoints()] == ([5] if step <= 10 else [5, 10])
+    resumed = pretrain(recipe, progress=False)
+    assert numbers(resumed.log) == numbers(whole.log)
+    assert resumed.tokens == whole.tokens
+    assert sorted(path.name for path in folder.checkpoints_dir.iterdir()) == ["checkpoint-10", "checkpoint-12"]
+    weights = "model.safetensors"
+    assert (resumed.model_dir / weights).read_bytes() == (whole.model_dir / weights).read_bytes()
+
+
+def test_a_run_killed_after_its_last_step_only_finishes(tmp_path: Path, roberta_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, roberta_dir)
+    whole = pretrain(recipe, progress=False)
+    folder = RunFolder(recipe.output_dir)
+    folder.result_file.unlink()
+    assert pretrain(recipe, progress=False) == whole
+
+
+def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path, roberta_dir: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_log({"step": 1, "loss": 2.0})
+    folder.append_log({"step": 2, "loss": 1.0})
+    with folder.log_file.open("a") as stream:
+        stream.write('{"step": 3, "lo')
+    assert [entry["step"] for entry in folder.read_log()] == [1, 2]
+    assert folder.rewind_log(1) == [{"step": 1, "loss": 2.0}]
+    assert folder.log_file.read_text() == '{"step": 1, "loss": 2.0}\n'
+
+
+@pytest.mark.parametrize("fields", [{}, {"layout": "document", "stream": True}], ids=["packed", "streamed documents"])
+def test_two_processes_give_the_losses_of_one(tmp_path: Path, roberta_dir: Path, fields: dict[str, Any]) -> None:
+    alone = pretrain(make_recipe(tmp_path, roberta_dir, output_dir=str(tmp_path / "alone"), **fields), progress=False)
+    recipe = make_recipe(tmp_path, roberta_dir, **fields)
+    file = write_recipe(recipe, tmp_path / "recipe.yaml")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "longspan"]
+    done = subprocess.run(
+        [sys.executable, *launch, "pretrain", "--recipe", str(file)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("12 steps") == 1
+    log = [json.loads(line) for line in RunFolder(recipe.output_dir).log_file.read_text().splitlines()]
+    assert len(log) == len(alone.log)
+    for pair, single in zip(numbers(log), numbers(alone.log), strict=True):
+        assert pair == pytest.approx(single, rel=1e-5, nan_ok=True)
+    # What was begun by two is finished by one.
+    folder = RunFolder(recipe.output_dir)
+    folder.result_file.unlink()
+    assert pretrain(recipe, progress=False).tokens == alone.tokens
