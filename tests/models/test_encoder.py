@@ -142,6 +142,7 @@ def test_every_parameter_of_the_encoder_gets_a_gradient(inputs: dict[str, Tensor
 
 _DISTRIBUTED = """
 import os, sys, torch
+from torch.nn.parallel import DistributedDataParallel
 from tiny_models import build_ours, make_batch
 
 torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)

@@ -166,10 +166,11 @@ def longformer_attention(
     if backend == "reference" or return_probabilities:
         tensors = _as_tensors(global_qkv, query, key, value)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
-        if return_probabilities:
-            weights = unfused_attention(*arguments)
-            return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)
-        out, lse, _ = reference_attention(*arguments)
+        with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
+            if return_probabilities:
+                weights = unfused_attention(*arguments)
+                return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)
+            out, lse, _ = reference_attention(*arguments)
     else:
         seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
         out, lse = attention_op(

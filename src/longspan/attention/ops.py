@@ -30,7 +30,8 @@ def attention_op(
     tensor.
     """
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
-    return blocked_forward(query, key, value, global_inputs, call)
+    with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
+        return blocked_forward(query, key, value, global_inputs, call)
 
 
 @torch.library.custom_op("longspan::attention_backward", mutates_args=())
@@ -55,7 +56,8 @@ def attention_backward_op(
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
-    return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call)
+    with torch.autocast(query.device.type, enabled=False):
+        return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call)
 
 
 @attention_op.register_fake
