@@ -1,5 +1,6 @@
 """Small pretraining runs, in this process and in processes that are killed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,33 +12,43 @@ from tiny_text import make_texts, write_jsonl
 
 from longspan.training import PretrainRecipe
 
-# Kills its own process without warning: after an optimizer step, or in the middle of writing a checkpoint.
+# Runs each recipe in a child that kills itself without warning: after an optimizer step, or in the middle of writing a
+# checkpoint. Forked after the imports and before any work, so that the imports are paid once.
 DRIVER = """
-import os, signal, sys
+import json, os, signal, sys
 from transformers import TrainerCallback
 from longspan.training import load_recipe, pretrain
 from longspan.training.trainer import MaskedLMTrainer
 
-recipe, moment, step = load_recipe(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 class AtStep(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == step:
+        if state.global_step == self.step:
             kill()
 
-def torn(self, output_dir):
-    if self.state.global_step == step:
-        with open(os.path.join(output_dir, "optimizer.pt"), "wb") as stream:
-            stream.write(b"half")
-            stream.flush()
-            kill()
-    return whole(self, output_dir)
+def run(file, moment, step):
+    whole = MaskedLMTrainer._save_optimizer_and_scheduler
+    def torn(self, output_dir):
+        if self.state.global_step == step:
+            with open(os.path.join(output_dir, "optimizer.pt"), "wb") as stream:
+                stream.write(b"half")
+                stream.flush()
+                kill()
+        return whole(self, output_dir)
+    if moment == "checkpoint":
+        MaskedLMTrainer._save_optimizer_and_scheduler = torn
+    pretrain(load_recipe(file), callbacks=[AtStep(step)] if moment == "step" else [], progress=False)
 
-whole = MaskedLMTrainer._save_optimizer_and_scheduler
-if moment == "checkpoint":
-    MaskedLMTrainer._save_optimizer_and_scheduler = torn
-pretrain(recipe, callbacks=[AtStep()] if moment == "step" else [], progress=False)
+for file, moment, step in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        run(file, moment, step)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -75,18 +86,21 @@ def write_recipe(recipe: PretrainRecipe, file: Path) -> Path:
     return file
 
 
-def run_and_kill(recipe: PretrainRecipe, moment: str, step: int) -> None:
-    """Run the recipe in another process, which is killed at the moment."""
-    file = write_recipe(recipe, Path(recipe.output_dir).with_suffix(".yaml"))
+def run_and_kill(runs: list[tuple[PretrainRecipe, str, int]]) -> None:
+    """Run each recipe in another process, which is killed at its moment."""
+    work = [
+        (str(write_recipe(recipe, Path(recipe.output_dir).with_suffix(".yaml"))), moment, step)
+        for recipe, moment, step in runs
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(file), moment, str(step)],
+        [sys.executable, "-c", DRIVER, json.dumps(work)],
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
-    assert done.returncode == -9, done.stderr
+    assert done.stdout.split() == ["-9"] * len(runs), done.stderr
 
 
 def numbers(log: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,34 @@ import pytest
 from runs import environment, make_recipe, numbers, run_and_kill, write_recipe
 from tiny_text import make_texts, write_parquet
 
-from longspan.training import pretrain
+from longspan.training import PretrainRecipe, pretrain
 from longspan.training.run_folder import RunFolder
 
+STREAMED_DOCUMENTS = {"layout": "document", "stream": True}
+KILLS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "between checkpoints": ("step", 8, {}),
+    "within a checkpoint": ("checkpoint", 10, {}),
+    "streamed documents": ("step", 11, STREAMED_DOCUMENTS),
+    "streamed and packed": ("step", 7, {"stream": True}),
+}
 
-@pytest.mark.parametrize(
-    ("moment", "step", "fields"),
-    [
-        ("step", 8, {}),
-        ("checkpoint", 10, {}),
-        ("step", 11, {"layout": "document", "stream": True}),
-        ("step", 7, {"stream": True}),
-    ],
-    ids=["between checkpoints", "within a checkpoint", "streamed documents", "streamed and packed"],
-)
-def test_a_killed_run_goes_on_to_the_same_losses(
-    tmp_path: Path, roberta_dir: Path, moment: str, step: int, fields: dict[str, Any]
-) -> None:
-    if "stream" in fields:
-        fields = {**fields, "train": (str(write_parquet(tmp_path / "train.parquet", make_texts(40))),)}
-    whole = pretrain(make_recipe(tmp_path, roberta_dir, output_dir=str(tmp_path / "whole"), **fields), progress=False)
-    recipe = make_recipe(tmp_path, roberta_dir, **fields)
-    run_and_kill(recipe, moment, step)
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, roberta_dir: Path) -> dict[str, PretrainRecipe]:
+    """Recipes whose runs have been killed."""
+    recipes = {}
+    for name, (_, _, fields) in KILLS.items():
+        folder = tmp_path_factory.mktemp("killed")
+        table = write_parquet(folder / "train.parquet", make_texts(40))
+        recipes[name] = make_recipe(folder, roberta_dir, **fields, **({"train": (str(table),)} if fields else {}))
+    run_and_kill([(recipes[name], moment, step) for name, (moment, step, _) in KILLS.items()])
+    return recipes
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_run_goes_on_to_the_same_losses(killed: dict[str, PretrainRecipe], name: str) -> None:
+    recipe, step = killed[name], KILLS[name][1]
+    whole = pretrain(replace(recipe, output_dir=f"{recipe.output_dir}-whole"), progress=False)
     folder = RunFolder(recipe.output_dir)
     assert [number for number, _ in folder.checkpoints()] == ([5] if step <= 10 else [5, 10])
     resumed = pretrain(recipe, progress=False)
@@ -61,7 +68,10 @@ def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path, roberta_dir
     assert folder.log_file.read_text() == '{"step": 1, "loss": 2.0}\n'
 
 
-@pytest.mark.parametrize("fields", [{}, {"layout": "document", "stream": True}], ids=["packed", "streamed documents"])
+@pytest.mark.parametrize(
+    "fields",
+    [pytest.param({}, id="packed"), pytest.param(STREAMED_DOCUMENTS, id="streamed documents", marks=pytest.mark.slow)],
+)
 def test_two_processes_give_the_losses_of_one(tmp_path: Path, roberta_dir: Path, fields: dict[str, Any]) -> None:
     alone = pretrain(make_recipe(tmp_path, roberta_dir, output_dir=str(tmp_path / "alone"), **fields), progress=False)
     recipe = make_recipe(tmp_path, roberta_dir, **fields)
