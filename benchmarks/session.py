@@ -99,7 +99,8 @@ class Session:
         for row in rows:
             past = self._past(case, row.rival)
             if row.rival.name in first_runs:
-                past.length, past.seconds = case.length, first_runs[row.rival.name]
+                past.length = case.length
+                past.seconds = row.timing.median if row.timing is not None else first_runs[row.rival.name]
             if row.skipped is not None and past.stopped is None and row.rival.supports(case) is None:
                 past.stopped = f"stopped at N = {case.length:,}: {row.skipped}"
         _compare_with_longspan(rows)
