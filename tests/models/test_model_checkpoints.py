@@ -50,6 +50,16 @@ def test_old_directory_loads_clean(safetensors: bool, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again" / "config.json").read_text()).items() >= extra.items()
 
 
+def test_old_base_directory_loads_clean(tmp_path: Path) -> None:
+    stock = build_stock()
+    weights = {**stock.state_dict(), "embeddings.position_ids": torch.arange(130)[None]}
+    _write(tmp_path, weights, safetensors=False)
+    ours, info = _load(LongformerModel, tmp_path)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(ours(**INPUTS).pooler_output, stock(**INPUTS).pooler_output, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dropped", [["lm_head.decoder.bias"], ["lm_head.decoder.bias", "lm_head.decoder.weight"]])
 def test_missing_decoder_is_tied(dropped: list[str], tmp_path: Path) -> None:
     stock = build_stock("ForMaskedLM")

@@ -59,10 +59,8 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         return self.lm_head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the decoder, and the bias tied to it."""
+        """Replace the decoder."""
         self.lm_head.decoder = new_embeddings
-        if new_embeddings.bias is not None:
-            self.lm_head.bias = new_embeddings.bias
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
