@@ -15,7 +15,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 from longspan.data.layout import SequenceLayout
 from longspan.training import PretrainInterrupted, PretrainRecipe, PretrainResult, evaluate_masked_lm, load_masked_lm
 from longspan.training import pretrain as pretrain_with_bars
-from longspan.training.pretraining import _Texts, train_new_positions_only
+from longspan.training.freezing import frozen
+from longspan.training.pretraining import _Texts
 from longspan.training.run_folder import RunFolder
 from longspan.training.trainer import Share, StepBatches
 
@@ -245,8 +246,15 @@ def test_only_new_positions_are_trained(tmp_path: Path, tokenizer: PreTrainedTok
 
 
 def test_training_positions_needs_new_ones(roberta_dir: Path) -> None:
-    with pytest.raises(ValueError, match="source_positions is 64, but the model has only 64 positions, so none is new"):
-        train_new_positions_only(load_masked_lm(roberta_dir), 64)
+    model = load_masked_lm(roberta_dir)
+    with (
+        pytest.raises(ValueError, match="source_positions is 64, but the model has only 64 positions, so none is new"),
+        frozen(model, source_positions=64),
+    ):
+        pass
+    with frozen(model, source_positions=63):
+        assert [parameter.requires_grad for parameter in model.parameters()].count(True) == 1
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def batches(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, process: int, processes: int) -> Iterator[Any]:

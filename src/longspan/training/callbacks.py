@@ -6,6 +6,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from longspan.data.progress import progress_bar
+from longspan.training.freezing import copy_to_global_projections
 
 
 class Timetable(TrainerCallback):
@@ -27,6 +28,21 @@ class Timetable(TrainerCallback):
             control.should_evaluate = True
         if last:
             control.should_log = control.should_save = True
+
+
+class CopyToGlobal(TrainerCallback):
+    """Copy the local projections into the untrained global ones after the last step, before it is saved."""
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Act after the last step."""
+        if state.global_step >= state.max_steps:
+            copy_to_global_projections(kwargs["model"])
 
 
 class Progress(TrainerCallback):

@@ -20,15 +20,10 @@ from longspan.data.corpus import DocumentSequences, PackedSequences, TokenCorpus
 from longspan.data.layout import SequenceLayout
 from longspan.data.stream import StreamedSequences, is_hub, long_enough, stream_documents
 from longspan.data.text import Document, read_documents
-from longspan.training.callbacks import Progress, Timetable
+from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
 from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics
-from longspan.training.masked_lm import (
-    check_model_fits,
-    first_position,
-    load_masked_lm,
-    load_tokenizer,
-    position_table,
-)
+from longspan.training.freezing import frozen
+from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
 from longspan.training.recipe import PretrainRecipe
 from longspan.training.run_folder import LogEntry, RunFolder, training_table
 from longspan.training.trainer import STATE_FILE, MaskedLMTrainer, SequenceSource, Share
@@ -116,7 +111,18 @@ def pretrain(
         if folder.result_file.is_file():
             logger.info("The run in %s is finished; nothing is left to do.", folder.path)
             return _read_result(folder)
+        if tokenizer is None:
+            tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
+        if model is None:
+            model = load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed)
         trainer = _make_trainer(recipe, folder, arguments, callbacks, model, tokenizer, progress)
+        stack.enter_context(
+            frozen(
+                model,
+                source_positions=recipe.source_positions if recipe.trainable == "positions" else None,
+                global_projections=recipe.global_tokens == "none",
+            )
+        )
         newest = folder.last_checkpoint()
         try:
             if newest is None:
@@ -200,21 +206,14 @@ def _make_trainer(
     folder: RunFolder,
     arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback],
-    model: "PreTrainedModel | None",
-    tokenizer: "PreTrainedTokenizerBase | None",
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     progress: bool,
 ) -> MaskedLMTrainer:
-    if tokenizer is None:
-        tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
     layout = SequenceLayout.for_tokenizer(
         tokenizer, recipe.sequence_length, segment_length=recipe.segment_length, global_tokens=recipe.global_tokens
     )
-    if model is None:
-        model = load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed)
     check_model_fits(model, tokenizer, recipe.sequence_length, recipe.global_tokens)
-    if recipe.trainable == "positions":
-        assert recipe.source_positions is not None
-        train_new_positions_only(model, recipe.source_positions)
     if recipe.gradient_checkpointing:
         # transformers 5.2x renames the method.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -230,6 +229,7 @@ def _make_trainer(
             Timetable(recipe.eval_every, bool(recipe.eval)),
             Progress(show),
             *_tensorboard(folder, arguments),
+            *([CopyToGlobal()] if recipe.global_tokens == "none" and recipe.global_projections == "copy" else []),
             *callbacks,
         ],
         source=texts.sequences(),
@@ -342,37 +342,6 @@ class _Texts:
     def _kept(self, documents: Iterator[Document]) -> Iterator[Document]:
         limit = (self.recipe.min_length, self.recipe.min_length_unit)
         return (document for document in documents if long_enough(document.text, *limit, self.tokenizer))
-
-
-def train_new_positions_only(model: "PreTrainedModel", source_positions: int) -> None:
-    """Freeze everything but the rows of the position table beyond the first ``source_positions`` tokens.
-
-    The paper's experiment of its Table 5, last row: the weights of RoBERTa stay, only new positions are
-    trained.
-
-    Raises:
-        ValueError: the model has no position table, or no position beyond ``source_positions``.
-    """
-    table = position_table(model)
-    if table is None:
-        raise ValueError(
-            f"trainable is 'positions', but {type(model).__name__} has no table of positions; use trainable 'all'"
-        )
-    first_new = first_position(table) + source_positions
-    if first_new >= table.num_embeddings:
-        raise ValueError(
-            f"source_positions is {source_positions:,}, but the model has only "
-            f"{table.num_embeddings - first_position(table):,} positions, so none is new; lengthen it first: "
-            "longspan convert"
-        )
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    table.weight.requires_grad_(True)
-
-    def keep_new(gradient: torch.Tensor) -> torch.Tensor:
-        return gradient.index_fill(0, torch.arange(first_new, device=gradient.device), 0)
-
-    table.weight.register_hook(keep_new)
 
 
 def _finish(folder: RunFolder, recipe: PretrainRecipe, trainer: MaskedLMTrainer) -> None:

@@ -63,6 +63,9 @@ class PretrainRecipe:
     """What ``min_length`` counts."""
     global_tokens: GlobalTokens = "none"
     """Which tokens attend globally: none, the first, or the first and every separator of the layout."""
+    global_projections: Literal["copy", "keep"] = "copy"
+    """Training without global tokens leaves the projections of global attention as they are. ``copy``: at the end, the
+    trained local projections are copied into them, as the paper's code does. ``keep``: they stay."""
     mlm_probability: float = 0.15
     """Chance of a token to be masked; of those 80 % are hidden, 10 % replaced, 10 % left."""
 

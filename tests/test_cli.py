@@ -1,0 +1,200 @@
+"""The command line: what each verb prints, and one sentence for what a user can mend."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_text import make_text, make_texts, roberta_dir, tokenizer, write_jsonl  # noqa: F401
+from typer.testing import CliRunner, Result
+
+from longspan.cli import app
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def sentence(result: Result) -> str:
+    """The one sentence that an error is."""
+    assert result.exit_code == 2, result.output
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("longspan: ")
+    assert "Traceback" not in result.output
+    return line
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", make_texts(20))
+    return folder
+
+
+def pretrain_arguments(model: Path, texts: Path, output: Path) -> list[object]:
+    return [
+        "pretrain", "--model", model, "--train", texts, "--eval", texts / "a.jsonl", "--output", output,
+        "--sequence-length", 32, "--steps", 3, "--sequences-per-step", 4, "--micro-batch", 2, "--learning-rate", 1e-3,
+        "--set", "eval_tokens=100", "--set", "betas=[0.9, 0.95]",
+    ]  # fmt: skip
+
+
+def test_pretrain_evaluate_and_fill(tmp_path: Path, roberta_dir: Path, texts: Path) -> None:  # noqa: F811
+    arguments = pretrain_arguments(roberta_dir, texts, tmp_path / "run")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "| Step | Training loss | Validation loss |" in result.stdout
+    assert f"3 steps, 384 tokens in 0 s: {tmp_path / 'run' / 'model'}" in result.stdout
+    kept = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert (kept["betas"], kept["eval_tokens"], kept["train"]) == ([0.9, 0.95], 100, [str(texts)])
+    assert run(*arguments).exit_code == 0
+    assert "begun with eval_tokens = 100, and now eval_tokens is 50" in sentence(
+        run(*arguments, "--set", "eval_tokens=50")
+    )
+    assert "already holds a run" in sentence(run(*arguments, "--no-resume"))
+
+    model = tmp_path / "run" / "model"
+    measured = run("evaluate", "--model", model, texts, "--max-tokens", 200, "--batch-size", 2, "--json")
+    numbers = json.loads(measured.stdout)
+    assert (numbers["sequence_length"], numbers["tokens"]) == (64, 200)
+    shown = run("evaluate", "--model", model, texts, "--max-tokens", 200, "--sequence-length", 16)
+    assert f"{numbers['masked']} masked" in shown.stdout
+    assert "bits per character" in shown.stdout
+
+    filled = run("fill-mask", "--model", model, "the <mask> of law <mask>", "--top-k", 3)
+    assert filled.stdout.count("%") == 6
+    assert filled.stdout.count("[?]") == 2
+    (tmp_path / "text.txt").write_text("a <mask> contract", encoding="utf-8")
+    assert run("fill-mask", "--model", model, "--file", tmp_path / "text.txt").stdout.count("%") == 5
+
+
+def test_fill_mask_says_what_is_wrong(tmp_path: Path, roberta_dir: Path) -> None:  # noqa: F811
+    ask = ["fill-mask", "--model", roberta_dir]
+    assert "the text has no mask token; write <mask> where" in sentence(run(*ask, "no mask"))
+    long = "<mask> " + make_text(1, 200)
+    assert "tokens, but the model reads 64; shorten it, or make the model longer: longspan convert" in sentence(
+        run(*ask, long)
+    )
+    assert "give the text, or --file" in sentence(run(*ask))
+    assert "there is no file or folder" in sentence(run(*ask, "--file", tmp_path / "gone.txt"))
+    assert "top_k is 0; it must be at least 1" in sentence(run(*ask, "<mask>", "--top-k", 0))
+    assert "there is no model folder" in sentence(run("fill-mask", "--model", tmp_path / "gone", "<mask>"))
+
+
+def test_pretrain_says_what_is_wrong(tmp_path: Path, roberta_dir: Path, texts: Path) -> None:  # noqa: F811
+    arguments = pretrain_arguments(roberta_dir, texts, tmp_path / "run")
+    assert "train and output_dir and sequence_length and steps must be given" in sentence(
+        run("pretrain", "--model", roberta_dir)
+    )
+    assert "no field 'learning_rte'; did you mean learning_rate" in sentence(run(*arguments, "--set", "learning_rte=1"))
+    assert "--set 'steps' has no '='" in sentence(run(*arguments, "--set", "steps"))
+    assert "--set 'betas=[': the value is not valid YAML" in sentence(run(*arguments, "--set", "betas=["))
+    assert "there is no recipe" in sentence(run("pretrain", "--recipe", tmp_path / "none.yaml"))
+    (tmp_path / "empty").mkdir()
+    assert "is empty; put text files" in sentence(run(*pretrain_arguments(roberta_dir, tmp_path / "empty", tmp_path / "x")[:5],
+        "--output", tmp_path / "x", "--sequence-length", 32, "--steps", 3))  # fmt: skip
+    (texts / "b.txt").write_bytes(b"\xff")
+    assert "b.txt is not UTF-8 text: byte 0xff at offset 0" in sentence(run(*arguments))
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["longspan", "--debug"])
+    result = run("--debug", "pretrain", "--recipe", tmp_path / "none.yaml")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr("longspan.convert.convert_directory", broken)
+    assert isinstance(run("convert", "a", "b").exception, KeyError)
+
+
+def test_memory_and_missing_packages_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    errors = iter([torch.OutOfMemoryError("CUDA out of memory"), ModuleNotFoundError("x", name="matplotlib")])
+
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr("longspan.convert.convert_directory", broken)
+    assert "the device is out of memory; lower micro_batch" in sentence(run("convert", "a", "b"))
+    assert "the package 'matplotlib', which isn't installed: pip install 'longspan[all]'" in sentence(
+        run("convert", "a", "b")
+    )
+
+
+def test_ctrl_c_prints_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, texts: Path) -> None:
+    from longspan.training import PretrainInterrupted
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        raise PretrainInterrupted("run the same command again")
+
+    monkeypatch.setattr("longspan.training.pretrain", stopped)
+    result = run(*pretrain_arguments(tmp_path, texts, tmp_path / "run"))
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "run the same command again"
+
+
+def test_convert_calls_the_package(tmp_path: Path, roberta_dir: Path) -> None:  # noqa: F811
+    arguments = ["convert", roberta_dir, tmp_path / "long", "--max-positions", 200, "--attention-window", 16]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "reads 200 tokens with a window of 16" in result.stdout
+    assert json.loads((tmp_path / "long" / "config.json").read_text())["max_position_embeddings"] == 202
+    assert "--force" in sentence(run(*arguments))
+    assert run(*arguments, "--force").exit_code == 0
+
+
+def test_show_pattern_draws(tmp_path: Path) -> None:
+    picture = tmp_path / "pattern.png"
+    ask = ["show-pattern", "--output", picture, "--length", 12]
+    assert run(*ask, "--window", "2,2", "--dilation", 1, "--dilation", 2, "--global", "0,5").exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "--window is '2'; it must be 2 whole numbers with commas between" in sentence(run(*ask, "--window", "2"))
+    assert "--global is 'a'; it must be whole numbers" in sentence(run(*ask, "--window", "2,2", "--global", "a"))
+    assert "window has 2 entries for 3 heads" in sentence(
+        run(*ask, "--window", "2,2", "--window", "1,1", "--dilation", 1, "--dilation", 2, "--dilation", 3)
+    )
+
+
+def test_demo_calls_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    module = types.ModuleType("longspan.demo")
+    module.run_demo = lambda *, output_dir: asked.append(output_dir)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "longspan.demo", module)
+    assert run("demo", "--output", tmp_path).exit_code == 0
+    assert asked == [tmp_path]
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys; sys.argv = ['longspan', '--help']; import longspan.cli as cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    started = time.process_time_ns()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stderr
+    for verb in ("pretrain", "evaluate", "fill-mask", "convert", "show-pattern", "demo"):
+        assert verb in done.stdout
+    assert time.process_time_ns() >= started
+
+
+def test_the_module_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "longspan", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No such command 'nonsense'" in done.stderr
