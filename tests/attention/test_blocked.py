@@ -1,0 +1,199 @@
+"""The blocked path against the dense reference: output, LSE and every gradient, over everything it accepts."""
+
+import pytest
+import torch
+from attention_cases import Case, assert_near, cases, lengths_mask, marked, random_case, repeatable
+from hypothesis import given
+from torch import Tensor
+
+from longspan import longformer_attention
+
+# Relative to the reference's largest magnitude (attention_cases.errors). The half types: output, gradient of a window
+# and its sum with the global rows' gradient are rounded once each, and the rounded output enters the gradients of the
+# scores: four roundings of half an eps. Sums are held in fp32.
+LIMITS = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.bfloat16: 4 * torch.finfo(torch.bfloat16).eps / 2,
+    torch.float16: 4 * torch.finfo(torch.float16).eps / 2,
+}
+
+
+def assert_equals_reference(case: Case, dtype: torch.dtype, device: str = "cpu") -> None:
+    """Compare in ``dtype`` with the fp64 reference on the same rounded inputs."""
+    rounded = case.to(dtype)
+    expected = rounded.to(torch.float64).evaluate(backend="reference")
+    actual = {name: tensor.cpu() for name, tensor in rounded.to(torch.device(device)).evaluate().items()}
+    assert_near(actual, expected, LIMITS[dtype])
+
+
+@repeatable(150)
+@given(cases())
+def test_equals_reference_in_fp64(case: Case) -> None:
+    assert_equals_reference(case, torch.float64)
+
+
+@repeatable(120)
+@given(cases())
+def test_equals_reference_in_fp32(case: Case) -> None:
+    assert_equals_reference(case, torch.float32)
+
+
+@repeatable(60)
+@given(cases())
+def test_equals_reference_in_bf16(case: Case) -> None:
+    assert_equals_reference(case, torch.bfloat16)
+
+
+@repeatable(60)
+@given(cases())
+def test_equals_reference_in_fp16(case: Case) -> None:
+    assert_equals_reference(case, torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "dilation"),
+    [
+        (512, (0, 0), 1),
+        (513, (256, 256), 1),
+        (640, (100, 3), 1),
+        (640, (100, 3), 3),
+        (700, (0, 300), 1),
+        (769, (2000, 0), 1),
+        (769, [(3, 3), (90, 0), (0, 5), (300, 1)], [1, 2, 7, 1]),
+    ],
+)
+def test_equals_reference_over_many_blocks(length: int, window: object, dilation: object) -> None:
+    case = random_case(
+        (1, 4, length, 5),
+        window=window,
+        dilation=dilation,
+        global_mask=marked(length, [0, 1, 255, 256, length - 40]),
+        key_mask=lengths_mask(length, length - 30),
+        global_qkv="tensors",
+    )
+    assert_equals_reference(case, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
+    case = random_case(
+        (1, 12, 700, 64),
+        window=(128, 128),
+        global_mask=marked(700, [0]),
+        global_qkv={"hidden_size": 768},
+        layout="by token",
+    )
+    assert_equals_reference(case, dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_equals_reference_on_a_gpu(dtype: torch.dtype) -> None:
+    @repeatable(40)
+    @given(cases())
+    def compare(case: Case) -> None:
+        assert_equals_reference(case, dtype, "cuda")
+
+    compare()
+
+
+def test_auto_is_the_blocked_path() -> None:
+    case = random_case((1, 2, 100, 8), dtype=torch.float32, window=(7, 7), global_mask=marked(100, [3]))
+    assert torch.equal(case.run().out, case.run(backend="blocked").out)
+
+
+def test_one_token() -> None:
+    case = random_case((1, 1, 1, 4), window=(0, 0))
+    results = case.evaluate()
+    torch.testing.assert_close(results["out"], case.value.detach())
+    torch.testing.assert_close(results["lse"], (case.query * case.key).sum(-1).detach() / 2)
+
+
+def test_no_text_at_all() -> None:
+    case = random_case((0, 2, 5, 4), window=(1, 1), global_mask=torch.zeros(0, 5, dtype=torch.bool))
+    results = case.evaluate()
+    assert results["out"].shape == results["query"].shape == (0, 2, 5, 4)
+    assert results["lse"].shape == (0, 2, 5)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "by token"])
+def test_output_has_the_memory_layout_of_the_query(layout: str) -> None:
+    case = random_case((2, 3, 20, 4), window=(2, 2), layout=layout)
+    assert case.run().out.stride() == case.laid_out()[0].stride()
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "global query", "global key", "global value"])
+def test_gradient_of_one_input_alone(name: str) -> None:
+    case = random_case((1, 2, 40, 4), window=(3, 3), global_mask=marked(40, [7, 9]), global_qkv="tensors")
+    everything = case.evaluate()
+    for other, leaf in case.leaves().items():
+        leaf.requires_grad_(other == name)
+    result = case.run()
+    grad = torch.autograd.grad(result[:2], case.leaves()[name], case.cotangents())[0]
+    assert torch.equal(grad, everything[name])
+
+
+def test_gradients_from_output_and_lse_add_up() -> None:
+    case = random_case((2, 2, 40, 4), window=(3, 3), global_mask=marked(40, [7], []), global_qkv={"hidden_size": 6})
+    leaves = list(case.leaves().values())
+    grad_out, grad_lse = case.cotangents()
+    result = case.run()
+    from_out = torch.autograd.grad(result.out, leaves, grad_out, retain_graph=True)
+    from_lse = torch.autograd.grad(result.lse, leaves, grad_lse, retain_graph=True)
+    together = torch.autograd.grad(result[:2], leaves, (grad_out, grad_lse))
+    for one, other, both in zip(from_out, from_lse, together, strict=True):
+        torch.testing.assert_close(one + other, both, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_may_arrive_in_any_strides() -> None:
+    case = random_case((2, 3, 40, 4), window=(3, 3), dilation=[1, 2, 1])
+    leaves = list(case.leaves().values())
+
+    def grads(loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, leaves)
+
+    expanded = grads(case.run().out.sum())  # one number with strides 0
+    plain = grads((case.run().out * torch.ones(2, 3, 40, 4, dtype=torch.float64)).sum())
+    assert all(torch.equal(one, other) for one, other in zip(expanded, plain, strict=True))
+    by_token = grads(case.run().out.transpose(1, 2).reshape(2, 40, 12).square().sum())
+    plain = grads(case.run().out.square().sum())
+    assert all(torch.equal(one, other) for one, other in zip(by_token, plain, strict=True))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_values_are_the_same_without_gradients(context: type) -> None:
+    case = random_case((1, 2, 40, 4), window=(3, 3), global_mask=marked(40, [0]))
+    with context():
+        bare = case.run()
+    recorded = case.run()
+    assert torch.equal(bare.out, recorded.out)
+    assert torch.equal(bare.lse, recorded.lse)
+    assert not bare.out.requires_grad
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    case = random_case(
+        (1, 2, 40, 4),
+        window=(3, 3),
+        dilation=[1, 3],
+        global_mask=marked(40, [0]),
+        key_mask=lengths_mask(40, 30),
+        global_qkv={"hidden_size": 5},
+    )
+    tensors = [*case.leaves().values(), case.global_mask, case.key_mask]
+    before = [tensor.detach().clone() for tensor in tensors]
+    case.evaluate()
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(tensors, before, strict=True))
+
+
+def test_one_tensor_may_serve_as_query_key_and_value() -> None:
+    hidden = random_case((1, 2, 30, 4), window=(2, 2)).query
+    arguments = {"window": (2, 2), "global_mask": marked(30, [0])}
+    grads = [
+        torch.autograd.grad(
+            longformer_attention(hidden, hidden, hidden, backend=backend, **arguments).square().sum(), hidden
+        )[0]
+        for backend in ("blocked", "reference")
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,139 @@
+"""Global rows in their two exact forms, plain and absorbed: equal to each other and to projections made beforehand."""
+
+from typing import Any
+
+import pytest
+import torch
+from attention_cases import Case, assert_near, lengths_mask, marked, random_case
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
+
+from longspan.attention import GlobalProjection
+from longspan.attention.blocked import Call, blocked_backward, blocked_forward
+
+D = 8
+BIASES = [(True, True, True), (False, False, False), (False, True, False), (True, False, True)]
+
+
+def _case(count: int, hidden_size: int = 11, biases: tuple[bool, ...] = (True,) * 3, **fields: Any) -> Case:
+    """60 tokens of which the first ``count`` of every second one are global; absorbed below ``D`` of them."""
+    fields = {"window": (3, 3), **fields}
+    return random_case(
+        (1, 3, 60, D),
+        global_mask=marked(60, list(range(0, 60, 2))[:count]),
+        global_qkv={"hidden_size": hidden_size, "biases": biases},
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("biases", BIASES)
+@pytest.mark.parametrize("count", [1, D - 1, D, D + 1, 30])
+def test_both_forms_equal_the_reference(count: int, biases: tuple[bool, ...]) -> None:
+    case = _case(count, biases=biases)
+    assert_near(case.evaluate(), case.evaluate(backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("hidden_size", [1, 3 * D, 100])
+@pytest.mark.parametrize("count", [2, 20])
+def test_hidden_size_is_free(count: int, hidden_size: int) -> None:
+    case = _case(count, hidden_size, key_mask=lengths_mask(60, 45), window=[(3, 3), (2, 0), (0, 0)], dilation=[1, 2, 1])
+    assert_near(case.evaluate(), case.evaluate(backend="reference"), 1e-12)
+
+
+def test_texts_of_one_batch_may_take_different_forms() -> None:
+    case = random_case(
+        (4, 2, 60, D),
+        window=(3, 0),
+        global_mask=marked(60, [5], list(range(40)), [], [0, 59]),
+        key_mask=lengths_mask(60, 60, 60, 60, 30),
+        global_qkv={"hidden_size": 10},
+    )
+    assert_near(case.evaluate(), case.evaluate(backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_projection_equals_projecting_beforehand(count: int) -> None:
+    case = _case(count)
+    leaves, cotangents = list(case.leaves().values()), case.cotangents()
+    one, other = case.run(), case.run(global_qkv=case.global_tensors())
+    torch.testing.assert_close(one.out, other.out, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(one.lse, other.lse, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(result[:2], leaves, cotangents) for result in (one, other)]
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_key_bias_moves_the_lse_and_not_the_output(count: int) -> None:
+    case = _case(count)
+    given = case.global_qkv
+    assert isinstance(given, GlobalProjection)
+    moved = case.run(global_qkv=given._replace(key_bias=given.key_bias + 3.0))
+    plain = case.run()
+    torch.testing.assert_close(moved.out, plain.out, rtol=1e-12, atol=1e-12)
+    rows = case.global_mask[0]
+    query = linear(given.hidden[0, rows], given.query_weight, given.query_bias).unflatten(-1, (3, D))  # [G, H, D]
+    torch.testing.assert_close(moved.lse[0, :, rows] - plain.lse[0, :, rows], 3.0 * query.sum(-1).T * D**-0.5)
+    assert torch.equal(moved.lse[0, :, ~rows], plain.lse[0, :, ~rows])
+    (grad,) = torch.autograd.grad(case.run().out.square().sum(), given.key_bias)
+    assert grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("form", ["tensors", {"hidden_size": 7}])
+def test_global_inputs_replace_global_rows_and_no_others(form: object) -> None:
+    case = random_case((1, 2, 40, D), window=(3, 3), global_mask=marked(40, [4, 20]), global_qkv=form)
+    own, shared = case.run(), case.run(global_qkv=None)
+    rows = case.global_mask[0]
+    assert torch.equal(own.out[:, :, ~rows], shared.out[:, :, ~rows])
+    assert not torch.isclose(own.out[:, :, rows], shared.out[:, :, rows]).any()
+
+
+@pytest.mark.parametrize("form", [None, "tensors"])
+def test_a_global_row_is_dense_attention_over_the_text(form: str | None) -> None:
+    case = random_case((1, 2, 40, D), window=(3, 3), global_mask=marked(40, [4, 20]), global_qkv=form)
+    query, key, value = case.global_qkv or (case.query, case.key, case.value)
+    dense = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(case.run().out[:, :, [4, 20]], dense[:, :, [4, 20]], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"return_probabilities": True}], ids=["blocked", "probabilities"])
+@pytest.mark.parametrize("form", ["tensors", {"hidden_size": 7}])
+@pytest.mark.parametrize("mask", [None, torch.zeros(2, 40, dtype=torch.bool)], ids=["no mask", "no mark"])
+def test_without_global_tokens_gradients_are_zero_not_missing(
+    mask: Tensor | None, form: object, options: dict[str, bool]
+) -> None:
+    # DistributedDataParallel waits for a gradient of every parameter.
+    case = random_case((2, 2, 40, D), window=(3, 3), global_mask=mask, global_qkv=form)
+    case.run(**options).out.sum().backward()
+    grads = {name: leaf.grad for name, leaf in case.leaves().items()}
+    assert [name for name, grad in grads.items() if grad is None] == []
+    for name in grads.keys() - {"query", "key", "value"}:
+        assert not grads[name].any(), name
+
+
+def _flops(case: Case) -> int:
+    call = Call(case.pattern(), case.global_mask, case.key_mask, D**-0.5, 0.0, seed=0)
+    query, key, value, *given = (leaf.detach() for leaf in case.leaves().values())
+    with FlopCounterMode(display=False) as counter:
+        out, lse = blocked_forward(query, key, value, given, call)
+        blocked_backward(torch.ones_like(out), None, query, key, value, given, out, lse, call)
+    return counter.get_total_flops()
+
+
+def test_few_global_tokens_don_t_pay_for_projecting_the_text() -> None:
+    N, H, C = 2048, 4, 4 * D
+
+    def case(count: int) -> Case:
+        return random_case(
+            (1, H, N, D),
+            dtype=torch.float32,
+            window=(1, 1),
+            global_mask=marked(N, list(range(count))),
+            global_qkv={"hidden_size": C},
+        )
+
+    projecting = 2 * 2 * N * C * H * D  # keys and values of the whole text, forward only
+    none, one, many = (_flops(case(count)) for count in (0, 1, D))
+    assert 0 < one - none < projecting
+    assert many - none > projecting
