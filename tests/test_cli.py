@@ -97,9 +97,10 @@ def test_pretrain_says_what_is_wrong(tmp_path: Path, roberta_dir: Path, texts: P
     assert "--set 'steps' has no '='" in sentence(run(*arguments, "--set", "steps"))
     assert "--set 'betas=[': the value is not valid YAML" in sentence(run(*arguments, "--set", "betas=["))
     assert "there is no recipe" in sentence(run("pretrain", "--recipe", tmp_path / "none.yaml"))
-    (tmp_path / "empty").mkdir()
-    assert "is empty; put text files" in sentence(run(*pretrain_arguments(roberta_dir, tmp_path / "empty", tmp_path / "x")[:5],
-        "--output", tmp_path / "x", "--sequence-length", 32, "--steps", 3))  # fmt: skip
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bare = ["--output", tmp_path / "x", "--sequence-length", 32, "--steps", 3]
+    assert "is empty; put text files" in sentence(run("pretrain", "--model", roberta_dir, "--train", empty, *bare))
     (texts / "b.txt").write_bytes(b"\xff")
     assert "b.txt is not UTF-8 text: byte 0xff at offset 0" in sentence(run(*arguments))
 
