@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
-from longspan.convert.lengthen import read_long_checkpoint
+from longspan.convert.lengthening import read_long_checkpoint
 from longspan.convert.source import LICENSE_FILES, find_source
 from longspan.convert.tokenizer_files import copy_tokenizer
 from longspan.convert.weights import Progress, write_safetensors
