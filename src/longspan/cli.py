@@ -10,9 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from longspan.data.layout import GlobalTokens
 
 Arguments = ParamSpec("Arguments")
 
@@ -148,6 +151,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens of text.")] = None,
     text_field: Annotated[str, typer.Option(help="Field of .jsonl and .parquet files.")] = "text",
+    segment_length: Annotated[int | None, typer.Option(help="Put a separator at every multiple of this.")] = None,
+    global_tokens: Annotated[str, typer.Option(help="Which attend globally: none, cls or separators.")] = "none",
     seed: Annotated[int, typer.Option(min=0, help="Names the masks; keep it to compare models.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -170,6 +175,8 @@ def evaluate(
         batch_size=batch_size,
         max_tokens=max_tokens,
         text_field=text_field,
+        segment_length=segment_length,
+        global_tokens=cast("GlobalTokens", global_tokens),
         seed=seed,
     )
     if as_json:

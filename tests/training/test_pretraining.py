@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from longspan.data.layout import SequenceLayout
 from longspan.training import PretrainInterrupted, PretrainRecipe, PretrainResult, evaluate_masked_lm, load_masked_lm
 from longspan.training import pretrain as pretrain_with_bars
 from longspan.training.freezing import frozen
-from longspan.training.pretraining import _Texts
 from longspan.training.run_folder import RunFolder
+from longspan.training.run_texts import RunTexts
 from longspan.training.trainer import Share, StepBatches
 
 
@@ -144,6 +145,19 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, roberta_dir: Path) -> None:
     assert recorder.steps == list(range(6, 13))
 
 
+def test_changed_text_does_not_resume(tmp_path: Path, roberta_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, roberta_dir)
+    with pytest.raises(RuntimeError, match="stop here"):
+        pretrain(recipe, callbacks=[StopAt(7)])
+    train = tmp_path / "train.jsonl"
+    text = train.read_text(encoding="utf-8")
+    train.write_text(text.replace("court", "house"), encoding="utf-8")
+    with pytest.raises(ValueError, match="the text to train on has changed since the run was begun; put it back"):
+        pretrain(recipe)
+    train.write_text(text, encoding="utf-8")
+    assert pretrain(recipe).steps == 12
+
+
 def test_without_resume_a_run_is_not_touched(tmp_path: Path, roberta_dir: Path) -> None:
     recipe = make_recipe(tmp_path, roberta_dir)
     pretrain(recipe, resume=False)
@@ -259,7 +273,7 @@ def test_training_positions_needs_new_ones(roberta_dir: Path) -> None:
 
 def batches(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, process: int, processes: int) -> Iterator[Any]:
     layout = SequenceLayout.for_tokenizer(tokenizer, recipe.sequence_length)
-    source = _Texts(recipe, RunFolder(recipe.output_dir), tokenizer, layout, progress=False).sequences()
+    source = RunTexts(recipe, RunFolder(recipe.output_dir), tokenizer, layout, progress=False).sequences()
     share = Share(recipe.sequences_per_step, recipe.micro_batch, process, processes)
     options = {"mlm_probability": 0.15, "seed": recipe.seed, "start": 0, "position": None}
     return iter(StepBatches(source, layout, share, **options))  # type: ignore[arg-type]
@@ -392,6 +406,25 @@ def test_a_full_disk_while_saving_keeps_the_run(
     folder = RunFolder(recipe.output_dir)
     assert [path.name for path in folder.checkpoints_dir.iterdir()] == ["checkpoint-5"]
     assert numbers(pretrain(recipe).log) == numbers(reference.log)
+
+
+def test_a_disk_that_fills_up_is_a_sentence(tmp_path: Path, roberta_dir: Path) -> None:
+    """The files' own writers (safetensors, torch.save) meet the limit, each with an error of its own."""
+    for limit, file in ((20_000, "model.safetensors"), (60_000, "optimizer.pt")):
+
+        class Fill(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step == 5:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # noqa: B023
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        recipe = make_recipe(tmp_path, roberta_dir, output_dir=str(tmp_path / file), eval=(), eval_every=None)
+        try:
+            with pytest.raises(OSError, match=r"the checkpoint of step 5 could not be written to .*: make room, then"):
+                pretrain(recipe, callbacks=[Fill()])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not list(RunFolder(recipe.output_dir).checkpoints_dir.iterdir())
 
 
 def test_text_faults_come_before_training(tmp_path: Path, roberta_dir: Path) -> None:

@@ -85,11 +85,11 @@ def flush_directory(folder: Path) -> None:
 
 def is_write_error(error: BaseException) -> bool:
     """Whether an exception means a failed write; PyTorch and safetensors have their own kinds."""
-    if isinstance(error, OSError):
+    if isinstance(error, (OSError, SafetensorError)):
         return True
-    return isinstance(error, SafetensorError) or (
-        isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error)
-    )
+    # What torch.save says of a full disk depends on where in the file it happens.
+    signs = ("PytorchStreamWriter", "inline_container", "iostream error")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def write_error_message(error: BaseException, target: Path, what: str) -> str:
@@ -102,6 +102,8 @@ def write_error_message(error: BaseException, target: Path, what: str) -> str:
 
 
 def _flush(path: Path) -> None:
+    if os.name == "nt":  # where folders and files opened to read can't be flushed
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

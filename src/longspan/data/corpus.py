@@ -39,7 +39,7 @@ class Step(NamedTuple):
     sequences: list[tuple[int, Tokens]]
     """``(index in the run, text tokens)`` of its sequences, in order."""
     position: Position
-    """Where reading stands after the step; empty where any sequence can be made from its index."""
+    """Where reading stands after the step; for a corpus, which it is."""
 
 
 _DOCUMENT = np.dtype([("start", np.int64), ("tokens", np.int64), ("words", np.int64), ("characters", np.int64)])
@@ -58,13 +58,15 @@ class TokenCorpus:
     """All tokens, memory-mapped, ``[total]``."""
     documents: NDArray[np.void]
     """One record a document: ``start``, ``tokens``, ``words``, ``characters``."""
+    digest: str
+    """SHA-256 of all tokens: two corpora share it only if they give the same sequences."""
 
     @classmethod
     def open(cls, folder: Path) -> "TokenCorpus":
         """Map a folder that :meth:`write` made."""
         meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         tokens = np.memmap(folder / "tokens.bin", dtype=np.dtype(meta["dtype"]), mode="r")
-        return cls(tokens, np.load(folder / "documents.npy"))
+        return cls(tokens, np.load(folder / "documents.npy"), meta["sha256"])
 
     @classmethod
     def of_files(
@@ -122,7 +124,7 @@ class TokenCorpus:
         """
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
         records: list[tuple[int, int, int, int]] = []
-        total = 0
+        total, digest = 0, hashlib.sha256()
         with (
             atomic_directory(folder, "the tokenized corpus") as staging,
             (staging / "tokens.bin").open("wb") as stream,
@@ -132,7 +134,9 @@ class TokenCorpus:
                 texts = [document.text for document in batch]
                 for text, tokens in zip(texts, tokenize(tokenizer, texts), strict=True):
                     if tokens.size:
-                        stream.write(tokens.astype(dtype).tobytes())
+                        data = tokens.astype(dtype).tobytes()
+                        stream.write(data)
+                        digest.update(data + b"%d" % tokens.size)
                         records.append((total, tokens.size, len(text.split()), len(text)))
                         total += tokens.size
                         bar.update(tokens.size)
@@ -144,6 +148,7 @@ class TokenCorpus:
                 "dtype": dtype.name,
                 "tokens": total,
                 "documents": len(records),
+                "sha256": digest.hexdigest(),
                 "source": source,
             }
             (staging / "corpus.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -207,11 +212,20 @@ class CorpusSequences(ABC):
             start: number of the first step.
             per_step: sequences a step.
             owned: whether this process trains on sequence ``index`` of the run.
-            position: not needed; as :class:`longspan.data.stream.StreamedSequences` has it.
+            position: the position that came with step ``start - 1``, if there was one.
+
+        Raises:
+            ValueError: ``position`` is one of another corpus, so that resuming would mix two.
         """
+        here = {"corpus": self.corpus.digest}
+        if position is not None and position != here:
+            raise ValueError(
+                "the text to train on has changed since the run was begun; put it back to resume, "
+                "or choose another output_dir"
+            )
         for step in count(start):
             indices = range(step * per_step, (step + 1) * per_step)
-            yield Step([(index, self[index]) for index in indices if owned(index)], {})
+            yield Step([(index, self[index]) for index in indices if owned(index)], here)
 
 
 class PackedSequences(CorpusSequences):

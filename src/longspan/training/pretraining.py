@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +15,15 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from longspan.data.atomic import atomic_directory, atomic_text
-from longspan.data.corpus import DocumentSequences, PackedSequences, TokenCorpus
 from longspan.data.layout import SequenceLayout
-from longspan.data.stream import StreamedSequences, is_hub, long_enough, stream_documents
-from longspan.data.text import Document, read_documents
 from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
 from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.freezing import frozen
 from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
 from longspan.training.recipe import PretrainRecipe
 from longspan.training.run_folder import LogEntry, RunFolder, training_table
-from longspan.training.trainer import STATE_FILE, MaskedLMTrainer, SequenceSource, Share
+from longspan.training.run_texts import RunTexts
+from longspan.training.trainer import STATE_FILE, MaskedLMTrainer, Share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -219,7 +216,7 @@ def _make_trainer(
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     show = progress and arguments.process_index == 0
-    texts = _Texts(recipe, folder, tokenizer, layout, show)
+    texts = RunTexts(recipe, folder, tokenizer, layout, show)
     texts.prepare_eval()
     return MaskedLMTrainer(
         model=model,
@@ -262,86 +259,6 @@ def _tensorboard(folder: RunFolder, arguments: TrainingArguments) -> list[Traine
     return [
         TensorBoardCallback(SummaryWriter(str(folder.tensorboard_dir), purge_step=newest[0] + 1 if newest else None))
     ]
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """The recipe's text, found, tokenized or opened."""
-
-    recipe: PretrainRecipe
-    folder: RunFolder
-    tokenizer: "PreTrainedTokenizerBase"
-    layout: SequenceLayout
-    progress: bool
-
-    @property
-    def cache_dir(self) -> Path:
-        return Path(self.recipe.cache_dir) if self.recipe.cache_dir else self.folder.path / "corpus"
-
-    def sequences(self) -> SequenceSource:
-        recipe = self.recipe
-        if recipe.stream or any(map(is_hub, recipe.train)):
-            return StreamedSequences(
-                recipe.train,
-                self.tokenizer,
-                self.layout,
-                packed=recipe.layout == "packed",
-                text_field=recipe.text_field,
-                txt_document=recipe.txt_document,
-                min_length=recipe.min_length,
-                min_length_unit=recipe.min_length_unit,
-            )
-        corpus = TokenCorpus.of_files(
-            recipe.train,
-            self.tokenizer,
-            cache_dir=self.cache_dir,
-            text_field=recipe.text_field,
-            txt_document=recipe.txt_document,
-            progress=self.progress,
-        )
-        documents = corpus.long_documents(recipe.min_length, recipe.min_length_unit)
-        kind = PackedSequences if recipe.layout == "packed" else DocumentSequences
-        return kind(corpus, documents, self.layout, recipe.seed)
-
-    def eval_documents(self) -> Iterator[Document]:
-        """The held-out documents, from local files and what :meth:`prepare_eval` kept of the hub's."""
-        files = [source for source in self.recipe.eval if not is_hub(source)]
-        documents = self._kept(self._read(files)) if files else iter(())
-        if len(files) < len(self.recipe.eval):
-            yield from read_documents([self._hub_file])
-        yield from islice(documents, self.recipe.eval_documents)
-
-    @property
-    def _hub_file(self) -> Path:
-        return self.folder.path / "eval.jsonl"
-
-    def prepare_eval(self) -> None:
-        """See that there is held-out text, and keep the first documents of hub data sets in the output folder."""
-        hub = [source for source in self.recipe.eval if is_hub(source)]
-        with FileLock(self.folder.path / ".eval.lock"):
-            if hub and not self._hub_file.is_file():
-                found = (
-                    document
-                    for source in hub
-                    for document in stream_documents(source, split="validation", text_field=self.recipe.text_field)
-                )
-                lines = [
-                    json.dumps({"text": document.text}) + "\n"
-                    for document in islice(self._kept(found), self.recipe.eval_documents)
-                ]
-                atomic_text(self._hub_file, "".join(lines), "the evaluation documents")
-        if self.recipe.eval and next(self.eval_documents(), None) is None:
-            raise ValueError(
-                f"no evaluation document has min_length {self.recipe.min_length:,} {self.recipe.min_length_unit}; "
-                "lower min_length or name other eval text"
-            )
-
-    def _read(self, files: list[str]) -> Iterator[Document]:
-        return read_documents(files, text_field=self.recipe.text_field, txt_document=self.recipe.txt_document)
-
-    def _kept(self, documents: Iterator[Document]) -> Iterator[Document]:
-        limit = (self.recipe.min_length, self.recipe.min_length_unit)
-        return (document for document in documents if long_enough(document.text, *limit, self.tokenizer))
 
 
 def _finish(folder: RunFolder, recipe: PretrainRecipe, trainer: MaskedLMTrainer) -> None:
