@@ -110,6 +110,13 @@ def test_masks_depend_on_key_and_index_alone(tokens: list[int], key: int, cut: i
     assert not whole.chosen[array < 5].any()
 
 
+def test_the_masks_of_a_beginning_are_the_beginning_of_the_masks() -> None:
+    tokens = np.full(1000, 77)
+    whole, part = (mask_tokens(tokens[:count], PLAIN, 0.15, (0, 1)) for count in (1000, 300))
+    assert part.tokens.tolist() == whole.tokens[:300].tolist()
+    assert part.chosen.tolist() == whole.chosen[:300].tolist()
+
+
 def test_other_keys_give_other_masks() -> None:
     tokens = np.full(200, 77)
     first = mask_tokens(tokens, PLAIN, 0.15, (0, 1)).chosen
