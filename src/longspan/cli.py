@@ -69,6 +69,8 @@ def _sentence(error: Exception) -> str | None:
     """The error as one sentence, or None for a fault that isn't the user's."""
     if isinstance(error, ImportError) and error.name and not error.name.startswith("longspan"):
         return f"this needs the package {error.name!r}, which isn't installed: pip install 'longspan[all]'"
+    if isinstance(error, ImportError) and not error.name:
+        return " ".join(str(error).split())  # transformers names what it lacks itself
     if isinstance(error, (OSError, ValueError, TypeError, FloatingPointError)):
         return " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "OutOfMemoryError":

@@ -141,8 +141,17 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, roberta_dir: Path) -> None:
     ):
         pretrain(recipe, callbacks=[StopAt(7, KeyboardInterrupt)])
     recorder = Recorder()
-    pretrain(recipe, callbacks=[recorder])
+    log = pretrain(recipe, callbacks=[recorder]).log
     assert recorder.steps == list(range(6, 13))
+    assert [entry["step"] for entry in log if "loss" in entry] == [3, 6, 9, 12]
+
+
+def test_an_attempt_without_a_checkpoint_binds_nobody(tmp_path: Path, roberta_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no model folder"):
+        pretrain(make_recipe(tmp_path, tmp_path / "typo"))
+    with pytest.raises(RuntimeError, match="stop here"):
+        pretrain(make_recipe(tmp_path, roberta_dir, learning_rate=1e-4), callbacks=[StopAt(4)])
+    assert pretrain(make_recipe(tmp_path, roberta_dir), resume=False).steps == 12
 
 
 def test_changed_text_does_not_resume(tmp_path: Path, roberta_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs that are killed, and runs of several processes: the losses are those of an undisturbed run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,6 +56,20 @@ def test_a_run_killed_after_its_last_step_only_finishes(tmp_path: Path, roberta_
     folder = RunFolder(recipe.output_dir)
     folder.result_file.unlink()
     assert pretrain(recipe, progress=False) == whole
+
+
+def test_resuming_says_so_and_nothing_alarming(
+    tmp_path: Path, roberta_dir: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(tmp_path, roberta_dir)
+    pretrain(recipe, progress=False)
+    folder = RunFolder(recipe.output_dir)
+    folder.result_file.unlink()
+    shutil.rmtree(folder.checkpoints_dir / "checkpoint-12")
+    with caplog.at_level("INFO", logger="longspan"):
+        pretrain(recipe, progress=False)
+    assert f"Resuming the run in {folder.path} from step 10." in caplog.text
+    assert "missing keys" not in caplog.text + capsys.readouterr().err
 
 
 def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path, roberta_dir: Path) -> None:

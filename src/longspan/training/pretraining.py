@@ -108,28 +108,20 @@ def pretrain(
         if folder.result_file.is_file():
             logger.info("The run in %s is finished; nothing is left to do.", folder.path)
             return _read_result(folder)
-        if tokenizer is None:
-            tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
-        if model is None:
-            model = load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed)
-        trainer = _make_trainer(recipe, folder, arguments, callbacks, model, tokenizer, progress)
-        stack.enter_context(
-            frozen(
-                model,
-                source_positions=recipe.source_positions if recipe.trainable == "positions" else None,
-                global_projections=recipe.global_tokens == "none",
-            )
-        )
-        newest = folder.last_checkpoint()
         try:
-            if newest is None:
-                trainer.train()
-            else:
-                step, checkpoint = newest
-                logger.info("Resuming the run in %s from step %s.", folder.path, f"{step:,}")
-                trainer.continue_from(step, checkpoint)
-                if step < recipe.steps:
-                    trainer.train(resume_from_checkpoint=str(checkpoint))
+            if model is None:
+                model = load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed)
+            if tokenizer is None:
+                tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
+            trainer = _make_trainer(recipe, folder, arguments, callbacks, model, tokenizer, progress)
+            stack.enter_context(
+                frozen(
+                    model,
+                    source_positions=recipe.source_positions if recipe.trainable == "positions" else None,
+                    global_projections=recipe.global_tokens == "none",
+                )
+            )
+            _train(trainer, folder, recipe)
         except KeyboardInterrupt as interrupt:
             raise PretrainInterrupted(_interrupted(folder, recipe)) from interrupt
         if arguments.process_index == 0:
@@ -137,6 +129,18 @@ def pretrain(
         if processes > 1:
             torch.distributed.barrier()
         return _read_result(folder)
+
+
+def _train(trainer: MaskedLMTrainer, folder: RunFolder, recipe: PretrainRecipe) -> None:
+    newest = folder.last_checkpoint()
+    if newest is None:
+        trainer.train()
+        return
+    step, checkpoint = newest
+    logger.info("Resuming the run in %s from step %s.", folder.path, f"{step:,}")
+    trainer.continue_from(step, checkpoint)
+    if step < recipe.steps:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 def _training_arguments(recipe: PretrainRecipe) -> TrainingArguments:

@@ -24,6 +24,7 @@ class RunFolder:
     * ``checkpoints/checkpoint-N``: whole or not there
     * ``log.jsonl``: a line for every logged step and evaluation
     * ``table.md``: step, training loss, validation loss and accuracy, as the model card's table
+    * ``eval.jsonl``: evaluation documents of hub data sets
     * ``tensorboard/``
     * ``model/``: the trained model and tokenizer
     * ``result.json``: written last; its presence means that the run is finished
@@ -34,6 +35,7 @@ class RunFolder:
         self.recipe_file = self.path / "recipe.yaml"
         self.log_file = self.path / "log.jsonl"
         self.table_file = self.path / "table.md"
+        self.eval_file = self.path / "eval.jsonl"
         self.result_file = self.path / "result.json"
         self.model_dir = self.path / "model"
         self.checkpoints_dir = self.path / "checkpoints"
@@ -42,15 +44,17 @@ class RunFolder:
     def begin(self, recipe: PretrainRecipe, resume: bool) -> None:
         """Write the recipe of a new run, or see that it is the one that the folder was begun with.
 
+        A run has begun when it has a checkpoint. What an attempt without one left behind is cleared away.
+
         Raises:
             FileExistsError: the folder holds a run, and ``resume`` is False.
             ValueError: the folder's run has another recipe, or the folder holds other things.
         """
-        if not self.recipe_file.is_file():
-            if self.checkpoints_dir.exists() or self.result_file.exists():
-                raise ValueError(
-                    f"output_dir {self.path} holds checkpoints but no recipe.yaml; choose another output_dir"
-                )
+        if not self.checkpoints() and not self.result_file.exists():
+            for leftover in (self.log_file, self.table_file, self.eval_file):
+                leftover.unlink(missing_ok=True)
+        elif not self.recipe_file.is_file():
+            raise ValueError(f"output_dir {self.path} holds checkpoints but no recipe.yaml; choose another output_dir")
         elif not resume:
             raise FileExistsError(
                 f"output_dir {self.path} already holds a run; resume it, choose another output_dir or delete it"

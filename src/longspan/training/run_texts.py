@@ -73,18 +73,14 @@ class RunTexts:
         files = [source for source in self.recipe.eval if not is_hub(source)]
         documents = self._kept(self._read(files)) if files else iter(())
         if len(files) < len(self.recipe.eval):
-            yield from read_documents([self._hub_file])
+            yield from read_documents([self.folder.eval_file])
         yield from islice(documents, self.recipe.eval_documents)
-
-    @property
-    def _hub_file(self) -> Path:
-        return self.folder.path / "eval.jsonl"
 
     def prepare_eval(self) -> None:
         """See that there is held-out text, and keep the first documents of hub data sets in the output folder."""
         hub = [source for source in self.recipe.eval if is_hub(source)]
         with FileLock(self.folder.path / ".eval.lock"):
-            if hub and not self._hub_file.is_file():
+            if hub and not self.folder.eval_file.is_file():
                 found = (
                     document
                     for source in hub
@@ -94,7 +90,7 @@ class RunTexts:
                     json.dumps({"text": document.text}) + "\n"
                     for document in islice(self._kept(found), self.recipe.eval_documents)
                 ]
-                atomic_text(self._hub_file, "".join(lines), "the evaluation documents")
+                atomic_text(self.folder.eval_file, "".join(lines), "the evaluation documents")
         if self.recipe.eval and next(self.eval_documents(), None) is None:
             raise ValueError(
                 f"no evaluation document has min_length {self.recipe.min_length:,} {self.recipe.min_length_unit}; "

@@ -285,6 +285,12 @@ class MaskedLMTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self._clock = time.perf_counter()
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn of keys that a checkpoint lacks, but not of tied weights, which are saved once."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _state(self, window: Tensor) -> dict[str, Any]:
         assert self._batches is not None
         return {
