@@ -77,7 +77,7 @@ class Band:
         self.residues = residues = Residues(text.length, dilation)
         self.heads = query.shape[0]
         self.dtype = compute_dtype(query.dtype)
-        self.query = residues.split(query)
+        self.query = residues.split(readable(query, text.real, query.dtype))
         self.key = residues.split(readable(key, text.real, self.dtype)).contiguous()
         self.value = residues.split(readable(value, text.real, self.dtype)).contiguous()
         self.problems = self.query.shape[0]

@@ -145,7 +145,7 @@ def _bands(
     scratch: Scratch,
     dropout: Dropout | None,
 ) -> Iterator[tuple[slice | list[int], Band]]:
-    for heads, window, dilation, causal in call.pattern.head_groups():
+    for heads, window, dilation, causal in call.pattern.head_groups(text.length):
         step = heads_per_chunk(len(heads), text.length, window, dilation, query.device)
         for some in (heads[first : first + step] for first in range(0, len(heads), step)):
             neighbours = some[-1] - some[0] == len(some) - 1

@@ -164,7 +164,7 @@ def longformer_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
 
     if backend == "reference" or return_probabilities:
-        tensors = _as_tensors(global_qkv, query, key, value)
+        tensors = _as_tensors(global_qkv, query, key, value, key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
         with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
             if return_probabilities:
@@ -219,6 +219,7 @@ def _as_tensors(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    key_mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The global projections as three tensors ``[B, H, N, D]``."""
     if global_qkv is None:
@@ -226,9 +227,12 @@ def _as_tensors(
     if not isinstance(global_qkv, GlobalProjection):
         return global_qkv
     B, H, N, D = query.shape
+    hidden = global_qkv.hidden
+    if key_mask is not None:  # NaN in padding would reach the weights' gradients
+        hidden = hidden.masked_fill(~key_mask[..., None], 0.0)
 
     def project(weight: Tensor, bias: Tensor | None) -> Tensor:
-        return linear(global_qkv.hidden, weight, bias).view(B, N, H, D).transpose(1, 2)
+        return linear(hidden, weight, bias).view(B, N, H, D).transpose(1, 2)
 
     return (
         project(global_qkv.query_weight, global_qkv.query_bias),

@@ -96,11 +96,18 @@ class AttentionPattern:
         """H."""
         return len(self.windows)
 
-    def head_groups(self) -> list[tuple[list[int], Window, int, bool]]:
-        """Heads that share window, dilation and causality, as ``(heads, window, dilation, causal)``."""
+    def head_groups(self, length: int | None = None) -> list[tuple[list[int], Window, int, bool]]:
+        """Heads that share window, dilation and causality, as ``(heads, window, dilation, causal)``.
+
+        With a ``length`` the windows are cut to what a text of so many tokens can hold, so that nobody pays for more.
+        """
         groups: dict[tuple[Window, int, bool], list[int]] = {}
-        for head, key in enumerate(zip(self.windows, self.dilations, self.causal, strict=True)):
-            groups.setdefault(key, []).append(head)
+        for head, (window, dilation, causal) in enumerate(zip(self.windows, self.dilations, self.causal, strict=True)):
+            if length is not None:
+                furthest = (length - 1) // dilation
+                window = min(window[0], furthest), min(window[1], furthest)
+                dilation = 1 if window == (0, 0) else dilation
+            groups.setdefault((window, dilation, causal), []).append(head)
         return [(heads, *key) for key, heads in groups.items()]
 
     def band(self, length: int, device: torch.device | str = "cpu") -> Tensor:

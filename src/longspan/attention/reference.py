@@ -37,6 +37,9 @@ def reference_attention(
     local, global_ = pattern.dense_masks(query.shape[-2], global_mask, key_mask, query.device)
     wide = torch.promote_types(query.dtype, torch.float32)
     q, k, v, qg, kg, vg = (tensor.to(wide) for tensor in (query, key, value, *global_qkv))
+    if key_mask is not None:  # padding may hold anything, even NaN, which a weight of 0 would not stop
+        padding = ~key_mask[:, None, :, None]
+        q, k, v, qg, kg, vg = (tensor.masked_fill(padding, 0.0) for tensor in (q, k, v, qg, kg, vg))
 
     # Local and global rows never overlap, so one [B, H, N, N] score matrix holds both kinds.
     scores = torch.where(global_, qg @ kg.mT, q @ k.mT) * scale

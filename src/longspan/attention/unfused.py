@@ -38,10 +38,9 @@ def unfused_attention(
     real = torch.ones(B, N, dtype=torch.bool, device=query.device) if key_mask is None else key_mask
     is_global = torch.zeros_like(real) if global_mask is None else global_mask & real
     local_row = real & ~is_global
-    query, key, value, *global_wide = (tensor.to(wide) for tensor in (query, key, value, *global_qkv))
     # Padding may hold anything, even NaN, which a weight of 0 would not stop.
-    key, value, *global_wide = (
-        tensor.masked_fill(~real[:, None, :, None], 0.0) for tensor in (key, value, *global_wide)
+    query, key, value, global_query, global_key, global_value = (
+        tensor.to(wide).masked_fill(~real[:, None, :, None], 0.0) for tensor in (query, key, value, *global_qkv)
     )
     positions, present = _positions(is_global)  # [B, G]
     G = positions.shape[1]
@@ -62,7 +61,6 @@ def unfused_attention(
     if not G:
         return Weights(out.to(dtype), lse, weights.to(dtype), None)
 
-    global_query, global_key, global_value = global_wide
     rows = (_take(global_query, index) * scale) @ global_key.mT  # [B, H, G, N]
     rows = rows.masked_fill((token > positions[:, None, :, None]) & causal, -torch.inf)
     rows = rows.masked_fill(~real[:, None, None, :], -torch.inf).masked_fill(~present[:, None, :, None], 0.0)
@@ -78,7 +76,7 @@ def unfused_attention(
 def _positions(is_global: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of global tokens in order, ``[B, G]`` with G the largest number, and which of the slots are filled."""
     count = is_global.sum(1)
-    G = int(count.max()) if count.numel() else 0
+    G = int(count.max()) if count.numel() else 0  # a batch of no text has no largest
     order = torch.sort(is_global.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :G]
     present = torch.arange(G, device=is_global.device)[None] < count[:, None]
     return order.masked_fill(~present, 0), present
@@ -95,14 +93,14 @@ def _band_scores(query: Tensor, key: Tensor, keys: Tensor, pattern: AttentionPat
     B, H, N, _ = query.shape
     left, right = (max(side) for side in zip(*pattern.windows, strict=True))
     scores = query.new_full((B, H, N, left + 1 + right), -torch.inf)
-    for heads, (head_left, head_right), dilation, _ in pattern.head_groups():
+    for heads, (head_left, head_right), dilation, _ in pattern.head_groups(N):
         residues = Residues(N, dilation)
         rows, columns = (_flat(tensor[:, heads], residues) for tensor in (query, key))  # [P, n, D]
         blocks = _Blocks(residues.n, head_left, head_right)
         band = blocks.diagonals(blocks.rows(rows) @ blocks.keys(columns).mT)  # [P, n, W]
         allowed = keys[:, None].expand(B, len(heads), N)
         band = band.masked_fill(~blocks.window(_flat(allowed, residues)), -torch.inf)
-        placed = _unflat(band, residues, B)
+        placed = _unflat(band, residues, B, len(heads))
         scores[:, heads, :, left - head_left : left + 1 + head_right] = placed
     return scores, left, right
 
@@ -111,12 +109,12 @@ def _band_values(weights: Tensor, value: Tensor, pattern: AttentionPattern, left
     B, _, N, _ = weights.shape
     parts: list[Tensor] = []
     order: list[int] = []
-    for heads, (head_left, head_right), dilation, _ in pattern.head_groups():
+    for heads, (head_left, head_right), dilation, _ in pattern.head_groups(N):
         residues = Residues(N, dilation)
         band = _flat(weights[:, heads, :, left - head_left : left + 1 + head_right], residues)
         blocks = _Blocks(residues.n, head_left, head_right)
         result = blocks.spread(band) @ blocks.keys(_flat(value[:, heads], residues))  # [P, blocks, R, D]
-        parts.append(_unflat(result.flatten(1, 2)[:, : residues.n], residues, B))
+        parts.append(_unflat(result.flatten(1, 2)[:, : residues.n], residues, B, len(heads)))
         order += heads
     return torch.cat(parts, 1)[:, torch.tensor(order).argsort().to(value.device)]
 
@@ -134,7 +132,7 @@ class _Blocks:
     def rows(self, tensor: Tensor) -> Tensor:
         """``[P, n, D]`` to ``[P, blocks, R, D]``."""
         padded = pad(tensor, (0, 0, 0, self.count * self.size - self.n))
-        return padded.view(tensor.shape[0], self.count, self.size, -1)
+        return padded.view(tensor.shape[0], self.count, self.size, tensor.shape[-1])
 
     def keys(self, tensor: Tensor) -> Tensor:
         """``[P, n, D]`` to ``[P, blocks, R + left + right, D]``, 0 outside the text."""
@@ -162,6 +160,6 @@ def _flat(tensor: Tensor, residues: Residues) -> Tensor:
     return residues.split(tensor.flatten(0, 1))
 
 
-def _unflat(tensor: Tensor, residues: Residues, batch: int) -> Tensor:
+def _unflat(tensor: Tensor, residues: Residues, batch: int, heads: int) -> Tensor:
     """``[B * h * d, n, ...]`` to ``[B, h, N, ...]``."""
-    return residues.join(tensor).unflatten(0, (batch, -1))
+    return residues.join(tensor).unflatten(0, (batch, heads))
