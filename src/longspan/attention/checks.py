@@ -1,7 +1,11 @@
 """What :func:`longspan.longformer_attention` accepts. Each refusal is one sentence: the thing, its value, the fix."""
 
+import math
+
 import torch
 from torch import Tensor
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -11,21 +15,28 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
         TypeError: not a floating tensor, or dtypes that differ. ValueError: shapes or devices that differ.
     """
     for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor [B, H, N, D], got {type(tensor).__name__}")
         if tensor.dim() != 4:
             raise ValueError(f"{name} must have 4 dimensions [B, H, N, D], got shape {_shape(tensor)}")
-        if not tensor.is_floating_point():
+        if tensor.dtype not in _DTYPES:
             raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {_dtype(tensor)}")
         _check_like(name, tensor, query)
     if 0 in query.shape[1:]:
         raise ValueError(f"query must have at least one head, token and feature, got shape {_shape(query)}")
 
 
+def check_are_tensors(named: dict[str, object]) -> None:
+    """Every value a tensor.
+
+    Raises:
+        TypeError: one that isn't.
+    """
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
 def check_like_query(name: str, tensor: Tensor, query: Tensor) -> None:
     """A further projection, with the shape, dtype and device of ``query``."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor [B, H, N, D], got {type(tensor).__name__}")
     _check_like(name, tensor, query)
 
 
@@ -50,12 +61,20 @@ def check_projection(projection: dict[str, Tensor | None], query: Tensor) -> Non
         _check_kind(f"global_qkv {name}", tensor, query)
 
 
-def check_call(query: Tensor, global_mask: Tensor | None, key_mask: Tensor | None, dropout_p: float) -> None:
-    """Masks and dropout.
+def check_call(
+    query: Tensor, global_mask: Tensor | None, key_mask: Tensor | None, dropout_p: float, scale: float | None
+) -> None:
+    """Masks, dropout and scale.
 
     Raises:
-        TypeError: a mask that isn't bool. ValueError: its shape or device, or a dropout that is no probability below 1.
+        TypeError: a mask that isn't bool, a number that isn't one. ValueError: a mask's shape or device, a dropout
+            that is no probability below 1, a scale that isn't finite.
     """
+    for name, number in (("dropout_p", dropout_p), ("scale", 0.0 if scale is None else scale)):
+        if not isinstance(number, (int, float)):
+            raise TypeError(f"{name} must be a number, got {number!r}")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}; None is the usual head size ** -0.5")
     _check_mask("global_mask", global_mask, query, "True marks a global token")
     _check_mask("key_mask", key_mask, query, "False marks padding")
     if not 0.0 <= dropout_p < 1.0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from longspan.attention.checks import check_call, check_like_query, check_projection, check_tensors
+from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_projection, check_tensors
 from longspan.attention.ops import attention_op
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
@@ -143,21 +143,19 @@ def longformer_attention(
     Raises:
         TypeError, ValueError: with one sentence naming the argument, its value and the fix.
     """
-    if torch.is_autocast_enabled(query.device.type):
+    check_are_tensors({"query": query, "key": key, "value": value, **_named(global_qkv)})
+    can_autocast = torch.amp.is_autocast_available(query.device.type)  # not on meta tensors
+    if can_autocast and torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         global_qkv = _cast(global_qkv, dtype)
     check_tensors(query, key, value)
-    check_call(query, global_mask, key_mask, dropout_p)
+    check_call(query, global_mask, key_mask, dropout_p, scale)
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if isinstance(global_qkv, GlobalProjection):
         check_projection(global_qkv._asdict(), query)
     elif global_qkv is not None:
-        if len(global_qkv) != 3:
-            raise ValueError(
-                f"global_qkv must be (query, key, value) or a GlobalProjection, got {len(global_qkv)} tensors"
-            )
         for name, tensor in zip(("query", "key", "value"), global_qkv, strict=True):
             check_like_query(f"global_qkv {name}", tensor, query)
     pattern = AttentionPattern.make(query.shape[1], window, dilation, causal)
@@ -166,7 +164,7 @@ def longformer_attention(
     if backend == "reference" or return_probabilities:
         tensors = _as_tensors(global_qkv, query, key, value, key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
-        with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
+        with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
             if return_probabilities:
                 weights = unfused_attention(*arguments)
                 return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)
@@ -189,6 +187,21 @@ def longformer_attention(
             dropout_p,
         )
     return AttentionResult(out, lse, None, None) if return_lse else out
+
+
+def _named(global_qkv: Any) -> dict[str, object]:
+    """The global inputs by name, without biases that are absent."""
+    if global_qkv is None:
+        return {}
+    if isinstance(global_qkv, GlobalProjection):
+        fields = global_qkv._asdict().items()
+        return {f"global_qkv {name}": value for name, value in fields if value is not None}
+    form = "global_qkv must be (query, key, value) or a GlobalProjection"
+    if not isinstance(global_qkv, (tuple, list)):
+        raise TypeError(f"{form}, got {type(global_qkv).__name__}")
+    if len(global_qkv) != 3:
+        raise ValueError(f"{form}, got {len(global_qkv)} tensors")
+    return {f"global_qkv {name}": value for name, value in zip(("query", "key", "value"), global_qkv, strict=True)}
 
 
 def _cast(

@@ -17,6 +17,9 @@ Window = tuple[int, int]
 """``(left, right)``: how many tokens a row sees on each side of itself, both inclusive, in steps of the dilation."""
 
 
+_LIMIT = 2**63  # the op takes 64-bit integers
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionPattern:
     """The Longformer pattern (Beltagy et al. 2020, section 3.1) for every head of one layer.
@@ -54,7 +57,11 @@ class AttentionPattern:
                 raise ValueError(
                     f"window must be (left, right) with both >= 0, got ({left}, {right}); (0, 0) is the token alone"
                 )
+            if max(left, right) >= _LIMIT:
+                raise ValueError(f"window must be below 2**63, got ({left}, {right}); any that covers the text will do")
         for dilation in self.dilations:
+            if dilation >= _LIMIT:
+                raise ValueError(f"dilation must be below 2**63, got {dilation}")
             if dilation < 1:
                 raise ValueError(f"dilation must be >= 1 (1 is the plain window), got {dilation}")
         for (left, right), causal in zip(self.windows, self.causal, strict=True):
@@ -88,6 +95,8 @@ class AttentionPattern:
         """
         windows = _per_head(window, num_heads, "window", _is_window, "a pair (left, right) of ints")
         dilations = _per_head(dilation, num_heads, "dilation", _is_int, "an int")
+        if causal is not None and not isinstance(causal, bool):
+            raise TypeError(f"causal must be True, False or None, got {causal!r}")
         flags = tuple(right == 0 if causal is None else causal for _, right in windows)
         return cls(windows=windows, dilations=dilations, causal=flags)
 

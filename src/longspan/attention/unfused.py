@@ -58,9 +58,8 @@ def unfused_attention(
     weights = dropout(scores.softmax(-1).masked_fill(dead, 0.0), dropout_p)
     lse = scores.logsumexp(-1).masked_fill(dead.squeeze(-1), -torch.inf)
     out = weights[..., :G] @ _take(value, index) + _band_values(weights[..., G:], value, pattern, left, right)
-    if not G:
-        return Weights(out.to(dtype), lse, weights.to(dtype), None)
 
+    # Without a global token this is empty, but gives the global projections their gradients of 0.
     rows = (_take(global_query, index) * scale) @ global_key.mT  # [B, H, G, N]
     rows = rows.masked_fill((token > positions[:, None, :, None]) & causal, -torch.inf)
     rows = rows.masked_fill(~real[:, None, None, :], -torch.inf).masked_fill(~present[:, None, :, None], 0.0)
@@ -70,7 +69,7 @@ def unfused_attention(
     out = out.scatter_add(2, where, row_weights @ global_value)
     row_lse = rows.logsumexp(-1).masked_fill(~present[:, None, :], 0.0)
     lse = lse.masked_fill(is_global[:, None], 0.0).scatter_add(2, where[..., 0], row_lse)
-    return Weights(out.to(dtype), lse, weights.to(dtype), row_weights.mT.to(dtype))
+    return Weights(out.to(dtype), lse, weights.to(dtype), row_weights.mT.to(dtype) if G else None)
 
 
 def _positions(is_global: Tensor) -> tuple[Tensor, Tensor]:
