@@ -233,7 +233,9 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub name of an encoder, such as roberta-base.")],
     target: Annotated[Path, typer.Argument(help="New folder of the long model.")],
     max_positions: Annotated[int, typer.Option(help="Tokens that the long model reads.")] = 4096,
-    attention_window: Annotated[int, typer.Option(help="Total width of the window, both sides together.")] = 512,
+    attention_window: Annotated[
+        int | None, typer.Option(help="Total width of the window, both sides together; 512, or a Longformer's own.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
 ) -> None:
     """Make an encoder of short texts read long ones."""
@@ -243,7 +245,7 @@ def convert(
         source, target, max_positions=max_positions, attention_window=attention_window, force=force
     )
     typer.echo(
-        f"{made} reads {max_positions:,} tokens with a window of {attention_window:,}; to train it on long text: "
+        f"{made} reads {max_positions:,} tokens; to train it on long text: "
         f"longspan pretrain --model {made} --sequence-length {max_positions} --train FOLDER ..."
     )
 
