@@ -245,9 +245,15 @@ def convert(
         source, target, max_positions=max_positions, attention_window=attention_window, force=force
     )
     typer.echo(
-        f"{made} reads {max_positions:,} tokens; to train it on long text: "
+        f"{made} reads {max_positions:,} tokens with a window of {_window(made)}; to train it on long text: "
         f"longspan pretrain --model {made} --sequence-length {max_positions} --train FOLDER ..."
     )
+
+
+def _window(model: Path) -> str:
+    """The window of a saved model, as its configuration has it; one number if all layers share it."""
+    window = json.loads((model / "config.json").read_text(encoding="utf-8"))["attention_window"]
+    return str(window[0] if isinstance(window, list) and all(width == window[0] for width in window) else window)
 
 
 @app.command("show-pattern")
