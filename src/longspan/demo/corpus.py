@@ -79,7 +79,8 @@ def read_standard_library(root: Path | None = None, max_characters: int | None =
     files.sort(key=lambda file: (file.rank, file.name))
     if max_characters is None:
         return files
-    kept, total = [], 0
+    kept: list[SourceFile] = []
+    total = 0
     for file in files:
         total += len(file.text)
         if total > max_characters and kept:

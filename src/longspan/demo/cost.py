@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from longspan.data.progress import progress_bar
 from longspan.models import LongformerConfig
 from longspan.models.self_attention import LongformerSelfAttention
 
-OURS, HUGGING_FACE, FULL = "longspan", "Hugging Face Longformer", "full attention"
+OURS, HUGGING_FACE, FULL = "longspan", "Hugging Face", "full attention"
 
 _TOLERANCE = 1e-4  # largest difference of outputs of order 1, fp32
 
@@ -67,7 +68,7 @@ def measure_cost(
                 )
             for name, layer in layers.items():
                 layer.zero_grad()
-                peaks[name].append(_peak_bytes(lambda layer=layer, hidden=hidden: _step(layer, hidden)))
+                peaks[name].append(_peak_bytes(partial(_step, layer, hidden)))
                 bar.update(1)
             taken: dict[str, list[float]] = {name: [] for name in layers}
             for _ in range(rounds):

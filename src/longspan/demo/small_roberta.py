@@ -16,11 +16,12 @@ All weights are trained, and the result is an ordinary ``RobertaForMaskedLM``.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import RobertaConfig, RobertaForMaskedLM, set_seed
 
 _RESERVED = 2  # rows of a RoBERTa's position table before the first token's
@@ -105,7 +106,7 @@ def _start_embeddings(model: RobertaForMaskedLM) -> None:
     positions[_RESERVED:, 1:width:2] = angles.cos() * _TOKEN_STD * math.sqrt(2)
 
 
-def _look_at_neighbours(attention: nn.Module, offsets: Sequence[int], heads: int, width: int) -> None:
+def _look_at_neighbours(attention: Any, offsets: Sequence[int], heads: int, width: int) -> None:
     """Let head h attend to the token at ``offsets[h]``, and pass on what it finds there."""
     query, key = attention.self.query.weight, attention.self.key.weight  # [C, C]
     value, output = attention.self.value.weight, attention.output.dense.weight
@@ -132,7 +133,7 @@ def _look_at_neighbours(attention: nn.Module, offsets: Sequence[int], heads: int
         output[width:, rows] = _orthonormal(hidden_size - width, size)
 
 
-def _look_for_the_like(attention: nn.Module, heads: int, width: int) -> None:
+def _look_for_the_like(attention: Any, heads: int, width: int) -> None:
     """Let queries and keys of a head be one projection of all but the positions, and the output undo the values."""
     query, key = attention.self.query.weight, attention.self.key.weight  # [C, C]
     hidden_size = query.shape[0]

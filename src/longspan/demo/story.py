@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,6 +28,9 @@ from longspan.report import (
     write_page,
 )
 from longspan.report.pictures import BLUE, GREEN, GREY, ORANGE, RED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SHORT, _LONG, _CONTROL = GREY, BLUE, ORANGE
@@ -157,17 +160,20 @@ def _sum(*parts: Result) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in ("tokens", "seconds")}
 
 
-def _draw_pattern(budget: DemoBudget) -> Any:
+def _draw_pattern(budget: DemoBudget) -> "Figure":
     """The long model's layers at a scale that can be drawn: 64 squares for all its tokens."""
     scale = budget.long_length / 64
-    narrow, wide = (
-        max(1, round(width / 2 / scale)) for width in (min(budget.attention_window), max(budget.attention_window))
-    )
-    windows = [(narrow, narrow), (wide, wide)] if narrow != wide else [(narrow, narrow)]
-    return AttentionPattern.make(len(windows), windows).draw(length=64)
+    widths = sorted(set(budget.attention_window))
+    windows = [(max(1, round(width / 2 / scale)),) * 2 for width in widths]
+    figure = AttentionPattern.make(len(windows), [(left, right) for left, right in windows]).draw(length=64)
+    for axes, width in zip(figure.axes, widths, strict=True):
+        layers = [str(number) for number, each in enumerate(budget.attention_window, start=1) if each == width]
+        axes.set_title(f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}", fontsize=9, fontweight="bold")
+        axes.set_xlabel(f"window of {width:,} tokens", fontsize=8)
+    return figure
 
 
-def _draw_rows(bits: Mapping[str, float], budget: DemoBudget) -> Any:
+def _draw_rows(bits: Mapping[str, float], budget: DemoBudget) -> "Figure":
     short, long = f"{budget.short_length:,}", f"{budget.long_length:,}"
     return draw_bars(
         [
@@ -182,7 +188,7 @@ def _draw_rows(bits: Mapping[str, float], budget: DemoBudget) -> Any:
     )
 
 
-def _draw_losses(results: Mapping[str, Result], budget: DemoBudget) -> Any:
+def _draw_losses(results: Mapping[str, Result], budget: DemoBudget) -> "Figure":
     def curve(name: str, label: str, color: str, offset: int = 0, dashed: bool = False) -> Curve:
         points = results[name]["curve"]
         return Curve(
@@ -222,7 +228,7 @@ _MODELS = {
 }
 
 
-def _draw_distances(lookups: Result) -> Any:
+def _draw_distances(lookups: Result) -> "Figure":
     classes = [each for each in lookups["classes"] if each["count"]]
     return draw_grouped_bars(
         [each["label"] for each in classes],
@@ -257,7 +263,7 @@ def _distance_table(lookups: Result) -> Table:
     )
 
 
-def _draw_cost(cost: Result) -> Any:
+def _draw_cost(cost: Result) -> "Figure":
     colors = {OURS: BLUE, HUGGING_FACE: RED, FULL: GREY}
 
     def curves(what: str, scale: float) -> list[Curve]:

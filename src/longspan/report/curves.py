@@ -57,6 +57,8 @@ def draw_panels(panels: Sequence[Panel], *, width: float = 9.2, height: float = 
 
 
 def _draw_panel(axes: "Axes", panel: Panel) -> None:
+    from matplotlib.ticker import LogLocator
+
     for curve in panel.curves:
         axes.plot(
             curve.x,
@@ -77,6 +79,9 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         ticks = sorted({x for curve in panel.curves for x in curve.x})
         axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], rotation=35 if len(ticks) > 5 else 0)
         axes.xaxis.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.yaxis.minorticks_off()
     if len(panel.curves) > 1:
         axes.legend(fontsize=8)
 
