@@ -23,7 +23,7 @@ class DemoBudget:
     max_characters: int | None = None
     """How much text there is altogether; None: all of the standard library's."""
 
-    vocab_size: int = 1024
+    vocab_size: int = 320
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4
