@@ -7,7 +7,23 @@ import pytest
 
 from longspan.demo import DemoBudget
 
-WORDS = "self return value name index reader buffer parse token header length offset result error print".split()
+WORDS = [
+    "self",
+    "return",
+    "value",
+    "name",
+    "index",
+    "reader",
+    "buffer",
+    "parse",
+    "token",
+    "header",
+    "length",
+    "offset",
+    "result",
+    "error",
+    "print",
+]
 
 TINY = DemoBudget(
     held_out_files=3,

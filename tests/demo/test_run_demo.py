@@ -22,7 +22,8 @@ from transformers import TrainerCallback
 from longspan.demo import DemoBudget, run, run_demo
 
 library, output, where, step = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-budget = DemoBudget(**{name: tuple(value) if isinstance(value, list) else value for name, value in eval(sys.argv[5]).items()})
+fields = eval(sys.argv[5])
+budget = DemoBudget(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 class AtStep(TrainerCallback):

@@ -1,6 +1,7 @@
 """Pictures are data in the page, tables escape, and a page needs nothing from elsewhere."""
 
 import base64
+import itertools
 import re
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_grouped_bars_stand_side_by_side() -> None:
     axes = draw_grouped_bars(["near", "far"], groups, title="t", x_label="x", y_label="y").axes[0]
     edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
     assert len(edges) == 4
-    assert all(left[1] <= right[0] for left, right in zip(edges, edges[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(edges))
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
@@ -85,7 +86,8 @@ def test_a_table_has_a_cell_for_every_column() -> None:
 def test_a_page_escapes_and_is_self_contained(tmp_path: Path) -> None:
     (tmp_path / "test.html.j2").write_text(
         '{% extends "page.html.j2" %}{% from "macros.html.j2" import table_of, picture %}'
-        '{% block title %}A page{% endblock %}{% block content %}{{ table_of(table) }}{{ picture(uri, "x") }}{% endblock %}'
+        "{% block title %}A page{% endblock %}"
+        '{% block content %}{{ table_of(table) }}{{ picture(uri, "x") }}{% endblock %}'
     )
     table = Table(columns=["code", "bits"], rows=[["<script>if a & b", "1.0"]], strong_rows=(0,))
     page = render_page("test.html.j2", {"table": table, "uri": image_uri(draw_panels([panel()]))}, folder=tmp_path)
