@@ -40,7 +40,7 @@ class DemoBudget:
     """Sequences of ``short_length`` in a step."""
     pretrain_rate: float = 2e-3
     """Peak learning rate."""
-    continue_steps: int = 120
+    continue_steps: int = 60
     """Steps of one sequence of ``long_length``, or of as many tokens in short ones."""
     continue_rate: float = 1e-3
 
