@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tiny_text import make_texts, write_jsonl
 
@@ -77,8 +78,8 @@ def make_recipe(folder: Path, model: Path, **fields: Any) -> PretrainRecipe:
     return PretrainRecipe(**{**defaults, **fields})
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+def environment(threads: int = 1) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def write_recipe(recipe: PretrainRecipe, file: Path) -> Path:
@@ -94,7 +95,8 @@ def run_and_kill(runs: list[tuple[PretrainRecipe, str, int]]) -> None:
     ]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(work)],
-        env=environment(),
+        # Sums are added up in the order of the threads: losses equal to the last bit take as many as this process has.
+        env=environment(torch.get_num_threads()),
         capture_output=True,
         text=True,
         check=False,

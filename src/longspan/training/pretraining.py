@@ -70,7 +70,8 @@ def pretrain(
     """Pretrain a masked language model, or go on with a run that was stopped.
 
     Everything goes to ``recipe.output_dir``. Called again with the same recipe it resumes from the newest
-    checkpoint with the very losses that the run would have had, and does nothing if the run is finished.
+    checkpoint with the very losses that the run would have had, to the last bit on the same machine with the same
+    number of threads, and does nothing if the run is finished.
     Several processes are an option of the launch: ``torchrun --nproc-per-node 8 -m longspan pretrain ...``
     reads the same sequences, masks and dropout as one process.
 
