@@ -1,0 +1,232 @@
+"""Causal windows with the relative positions of Transformer-XL: :func:`relative_attention` and its dense definition."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
+from longspan.attention.pattern import AttentionPattern, Window
+from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
+
+RelativeBackend = Literal["auto", "reference", "blocked"]
+
+
+def relative_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    content_bias: Tensor,
+    position_bias: Tensor,
+    *,
+    window: Window | list[Window] | tuple[Window, ...],
+    dilation: int | list[int] | tuple[int, ...] = 1,
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    backend: RelativeBackend = "auto",
+) -> Tensor:
+    """Causal window attention that knows distances (Dai et al. 2019, section 3.3), for character models.
+
+    Row ``i`` of a head with window ``(left, 0)`` and dilation ``d`` attends ``{ i - k * d : 0 <= k <= left }`` within
+    the text, minus padding, with the scores::
+
+        ((query[i] + content_bias) @ key[i - k * d] + (query[i] + position_bias) @ positions[k]) * scale
+
+    Exact values and gradients, of the positions and biases as well, in ``O(N * left)`` time and ``O(N + left)`` memory;
+    scores and softmax are held in fp32 (fp64 for fp64). Under ``torch.autocast`` the inputs are cast to its dtype.
+
+    Args:
+        query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.
+        positions: ``[H, W, D]``, row k for the key k steps of the head's dilation before the query; Transformer-XL's
+            are the projected sinusoids of distance ``k * d``. W must cover what the widest window holds of the text,
+            ``min(left, (N - 1) // d) + 1``.
+        content_bias: ``[H, D]``, Transformer-XL's u.
+        position_bias: ``[H, D]``, Transformer-XL's v.
+        window: ``(left, 0)``, how many tokens a row sees before itself, in steps of the dilation, itself not counted;
+            one pair, or one per head.
+        dilation: 1 is the plain window; one number, or one per head.
+        key_mask: bool ``[B, N]``, False marks padding, anywhere. Padding rows give 0.
+        scale: factor on the scores; ``None`` is ``D ** -0.5``.
+        dropout_p: probability of dropping an attention weight, in [0, 1).
+        backend: ``"blocked"``, the linear path; ``"reference"``, the dense definition, quadratic; ``"auto"``.
+
+    Returns:
+        ``[B, H, N, D]`` in the dtype of ``query``.
+
+    Raises:
+        TypeError, ValueError: with one sentence naming the argument, its value and the fix.
+    """
+    shared = {"positions": positions, "content_bias": content_bias, "position_bias": position_bias}
+    check_are_tensors({"query": query, "key": key, "value": value, **shared})
+    can_autocast = torch.amp.is_autocast_available(query.device.type)
+    if can_autocast and torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value, positions, content_bias, position_bias = (
+            tensor.to(dtype) for tensor in (query, key, value, positions, content_bias, position_bias)
+        )
+    check_tensors(query, key, value)
+    check_like_query("value", value, query)
+    check_call(query, None, key_mask, dropout_p, scale)
+    if backend not in get_args(RelativeBackend):
+        raise ValueError(f"backend must be one of {', '.join(get_args(RelativeBackend))}, got {backend!r}")
+    pattern = AttentionPattern.make(query.shape[1], window, dilation, causal=True)
+    _check_positions(positions, content_bias, position_bias, query, pattern)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    if backend == "reference":
+        table = Positions(positions, content_bias, position_bias)
+        with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
+            return relative_reference(query, key, value, table, RelativeCall(pattern, key_mask, scale, dropout_p))
+    seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+    lefts = [left for left, _ in pattern.windows]
+    out, _ = relative_op(
+        query,
+        key,
+        value,
+        positions,
+        content_bias,
+        position_bias,
+        key_mask,
+        seed,
+        lefts,
+        list(pattern.dilations),
+        scale,
+        dropout_p,
+    )
+    return out
+
+
+def relative_reference(query: Tensor, key: Tensor, value: Tensor, positions: Positions, call: RelativeCall) -> Tensor:
+    """The definition with dense ``N x N`` scores, quadratic; arguments as :func:`relative_forward`, without a past."""
+    N = query.shape[2]
+    wide = torch.promote_types(query.dtype, torch.float32)
+    q, k, v, table, content_bias, position_bias = (
+        tensor.to(wide)
+        for tensor in (query, key, value, positions.table, positions.content_bias, positions.position_bias)
+    )
+    allowed, _ = call.pattern.dense_masks(N, None, call.key_mask, query.device)  # [B or 1, H, N, N]
+    if call.key_mask is not None:  # padding may hold anything, even NaN, which a weight of 0 would not stop
+        q, k, v = (tensor.masked_fill(~call.key_mask[:, None, :, None], 0.0) for tensor in (q, k, v))
+    token = torch.arange(N, device=query.device)
+    dilation = torch.tensor(call.pattern.dilations, device=query.device)[:, None, None]
+    steps = (token[:, None] - token) // dilation  # [H, N, N], how many steps back a key is
+    index = steps.clamp(0, table.shape[1] - 1).expand(q.shape[0], -1, -1, -1)
+    by_offset = (q + position_bias[:, None]) @ table.mT  # [B, H, N, W]
+    scores = ((q + content_bias[:, None]) @ k.mT + by_offset.gather(-1, index)) * call.scale
+    alive = allowed.any(-1, keepdim=True)
+    weights = scores.masked_fill(~allowed, -torch.inf).masked_fill(~alive, 0.0).softmax(-1).masked_fill(~allowed, 0.0)
+    if call.dropout_p > 0:
+        weights = torch.nn.functional.dropout(weights, call.dropout_p)
+    return (weights @ v).to(query.dtype)
+
+
+def _check_positions(
+    positions: Tensor, content_bias: Tensor, position_bias: Tensor, query: Tensor, pattern: AttentionPattern
+) -> None:
+    _, H, N, D = query.shape
+    pairs = zip(pattern.windows, pattern.dilations, strict=True)
+    needed = max(min(left, (N - 1) // dilation) for (left, _), dilation in pairs) + 1
+    if positions.dim() != 3 or positions.shape[0] != H or positions.shape[2] != D or positions.shape[1] < needed:
+        raise ValueError(
+            f"positions must have shape [H, W, D] = [{H}, {needed} or more, {D}], got {list(positions.shape)}; "
+            "the window needs a row for each of its keys"
+        )
+    for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)):
+        if bias.shape != (H, D):
+            raise ValueError(f"{name} must have shape [H, D] = [{H}, {D}], got {list(bias.shape)}")
+    for name, tensor in (("positions", positions), ("content_bias", content_bias), ("position_bias", position_bias)):
+        if tensor.dtype != query.dtype:
+            raise TypeError(f"{name} is {tensor.dtype} but query is {query.dtype}; cast them to one dtype")
+        if tensor.device != query.device:
+            raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
+
+
+@torch.library.custom_op("longspan::relative_attention", mutates_args=())
+def relative_op(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    content_bias: Tensor,
+    position_bias: Tensor,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    lefts: Sequence[int],
+    dilations: Sequence[int],
+    scale: float,
+    dropout_p: float,
+) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` as :func:`relative_forward`: one node for ``torch.compile``."""
+    call = _call(key_mask, seed, lefts, dilations, scale, dropout_p)
+    with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
+        return relative_forward(query, key, value, Positions(positions, content_bias, position_bias), call)
+
+
+@torch.library.custom_op("longspan::relative_attention_backward", mutates_args=())
+def relative_backward_op(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    content_bias: Tensor,
+    position_bias: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    lefts: Sequence[int],
+    dilations: Sequence[int],
+    scale: float,
+    dropout_p: float,
+) -> list[Tensor]:
+    """Gradients of the first six arguments of :func:`relative_op`."""
+    call = _call(key_mask, seed, lefts, dilations, scale, dropout_p)
+    with torch.autocast(query.device.type, enabled=False):
+        table = Positions(positions, content_bias, position_bias)
+        return relative_backward(grad_out, query, key, value, table, out, lse, call)
+
+
+@relative_op.register_fake
+def _(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=dtype)
+
+
+@relative_backward_op.register_fake
+def _(grad_out: Tensor, *inputs: Any) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in inputs[:6]]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, key_mask, seed, lefts, dilations, scale, dropout_p = inputs
+    ctx.rest = lefts, dilations, scale, dropout_p
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output, key_mask, seed)
+
+
+def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    *tensors, out, lse, key_mask, seed = ctx.saved_tensors
+    if grad_out is None:
+        return (None,) * 12
+    grads = relative_backward_op(grad_out, *tensors, out, lse, key_mask, seed, *ctx.rest)
+    return (*grads, *([None] * 6))
+
+
+relative_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _call(
+    key_mask: Tensor | None,
+    seed: Tensor | None,
+    lefts: Sequence[int],
+    dilations: Sequence[int],
+    scale: float,
+    dropout_p: float,
+) -> RelativeCall:
+    windows = tuple((left, 0) for left in lefts)
+    pattern = AttentionPattern(windows=windows, dilations=tuple(dilations), causal=(True,) * len(windows))
+    return RelativeCall(pattern, key_mask, scale, dropout_p, 0 if seed is None else int(seed))
