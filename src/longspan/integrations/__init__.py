@@ -1,0 +1,38 @@
+"""Ways into the Hugging Face ecosystem: Auto classes, loaded models, any encoder's attention, shared code.
+
+Importing this package imports neither torch nor transformers. As soon as ``transformers``' models are imported,
+before or after it, ``attn_implementation="longspan"`` is a name they know.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from longspan.integrations.after_import import after_import
+
+if TYPE_CHECKING:
+    from longspan.integrations.acceleration import accelerate
+    from longspan.integrations.attention_interface import register_attention
+    from longspan.integrations.registration import register
+
+__all__ = ["accelerate", "register", "register_attention"]
+
+_HOMES = {
+    "accelerate": "longspan.integrations.acceleration",
+    "register": "longspan.integrations.registration",
+    "register_attention": "longspan.integrations.attention_interface",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'longspan.integrations' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def _register_attention() -> None:
+    from longspan.integrations.attention_interface import register_attention
+
+    register_attention()
+
+
+after_import("transformers.modeling_utils", _register_attention)
