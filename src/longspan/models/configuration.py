@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 
 from longspan.attention import Window
 from longspan.attention.functional import Backend
+from longspan.models.global_policies import parse_policy
+from longspan.models.pooling import check_pooling
 
 
 @strict
@@ -33,11 +35,21 @@ class LongformerConfig(transformers.LongformerConfig):
             "auto", or one by name. (``attn_implementation`` stays Hugging Face's and is not used.)
         sparse_prediction: in the masked language model, compute logits and loss at labelled positions only,
             as ModernBERT's option of this name; see :class:`LongformerForMaskedLM`.
+        global_attention_policy: which tokens attend globally in a model with a head when no
+            ``global_attention_mask`` is given: a name such as "first", "separators" or "every_128", see
+            :mod:`longspan.models.global_policies`, or spans ``[[start, stop], ...]``. ``None``: the head's own
+            default. Stock ``transformers`` doesn't read it; give its models the mask.
+        pooling: what stands for a whole text in sequence classification and multiple choice: "cls", "first",
+            "last", "mean", "max" or "attentive", see :class:`longspan.models.pooling.Pooling`. ``None``: "cls".
+        segment_length: the distance in tokens of segment headers, where texts are laid out in segments
+            (Chalkidis et al. 2022): poolings then read the headers. ``None``: the ``max_sentence_length`` that
+            their configurations hold, else no segments.
+        classifier_dropout: dropout in the heads; ``None``: ``hidden_dropout_prob``.
         **kwargs: every field of ``transformers.LongformerConfig``, and unknown keys, which are kept.
 
     Raises:
         ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, or
-            a ``hidden_size`` that the heads don't divide.
+            a ``hidden_size`` that the heads don't divide, or an unknown policy or pooling.
     """
 
     # Any, because the check below gives one sentence where a type annotation gives a dump of nested types.
@@ -45,9 +57,15 @@ class LongformerConfig(transformers.LongformerConfig):
     attention_dilation: Any = 1
     attention_backend: Any = "auto"
     sparse_prediction: bool = False
+    global_attention_policy: Any = None
+    pooling: Any = None
+    segment_length: Any = None
+    classifier_dropout: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.segment_length is None:
+            self.segment_length = kwargs.get("max_sentence_length")
         self.check()
 
     @classmethod
@@ -76,9 +94,9 @@ class LongformerConfig(transformers.LongformerConfig):
         output: dict[str, Any] = super().to_dict()
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         dilations = _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
-        if any(dilation != 1 for dilation in dilations):
-            # Stock transformers doesn't know dilation and would ignore it; a window per head is a form it
-            # refuses.
+        if any(dilation != 1 for dilation in dilations) or self.pooling not in (None, "cls"):
+            # Stock transformers doesn't know dilation or pooling and would ignore them; a window per head is a
+            # form it refuses.
             windows = _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)
             output["attention_window"] = [w if isinstance(w, list) else [w] * heads for w in windows]
         return output
@@ -99,6 +117,18 @@ class LongformerConfig(transformers.LongformerConfig):
         if self.attention_backend not in get_args(Backend):
             known = ", ".join(repr(name) for name in get_args(Backend))
             raise ValueError(f"attention_backend must be one of {known}, got {self.attention_backend!r}")
+        if self.global_attention_policy is not None:
+            parse_policy(self.global_attention_policy)
+        if self.pooling is not None:
+            check_pooling(self.pooling)
+        segment = self.segment_length
+        if segment is not None and (not isinstance(segment, int) or isinstance(segment, bool) or segment < 2):
+            raise ValueError(f"segment_length must be an int >= 2, or None for no segments, got {segment!r}")
+        dropout = self.classifier_dropout
+        if dropout is not None and (not isinstance(dropout, (int, float)) or not 0 <= dropout < 1):
+            raise ValueError(
+                f"classifier_dropout must be in 0 <= p < 1, or None for hidden_dropout_prob, got {dropout!r}"
+            )
 
     def layer_pattern(self, layer: int) -> tuple[Window | list[Window], int | list[int]]:
         """The one-sided windows and the dilations of one layer, in the form ``longformer_attention`` takes.

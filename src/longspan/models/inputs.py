@@ -90,6 +90,11 @@ def read_masks(
     return key_mask, global_mask
 
 
+def is_mask_of(mask: object, like: Tensor) -> bool:
+    """Whether ``mask`` is a tensor of the batch, length and device of ``like`` ``[B, N, ...]``."""
+    return isinstance(mask, Tensor) and mask.shape == like.shape[:2] and mask.device == like.device
+
+
 def check_loss_arguments(model: object, arguments: dict[str, Any]) -> None:
     """Only what ``transformers``' Trainer passes to the loss may be among the extra arguments of a head.
 

@@ -11,9 +11,9 @@ from transformers.models.longformer.modeling_longformer import LongformerMaskedL
 
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
+from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_loss_arguments
-
-_IGNORED = -100  # what transformers' collators put where no loss is wanted
+from longspan.models.losses import IGNORED
 
 
 class LongformerLMHead(nn.Module):
@@ -85,8 +85,10 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         """Predict tokens.
 
         Args:
-            input_ids, attention_mask, global_attention_mask: as :meth:`LongformerModel.forward`.
-            token_type_ids, position_ids, inputs_embeds: the same.
+            input_ids, attention_mask, token_type_ids: as :meth:`LongformerModel.forward`.
+            global_attention_mask: the same; ``None``: ``config.global_attention_policy``, or no global token if
+                that is None.
+            position_ids, inputs_embeds: the same.
             output_attentions, output_hidden_states, return_dict: the same.
             labels: int ``[B, N]``, the right token where a loss is wanted and -100 elsewhere. The loss is the
                 mean cross-entropy over the labelled positions, in at least fp32; 0 if there is none.
@@ -111,7 +113,9 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         encoded = self.longformer(
             input_ids,
             attention_mask=attention_mask,
-            global_attention_mask=global_attention_mask,
+            global_attention_mask=resolve_global_mask(
+                self.config, "none", input_ids, attention_mask, global_attention_mask, inputs_embeds
+            ),
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
@@ -125,7 +129,7 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         else:
             _check_labels(labels, hidden_states, self.lm_head.decoder.out_features)
             labels = labels.to(hidden_states.device).flatten()
-            labelled = labels != _IGNORED
+            labelled = labels != IGNORED
             if sparse:
                 hidden_states, labels = hidden_states.flatten(0, 1)[labelled], labels[labelled]  # [L, C], [L]
             logits = self.lm_head(hidden_states)
@@ -149,8 +153,8 @@ def _check_labels(labels: Tensor, hidden_states: Tensor, vocab_size: int) -> Non
     if labels.shape != hidden_states.shape[:2]:
         raise ValueError(f"labels must have shape [B, N] = {list(hidden_states.shape[:2])}, got {list(labels.shape)}")
     if can_inspect(labels):
-        wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= vocab_size))]
+        wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))]
         if wrong.numel() > 0:
             raise ValueError(
-                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {_IGNORED} for no loss"
+                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {IGNORED} for no loss"
             )

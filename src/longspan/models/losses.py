@@ -1,0 +1,172 @@
+"""The losses of the heads: Hugging Face's functions of these names, divided the way ``Trainer`` expects.
+
+Each is the sum over its labels divided by ``num_items_in_batch``, the number of labels in all the batches whose
+gradients are accumulated, or without it by the number of labels in this batch; 0 where there is none. A label of
+-100 is no label in any of them. They are computed in at least fp32.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longspan.models.inputs import can_inspect
+
+IGNORED = -100
+"""What ``transformers``' collators put where no loss is wanted."""
+
+
+def classification_loss(
+    labels: Tensor,
+    pooled_logits: Tensor,
+    config: Any,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = IGNORED,
+) -> Tensor:
+    """The loss of sequence classification, one row of logits for each thing classified.
+
+    Args:
+        labels: by ``config.problem_type``: for ``single_label_classification`` int ``[...]``, the right class;
+            for ``multi_label_classification`` ``[..., L]``, 0 or 1 (or between) for each; for ``regression``
+            ``[..., L]``, or ``[...]`` if L is 1.
+        pooled_logits: ``[..., L]``.
+        config: its ``problem_type``, if None, becomes what Hugging Face infers: regression if L is 1,
+            single_label_classification for integer labels, multi_label_classification for others.
+        num_items_in_batch: what the sum is divided by.
+        ignore_index: the label that is none.
+
+    Returns:
+        A scalar: mean cross-entropy, binary cross-entropy or squared error.
+
+    Raises:
+        ValueError: labels of another shape, or out of range (looked at on a CPU only).
+    """
+    problem_type = config.problem_type
+    if problem_type is None:
+        problem_type = _infer_problem_type(labels, pooled_logits.shape[-1])
+        # Pipelines read it, to choose between softmax and sigmoid; a compiled graph has no such side effect.
+        if not torch.compiler.is_compiling():
+            config.problem_type = problem_type
+    labels = labels.to(pooled_logits.device)
+    if problem_type == "single_label_classification":
+        return _cross_entropy(pooled_logits, labels, num_items_in_batch, ignore_index)
+
+    if pooled_logits.shape[-1] == 1 and labels.dim() == pooled_logits.dim() - 1:
+        labels = labels[..., None]
+    if labels.shape != pooled_logits.shape:
+        raise ValueError(
+            f"labels for problem_type {problem_type!r} must have shape {list(pooled_logits.shape)}, one for each "
+            f"output, got {list(labels.shape)}"
+        )
+    labelled = labels != ignore_index
+    logits, labels = _at_least_float(pooled_logits), _at_least_float(labels)
+    if can_inspect(labels):
+        is_multi, real = problem_type == "multi_label_classification", labels[labelled]
+        wrong = real[((real < 0) | (real > 1) | real.isnan()) if is_multi else ~real.isfinite()]
+        if wrong.numel() > 0:
+            allowed = "in 0 .. 1" if is_multi else "finite"
+            raise ValueError(
+                f"labels hold {wrong[0].item():g}, which is neither {allowed} nor {ignore_index} for no loss"
+            )
+    labels = labels.masked_fill(~labelled, 0.0)
+    if problem_type == "regression":
+        losses = F.mse_loss(logits, labels, reduction="none")
+    else:
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return _divide(losses.masked_fill(~labelled, 0.0).sum(), labelled, num_items_in_batch)
+
+
+def token_classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    config: Any = None,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = IGNORED,
+) -> Tensor:
+    """Cross-entropy of logits ``[..., L]`` with int labels ``[...]``, also that of multiple choice.
+
+    Args:
+        logits, labels: in matching shapes.
+        config: not read; it is in the signature because it is in Hugging Face's.
+        num_items_in_batch, ignore_index: as :func:`classification_loss`.
+
+    Raises:
+        ValueError: as :func:`classification_loss`.
+    """
+    return _cross_entropy(logits, labels.to(logits.device), num_items_in_batch, ignore_index)
+
+
+def question_answering_loss(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_positions: Tensor,
+    end_positions: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = IGNORED,
+) -> Tensor:
+    """The mean of the cross-entropies of start and end.
+
+    Args:
+        start_logits, end_logits: ``[B, N]``.
+        start_positions, end_positions: int ``[B]`` or ``[B, 1]``. A position outside the text, negative ones
+            and those cut off by truncation, is no label.
+        num_items_in_batch: as :func:`classification_loss`, counting texts.
+        ignore_index: not read; it is outside every text.
+
+    Raises:
+        ValueError: positions of another shape or kind.
+    """
+    losses = []
+    named = {"start_positions": (start_positions, start_logits), "end_positions": (end_positions, end_logits)}
+    for name, (positions, logits) in named.items():
+        batch, length = logits.shape
+        if positions.is_floating_point() or positions.shape not in ((batch,), (batch, 1)):
+            raise ValueError(
+                f"{name} must be integers of shape [B] = [{batch}], got {positions.dtype} {list(positions.shape)}"
+            )
+        positions = positions.to(logits.device).reshape(-1)
+        inside = (positions >= 0) & (positions < length)
+        losses.append(_cross_entropy(logits, torch.where(inside, positions, IGNORED), num_items_in_batch, IGNORED))
+    return (losses[0] + losses[1]) / 2
+
+
+def _infer_problem_type(labels: Tensor, outputs: int) -> str:
+    if outputs == 1:
+        return "regression"
+    is_class = not labels.is_floating_point() and labels.dtype != torch.bool
+    return "single_label_classification" if is_class else "multi_label_classification"
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None, ignored: int) -> Tensor:
+    classes = logits.shape[-1]
+    if labels.shape not in (logits.shape[:-1], (*logits.shape[:-1], 1)):
+        hint = "; for several labels at once use problem_type 'multi_label_classification'"
+        raise ValueError(
+            f"labels must have shape {list(logits.shape[:-1])}, a class each, got {list(labels.shape)}"
+            f"{hint if labels.shape == logits.shape else ''}"
+        )
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, the index of a class each, got {labels.dtype}")
+    labels = labels.reshape(-1).long()
+    labelled = labels != ignored
+    if can_inspect(labels):
+        wrong = labels[labelled & ((labels < 0) | (labels >= classes))]
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"labels hold {int(wrong[0])}, neither a class in 0 .. {classes - 1} nor {ignored} for no loss; "
+                f"num_labels is the number of classes"
+            )
+    logits = _at_least_float(logits.reshape(-1, classes))
+    total = F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
+    return _divide(total, labelled, num_items)
+
+
+def _divide(total: Tensor, labelled: Tensor, num_items: Tensor | int | None) -> Tensor:
+    if num_items is None:
+        return total / labelled.sum().clamp(min=1)
+    return total / (num_items.to(total.device) if isinstance(num_items, Tensor) else num_items)
+
+
+def _at_least_float(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,114 @@
+"""Multiple choice: which of several texts, most often a passage joined with an answer each, is right."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.models.longformer.modeling_longformer import LongformerMultipleChoiceModelOutput
+
+from longspan.models.heads import LongformerHead, head_dropout
+from longspan.models.losses import token_classification_loss
+from longspan.models.pooling import Pooling
+
+
+class LongformerForMultipleChoice(LongformerHead):
+    """The encoder, its pooler, and a linear layer that gives each choice a score.
+
+    Weights keep the names of ``transformers.LongformerForMultipleChoice``, and on the same weights logits,
+    losses and gradients are Hugging Face's. By default everything after the first separators, the choice,
+    attends globally; any number of separators will do, padding is never global. With ``inputs_embeds``, which
+    don't show separators, no token is.
+
+    ``config.pooling`` gives the pooler another vector than the first token's.
+    """
+
+    default_global_policy = "choice"
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]  # noqa: RUF012
+    _loss_function = staticmethod(token_classification_loss)
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config, add_pooling_layer=True)
+        self.pooling = Pooling(self.config.pooling or "cls", self.config.hidden_size, self.config.segment_length)
+        self.dropout = head_dropout(self.config)
+        self.classifier = nn.Linear(self.config.hidden_size, 1)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        global_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **loss_arguments: Any,
+    ) -> tuple[Tensor, ...] | LongformerMultipleChoiceModelOutput:
+        """Score choices; M of them for each of B questions. The arguments' order is Hugging Face's.
+
+        Args:
+            input_ids: int ``[B, M, N]``; exactly one of it and ``inputs_embeds``.
+            token_type_ids, attention_mask, position_ids: ``[B, M, N]``, else as
+                :meth:`LongformerModel.forward`.
+            global_attention_mask: ``[B, M, N]``; ``None``: the policy of :class:`LongformerHead`, here the
+                choice.
+            labels: int ``[B]``, the right choice, -100 for no label. The loss is the mean cross-entropy.
+            inputs_embeds: ``[B, M, N, C]``.
+            output_attentions, output_hidden_states, return_dict: as :meth:`LongformerModel.forward`.
+            loss_arguments: ``num_items_in_batch``, the number of labels in all the batches whose gradients are
+                accumulated (``Trainer`` passes it).
+
+        Returns:
+            ``loss``, a scalar, if labels are given; ``logits`` ``[B, M]``; and ``hidden_states``,
+            ``attentions``, ``global_attentions`` as :meth:`LongformerModel.forward`, with ``B * M`` texts.
+
+        Raises:
+            TypeError, ValueError: as :meth:`LongformerModel.forward`, an unknown argument, an input without a
+                dimension for the choices, or labels of another shape or out of range.
+        """
+        like = input_ids if input_ids is not None else inputs_embeds
+        if like is None:
+            raise ValueError("give input_ids or inputs_embeds, not neither")
+        choices = like.shape[1] if isinstance(like, Tensor) and like.dim() > 2 else 0
+        attention_mask = _flatten("attention_mask", attention_mask, 3)
+        encoded = self.encode(
+            _flatten("input_ids", input_ids, 3),
+            attention_mask,
+            _flatten("global_attention_mask", global_attention_mask, 3),
+            _flatten("token_type_ids", token_type_ids, 3),
+            _flatten("position_ids", position_ids, 3),
+            _flatten("inputs_embeds", inputs_embeds, 4),
+            output_attentions,
+            output_hidden_states,
+            loss_arguments,
+        )
+        assert self.longformer.pooler is not None
+        text = self.pooling(encoded.last_hidden_state, attention_mask)  # [B * M, C]
+        logits = self.classifier(self.dropout(self.longformer.pooler(text[:, None])))  # [B * M, 1]
+        logits = logits.unflatten(0, (-1, choices)).squeeze(-1)  # [B, M]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, config=self.config, **loss_arguments)
+        output = LongformerMultipleChoiceModelOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            global_attentions=encoded.global_attentions,
+        )
+        return self.finish(output, return_dict)
+
+
+def _flatten(name: str, tensor: Tensor | None, dimensions: int) -> Tensor | None:
+    """Join batch and choices: ``[B, M, N, ...]`` to ``[B * M, N, ...]``."""
+    if tensor is None:
+        return None
+    form = "[B, M, N]" if dimensions == 3 else "[B, M, N, C]"
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor {form}, got {type(tensor).__name__}")
+    if tensor.dim() != dimensions:
+        raise ValueError(f"{name} must have shape {form}, with M choices for each question, got {list(tensor.shape)}")
+    return tensor.flatten(0, 1)
