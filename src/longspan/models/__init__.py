@@ -3,6 +3,10 @@
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.global_policies import make_global_attention_mask
+from longspan.models.led_configuration import LEDConfig
+from longspan.models.led_generation import LEDForConditionalGeneration
+from longspan.models.led_heads import LEDForQuestionAnswering, LEDForSequenceClassification
+from longspan.models.led_model import LEDModel
 from longspan.models.masked_lm import LongformerForMaskedLM
 from longspan.models.multiple_choice import LongformerForMultipleChoice
 from longspan.models.question_answering import LongformerForQuestionAnswering
@@ -14,6 +18,11 @@ from longspan.models.sequential_sentences import (
 from longspan.models.token_classification import LongformerForTokenClassification
 
 __all__ = [
+    "LEDConfig",
+    "LEDForConditionalGeneration",
+    "LEDForQuestionAnswering",
+    "LEDForSequenceClassification",
+    "LEDModel",
     "LongformerConfig",
     "LongformerForMaskedLM",
     "LongformerForMultipleChoice",
