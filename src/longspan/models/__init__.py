@@ -1,5 +1,8 @@
 """The models: ``transformers`` classes whose weights keep Hugging Face's names."""
 
+from longspan.models.causal_cache import RollingCache
+from longspan.models.causal_configuration import LongformerCausalConfig
+from longspan.models.causal_model import LongformerCausalModel, LongformerForCausalLM
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.global_policies import make_global_attention_mask
@@ -23,7 +26,10 @@ __all__ = [
     "LEDForQuestionAnswering",
     "LEDForSequenceClassification",
     "LEDModel",
+    "LongformerCausalConfig",
+    "LongformerCausalModel",
     "LongformerConfig",
+    "LongformerForCausalLM",
     "LongformerForMaskedLM",
     "LongformerForMultipleChoice",
     "LongformerForQuestionAnswering",
@@ -33,5 +39,6 @@ __all__ = [
     "LongformerModel",
     "LongformerModelForSentenceClassification",
     "LongformerPreTrainedModel",
+    "RollingCache",
     "make_global_attention_mask",
 ]

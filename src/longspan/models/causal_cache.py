@@ -1,0 +1,259 @@
+"""The rolling cache of generation: as many keys and values as a window holds, however long the text."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from longspan.attention import AttentionPattern
+from longspan.attention.relative_band import Positions, RelativeCall, relative_forward
+from longspan.models.causal_configuration import LongformerCausalConfig
+
+Attend = Callable[[Tensor, Tensor, Tensor, AttentionPattern, Tensor | None, list[int]], Tensor]
+"""Differentiable attention of some heads: query, key and value ``[B, h, N, D]``, pattern, key mask, heads."""
+
+
+class HeadRing:
+    """Keys and values of the heads of a layer that share window and dilation.
+
+    A ring for each residue of the position modulo the dilation, ``left + 1`` places long: position p lies in ring
+    ``p % d`` at place ``p // d % (left + 1)``. So the keys of a row are one ring, and nothing is moved or gathered.
+    """
+
+    def __init__(self, heads: list[int], left: int, dilation: int) -> None:
+        self.heads, self.places, self.dilation = heads, left + 1, dilation
+        self.pattern = AttentionPattern.make(len(heads), (left, 0), dilation, causal=True)
+        self.keys: Tensor | None = None
+        """``[B, h, d, left + 1, D]``."""
+        self.values: Tensor | None = None
+        self.real: Tensor | None = None
+        """bool ``[B, d, left + 1]``, False where padding was; None while there was none."""
+
+    @property
+    def reach(self) -> int:
+        """How many tokens back the furthest key lies."""
+        return (self.places - 1) * self.dilation
+
+    def allocate(self, like: Tensor) -> None:
+        """Make room for keys and values like ``[B, H, N, D]``."""
+        if self.keys is None:
+            B, _, _, D = like.shape
+            self.keys = like.new_zeros(B, len(self.heads), self.dilation, self.places, D, requires_grad=False)
+            self.values = torch.zeros_like(self.keys)
+
+    def write(self, key: Tensor, value: Tensor, key_mask: Tensor | None, first: int) -> None:
+        """Store the tokens ``[B, h, M, D]`` from position ``first`` on, as many as will be seen."""
+        assert self.keys is not None
+        assert self.values is not None
+        count = min(key.shape[2], self.dilation * self.places)
+        index = self._places(torch.arange(first + key.shape[2] - count, first + key.shape[2], device=key.device))
+        self.keys.flatten(2, 3).index_copy_(2, index, key[:, :, -count:].detach())
+        self.values.flatten(2, 3).index_copy_(2, index, value[:, :, -count:].detach())
+        if key_mask is not None and self.real is None:
+            self.real = torch.ones(key.shape[0], self.dilation, self.places, dtype=torch.bool, device=key.device)
+        if self.real is not None:
+            mask = torch.ones_like(self.real[:, 0, :1]).expand(-1, count) if key_mask is None else key_mask[:, -count:]
+            self.real.flatten(1, 2).index_copy_(1, index, mask)
+
+    def read(self, seen: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values ``[B, h, S, D]`` of the last tokens that the next one may see, in order, and their mask."""
+        assert self.keys is not None
+        assert self.values is not None
+        index = self._places(torch.arange(max(0, seen - self.reach), seen, device=self.keys.device))
+        keys, values = (ring.flatten(2, 3).index_select(2, index) for ring in (self.keys, self.values))
+        return keys, values, None if self.real is None else self.real.flatten(1, 2).index_select(1, index)
+
+    def step(self, query: Tensor, positions: Positions | None, scale: float, position: int) -> Tensor:
+        """Attend with one row ``[B, h, 1, D]`` whose own key has just been written."""
+        assert self.keys is not None
+        assert self.values is not None
+        ring, turn = position % self.dilation, position // self.dilation
+        wide = torch.promote_types(query.dtype, torch.float32)
+        rows = query.to(wide)
+        steps = (turn - torch.arange(self.places, device=query.device)) % self.places  # how far back each place is
+        keys = self.keys[:, :, ring].to(wide)
+        if positions is None:
+            scores = rows @ keys.mT  # [B, h, 1, left + 1]
+        else:
+            table, content, place = (
+                tensor.to(wide) for tensor in (positions.table, positions.content_bias, positions.position_bias)
+            )
+            by_offset = (rows + place[:, None]) @ table[:, : self.places].mT
+            scores = (rows + content[:, None]) @ keys.mT + by_offset.index_select(3, steps)
+        hidden = steps > turn
+        if self.real is not None:
+            hidden = hidden | ~self.real[:, None, None, ring]
+        scores = (scores * scale).masked_fill(hidden, -torch.inf)
+        weights = scores.softmax(-1).nan_to_num(0.0)  # a row of padding sees nothing
+        return (weights @ self.values[:, :, ring].to(wide)).to(query.dtype)
+
+    def select(self, index: Tensor) -> None:
+        """Keep the texts of ``index``, in its order."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys.index_select(0, index), self.values.index_select(0, index)
+        if self.real is not None:
+            self.real = self.real.index_select(0, index)
+
+    def _places(self, position: Tensor) -> Tensor:
+        return position % self.dilation * self.places + position // self.dilation % self.places
+
+
+class RollingLayer(CacheLayerMixin):
+    """The cache of one layer: a :class:`HeadRing` for each window and dilation among its heads."""
+
+    def __init__(self, pattern: AttentionPattern) -> None:
+        super().__init__()
+        self.rings = [HeadRing(heads, left, dilation) for heads, (left, _), dilation, _ in pattern.head_groups()]
+        self.seen = 0
+        """Tokens so far."""
+        self.positions: Positions | None = None
+        """The projected relative positions, kept since they are the same for every token."""
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None,
+        scale: float,
+        attend: Attend,
+    ) -> Tensor:
+        """Attend with the next tokens over the cached ones and themselves, and cache them.
+
+        Args:
+            query, key, value: ``[B, H, M, D]``, of the next M tokens.
+            key_mask: bool ``[B, M]``, False marks padding; None: no padding.
+            scale: factor on the scores.
+            attend: used where a gradient is asked for; the cached tokens get none.
+
+        Returns:
+            ``[B, H, M, D]``.
+        """
+        if self.rings[0].keys is not None and self.rings[0].keys.shape[0] != query.shape[0]:
+            raise ValueError(
+                f"the cache holds {self.rings[0].keys.shape[0]} texts, but input_ids has {query.shape[0]}; "
+                "use a new cache for other texts"
+            )
+        M, out = query.shape[2], torch.empty_like(query) if len(self.rings) > 1 else query
+        for ring in self.rings:
+            q, k, v = ((t[:, ring.heads] if len(self.rings) > 1 else t) for t in (query, key, value))
+            ring.allocate(key)
+            mine = None
+            if self.positions is not None:
+                mine = Positions(*(tensor[ring.heads] for tensor in vars(self.positions).values()))
+            if M == 1 and not torch.is_grad_enabled():
+                ring.write(k, v, key_mask, self.seen)
+                part = ring.step(q, mine, scale, self.seen)
+                if key_mask is not None:
+                    part = part.masked_fill(~key_mask[:, None, :, None], 0.0)
+            else:
+                part = self._chunk(ring, q, k, v, mine, key_mask, scale, attend)
+                ring.write(k, v, key_mask, self.seen)
+            if len(self.rings) > 1:
+                out[:, ring.heads] = part
+            else:
+                out = part
+        self.seen += M
+        return out
+
+    def _chunk(
+        self,
+        ring: HeadRing,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        positions: Positions | None,
+        key_mask: Tensor | None,
+        scale: float,
+        attend: Attend,
+    ) -> Tensor:
+        past_keys, past_values, past_mask = ring.read(self.seen)
+        past, B, M = past_keys.shape[2], query.shape[0], query.shape[2]
+        keys, values = torch.cat([past_keys, key], 2), torch.cat([past_values, value], 2)
+        mask = None
+        if key_mask is not None or past_mask is not None:
+            ones = torch.ones(B, past + M, dtype=torch.bool, device=query.device)
+            mask = torch.cat(
+                [
+                    ones[:, :past] if past_mask is None else past_mask,
+                    ones[:, past:] if key_mask is None else key_mask,
+                ],
+                1,
+            )
+        if torch.is_grad_enabled():
+            rows = torch.cat([query.new_zeros(*query.shape[:2], past, query.shape[3]), query], 2)
+            return attend(rows, keys, values, ring.pattern, mask, ring.heads)[:, :, past:]
+        call = RelativeCall(ring.pattern, mask, scale, past=past)
+        return relative_forward(query, keys, values, positions, call)[0]
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make room; the first tokens would do it, too."""
+        for ring in self.rings:
+            ring.allocate(key_states)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Refused: the keys of a row are not one tensor; see :meth:`attend`."""
+        raise NotImplementedError("a rolling cache has no update; the model calls attend")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """``(keys, position of the first)`` that ``query_length`` further rows see."""
+        held = min(self.seen, max(ring.reach for ring in self.rings))
+        return held + query_length, self.seen - held
+
+    def get_seq_length(self) -> int:
+        """Tokens so far, those that have left the window included."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        """-1: there is no longest text."""
+        return -1
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.seen = 0
+        for ring in self.rings:
+            ring.real = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the texts that beam search chose."""
+        for ring in self.rings:
+            if ring.keys is not None:
+                ring.select(beam_idx.to(ring.keys.device))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some texts."""
+        self.reorder_cache(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every text."""
+        for ring in self.rings:
+            if ring.keys is not None:
+                index = torch.arange(ring.keys.shape[0], device=ring.keys.device)
+                ring.select(index.repeat_interleave(repeats))
+
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        rings = [tensor for ring in self.rings for tensor in (ring.keys, ring.values) if tensor is not None]
+        return sum(tensor.nbytes for tensor in rings)
+
+
+class RollingCache(Cache):
+    """``past_key_values`` of :class:`LongformerForCausalLM`: per layer the keys and values of one window.
+
+    Its size is set by windows and dilations (a head keeps ``(attention_window - 1) * dilation`` tokens, rounded up to
+    whole rings), not by the length of the text, and a further token costs the same at any length.
+
+    Args:
+        config: the model's configuration; the windows are those it has now.
+    """
+
+    layers: list[RollingLayer]
+
+    def __init__(self, config: LongformerCausalConfig) -> None:
+        super().__init__(layers=[RollingLayer(config.layer_pattern(n)) for n in range(config.num_hidden_layers)])
+
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(layer.nbytes() for layer in self.layers)

@@ -1,0 +1,226 @@
+"""The causal language model: a decoder whose cost grows linearly with the text."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from longspan.models.causal_cache import RollingCache
+from longspan.models.causal_configuration import LongformerCausalConfig
+from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
+from longspan.models.inputs import can_inspect, check_embeds, check_ids, check_loss_arguments
+
+
+class LongformerCausalPreTrainedModel(PreTrainedModel):
+    """What the causal models share: the configuration, and how weights are loaded, saved and initialised."""
+
+    config: LongformerCausalConfig
+    config_class = LongformerCausalConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LongformerCausalLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # A rolling cache can't be cut back to an earlier token: the keys that would be needed are gone.
+    _is_stateful = True
+
+    def __init__(self, config: LongformerCausalConfig) -> None:
+        super().__init__(config)
+        config.check()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CausalSelfAttention) and module.is_relative:
+            init.normal_(module.content_bias, std=self.config.initializer_range)
+            init.normal_(module.position_bias, std=self.config.initializer_range)
+
+
+class LongformerCausalModel(LongformerCausalPreTrainedModel):
+    """The decoder of :class:`LongformerForCausalLM`, without the output layer."""
+
+    def __init__(self, config: LongformerCausalConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([LongformerCausalLayer(config, n) for n in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: RollingCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> tuple[Tensor, ...] | BaseModelOutputWithPast:
+        """Read a batch of texts; arguments as :meth:`LongformerForCausalLM.forward`.
+
+        Returns:
+            ``last_hidden_state`` ``[B, N, C]``; ``past_key_values`` or None; ``hidden_states``, 1 + layers tensors
+            ``[B, N, C]``, if asked for: the embeddings, what each layer but the last gives, and the last one
+            normalised.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        embedded = self._embed(input_ids, inputs_embeds)
+        cache = self._cache(past_key_values, use_cache)
+        seen = 0 if cache is None else cache.get_seq_length()
+        key_mask = _key_mask(attention_mask, embedded, seen)
+        rotation = None
+        if self.config.position_encoding == "rotary":
+            count, features = embedded.shape[1], self.config.head_dim
+            rotation = Rotation.at(seen, count, features, self.config.rope_theta, embedded)
+        dropout: float = self.config.hidden_dropout_prob
+        hidden_states = F.dropout(embedded, dropout, self.training)
+        states = [hidden_states]
+        for number, layer in enumerate(self.layers):
+            layer_cache = None if cache is None else cache.layers[number]
+            hidden_states = layer(hidden_states, key_mask, rotation, layer_cache)
+            if output_hidden_states:
+                states.append(hidden_states)
+        hidden_states = F.dropout(self.norm(hidden_states), dropout, self.training)
+        if output_hidden_states:
+            states[-1] = hidden_states
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden_states,
+            past_key_values=cache,
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}")
+        if input_ids is not None:
+            rows = self.embed_tokens.num_embeddings
+            check_ids("input_ids", input_ids, rows, "is it encoded with this model's alphabet?")
+            return self.embed_tokens(input_ids)
+        assert inputs_embeds is not None
+        check_embeds(inputs_embeds, self.config.hidden_size)
+        return inputs_embeds
+
+    def _cache(self, past_key_values: RollingCache | None, use_cache: bool | None) -> RollingCache | None:
+        if past_key_values is not None:
+            if not isinstance(past_key_values, RollingCache):
+                raise TypeError(
+                    f"past_key_values must be a RollingCache, got {type(past_key_values).__name__}; "
+                    "leave it out, or make one with RollingCache(model.config)"
+                )
+            return past_key_values
+        if use_cache is None:  # where a gradient may be asked for, nobody generates
+            use_cache = self.config.use_cache and not torch.is_grad_enabled()
+        if use_cache and not (self.training and self.is_gradient_checkpointing):
+            return RollingCache(self.config)
+        return None
+
+
+class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
+    """The character language model of Beltagy et al. 2020, section 4, and its rotary variant.
+
+    A decoder with pre-LayerNorm and GELU, whose layers attend in causal windows that may differ by layer and be
+    dilated by head. The paper's code was never released; what it leaves open is decided here so: a window of 512 is a
+    token and the 511 before it; dilated heads use the sinusoids of the true distance; every layer has a position
+    projection and biases of its own; one LayerNorm ends the stack.
+
+    ``generate()`` keeps a :class:`RollingCache`: memory and time per token don't grow with the text.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: LongformerCausalConfig) -> None:
+        super().__init__(config)
+        self.model = LongformerCausalModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # generate() leaves the cache to forward
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: RollingCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **loss_arguments: Any,
+    ) -> tuple[Tensor, ...] | CausalLMOutputWithPast:
+        """Predict each next token.
+
+        Args:
+            input_ids: int ``[B, N]``, any N from one up; exactly one of it and ``inputs_embeds``.
+            attention_mask: bool or numbers, 0 marks padding, anywhere; ``[B, N]``, or with a cache of S tokens
+                ``[B, S + N]``. ``None``: no padding.
+            past_key_values: the cache that an earlier call returned; these tokens go on where it ends.
+            inputs_embeds: ``[B, N, C]`` in place of the embeddings.
+            labels: int ``[B, N]``, the same tokens as ``input_ids`` and -100 where no loss is wanted: position i is
+                scored on label i + 1. The loss is the mean cross-entropy in nats.
+            use_cache: return a cache for the tokens that follow; ``None``: as the configuration, but not while
+                gradients are recorded.
+            output_attentions: not available, must not be True.
+            output_hidden_states: also return the hidden states of every layer.
+            return_dict: ``False`` returns a tuple.
+            logits_to_keep: compute the logits of the last so many tokens only, or of the tokens it indexes; 0: of all.
+            loss_arguments: ``num_items_in_batch``, as ``Trainer`` passes it: the loss is then the sum divided by it.
+
+        Returns:
+            ``loss`` if labels are given; ``logits`` ``[B, N, V]``; ``past_key_values``; ``hidden_states``.
+
+        Raises:
+            TypeError, ValueError: one sentence for ids out of range, masks or labels of another shape, a cache of
+                another kind.
+        """
+        check_loss_arguments(self, loss_arguments)
+        if output_attentions or (output_attentions is None and self.config.output_attentions):
+            raise ValueError("output_attentions is True, but this model returns no attention weights; leave it out")
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        decoded = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden_states = decoded.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept])
+        loss = None
+        if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise ValueError(f"labels must have shape [B, N] = {list(logits.shape[:2])}, got {list(labels.shape)}")
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_arguments)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=decoded.past_key_values,
+            hidden_states=decoded.hidden_states,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+def _key_mask(attention_mask: Tensor | None, like: Tensor, seen: int) -> Tensor | None:
+    """``attention_mask`` of the tokens ``like`` ``[B, N, C]`` as bool ``[B, N]``; None where it says nothing."""
+    if attention_mask is None:
+        return None
+    B, N, _ = like.shape
+    if not isinstance(attention_mask, Tensor) or attention_mask.shape not in ((B, N), (B, seen + N)):
+        got = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        expected = f"[{B}, {N}]" + (f" or, with the {seen} cached tokens, [{B}, {seen + N}]" if seen else "")
+        raise ValueError(f"attention_mask must have shape [B, N] = {expected}, got {got}")
+    mask = attention_mask[:, -N:].to(like.device)
+    mask = mask if mask.dtype == torch.bool else mask > 0
+    return None if can_inspect(mask) and bool(mask.all()) else mask
