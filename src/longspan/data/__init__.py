@@ -3,6 +3,8 @@
 from longspan.data.corpus import DocumentSequences, PackedSequences, TokenCorpus
 from longspan.data.layout import SequenceLayout
 from longspan.data.masking import Piece, collate, mask_tokens
+from longspan.data.segments import SegmentedText, SegmentLayout
+from longspan.data.sentences import split_sentences
 from longspan.data.stream import StreamedSequences
 from longspan.data.text import Document, as_documents, find_files, read_documents
 
@@ -11,6 +13,8 @@ __all__ = [
     "DocumentSequences",
     "PackedSequences",
     "Piece",
+    "SegmentLayout",
+    "SegmentedText",
     "SequenceLayout",
     "StreamedSequences",
     "TokenCorpus",
@@ -19,4 +23,5 @@ __all__ = [
     "find_files",
     "mask_tokens",
     "read_documents",
+    "split_sentences",
 ]

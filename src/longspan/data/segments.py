@@ -1,0 +1,271 @@
+"""Texts laid out in segments, each headed by a special token (Chalkidis et al. 2022, section 3).
+
+``<s>`` stands in column 0 and ``</s>`` in the columns K, 2K ...; between them stand up to K - 1 tokens of text, and
+padding where a segment ends early. :class:`longspan.data.SequenceLayout` is the same with segments that are full.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longspan.data.sentences import split_sentences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentedText:
+    """One text in S segments of K tokens; made by :class:`SegmentLayout`."""
+
+    input_ids: NDArray[np.int64]
+    """Token ids ``[S * K]``."""
+    attention_mask: NDArray[np.int64]
+    """``[S * K]``, 0 marks padding."""
+    global_attention_mask: NDArray[np.int64]
+    """``[S * K]``, 1 marks the headers."""
+    positions: NDArray[np.int64]
+    """The column of each text token, ``[n]``: ``input_ids[positions]`` is the text."""
+    segments: tuple[tuple[int, int], ...]
+    """Per segment, its text tokens as ``(start, stop)`` in ``0 .. n``; they join without gaps."""
+    sentence_starts: tuple[int, ...]
+    """Per sentence that is kept at least in part, the segment in which it begins."""
+    truncated: int = 0
+    """How many text tokens were left out because the text was too long."""
+    offsets: NDArray[np.int64] | None = None
+    """Per text token its ``(start, stop)`` in characters, ``[n, 2]``; None if only ids were given."""
+
+    @property
+    def text_ids(self) -> NDArray[np.int64]:
+        """The text tokens alone, ``[n]``."""
+        return self.input_ids[self.positions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentLayout:
+    """Where the tokens of a text stand.
+
+    Sentences go together into a segment while they fit. One that doesn't fit begins the next segment; one that is
+    longer than a segment goes on in the next, so no token is lost. Build it with :meth:`for_tokenizer`.
+    """
+
+    segment_length: int = 128
+    """K: tokens of a segment, its header included."""
+    max_segments: int | None = 32
+    """The most segments of a text; None for any number."""
+    first_id: int
+    """Header of the first segment (``<s>``, ``[CLS]``)."""
+    separator_id: int
+    """Header of the others (``</s>``, ``[SEP]``)."""
+    pad_id: int
+    """Padding token."""
+    attend_inner_padding: bool = False
+    """Mark padding inside segments as tokens. The authors' tokenizer did so for RoBERTa models (it padded masks with
+    the padding token's id, 1), so ``kiddothe2b/longformer-base-4096`` was very probably trained that way: for exact
+    use of its weights only."""
+
+    def __post_init__(self) -> None:
+        if self.segment_length < 2:
+            raise ValueError(f"segment_length is {self.segment_length}; use at least 2, a header and a token of text")
+        if self.max_segments is not None and self.max_segments < 1:
+            raise ValueError(f"max_segments is {self.max_segments}; use at least 1, or None for any number")
+
+    @classmethod
+    def for_tokenizer(
+        cls,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        segment_length: int = 128,
+        max_segments: int | None = 32,
+        attend_inner_padding: bool = False,
+    ) -> "SegmentLayout":
+        """The layout with the special tokens of ``tokenizer``.
+
+        Raises:
+            ValueError: the tokenizer lacks a first, separator or padding token, or a size is out of range.
+        """
+        first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+        separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        for name, token_id in {"cls": first, "sep": separator, "pad": tokenizer.pad_token_id}.items():
+            if token_id is None:
+                raise ValueError(
+                    f"the tokenizer has no {name} token, which segments need; "
+                    f"use tokenizer.add_special_tokens({{'{name}_token': ...}})"
+                )
+        return cls(
+            segment_length=segment_length,
+            max_segments=max_segments,
+            first_id=first,
+            separator_id=separator,
+            pad_id=tokenizer.pad_token_id,
+            attend_inner_padding=attend_inner_padding,
+        )
+
+    def encode(
+        self, tokenizer: "PreTrainedTokenizerBase", text: str | Sequence[str], *, truncate: bool = False
+    ) -> SegmentedText:
+        """Tokenize a text and lay it out.
+
+        A string is tokenized whole and its tokens grouped by sentences
+        (:func:`longspan.data.split_sentences`), so the tokens are those of the text and their offsets lead
+        back to it. Of a list of strings each begins a segment of its own, as for the classification of given
+        sentences; offsets count from the beginning of their string.
+
+        Args:
+            tokenizer: a fast tokenizer.
+            text: a text, or its parts.
+            truncate: leave out what is beyond ``max_segments`` and count it in ``truncated``.
+
+        Returns:
+            The text with ``offsets``.
+
+        Raises:
+            TypeError: neither a string nor strings. ValueError: a tokenizer without offsets, or more segments
+                than ``max_segments``.
+        """
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
+        parts = [text] if isinstance(text, str) else text
+        if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+            raise TypeError(f"text must be a string or a list of strings, got {type(text).__name__}")
+        ids: list[list[int]] = []
+        offsets: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)]
+        for part in parts:
+            encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            tokens, places = encoded["input_ids"], np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+            offsets.append(places)
+            if isinstance(text, str):
+                stops = [stop for _, stop in split_sentences(part)]
+                sentence = np.searchsorted(stops, places[:, 0], side="right")  # [n], of each token
+                cuts = np.searchsorted(sentence, np.arange(1, len(stops))).tolist()
+                ids += [list(tokens[start:stop]) for start, stop in pairwise([0, *cuts, len(tokens)])]
+            else:
+                ids.append(list(tokens))
+        return self.arrange(ids, merge=isinstance(text, str), truncate=truncate, offsets=np.concatenate(offsets))
+
+    def arrange(
+        self,
+        sentences: Sequence[Sequence[int]],
+        *,
+        merge: bool = True,
+        truncate: bool = False,
+        offsets: NDArray[np.int64] | None = None,
+    ) -> SegmentedText:
+        """Lay out sentences of token ids.
+
+        Args:
+            sentences: the token ids of each sentence, without special tokens.
+            merge: put several sentences into a segment where they fit; else each begins its own.
+            truncate: leave out what is beyond ``max_segments`` and count it in ``truncated``.
+            offsets: ``[n, 2]``, the characters of each token of all sentences, passed on.
+
+        Returns:
+            The text in segments; an empty text is one segment of its header.
+
+        Raises:
+            ValueError: more segments than ``max_segments``.
+        """
+        segments, starts = self._group([len(sentence) for sentence in sentences], merge)
+        count = segments[-1][1]
+        kept = count
+        if self.max_segments is not None and len(segments) > self.max_segments:
+            if not truncate:
+                raise ValueError(
+                    f"the text fills {len(segments)} segments of {self.segment_length} tokens, but max_segments is "
+                    f"{self.max_segments}; pass truncate=True to keep its beginning, or split the text"
+                )
+            segments = segments[: self.max_segments]
+            starts = [start for start in starts if start < self.max_segments]
+            kept = segments[-1][1]
+        text = np.array([token for sentence in sentences for token in sentence], dtype=np.int64)[:kept]
+
+        columns = np.arange(len(segments)) * self.segment_length  # [S], of the headers
+        input_ids = np.full(len(segments) * self.segment_length, self.pad_id, dtype=np.int64)
+        input_ids[columns] = self.separator_id
+        input_ids[0] = self.first_id
+        lengths = np.array([stop - start for start, stop in segments])  # [S]
+        first_tokens = np.array([start for start, _ in segments])
+        positions = np.arange(kept) + np.repeat(columns + 1 - first_tokens, lengths)
+        input_ids[positions] = text
+        attention_mask = np.full(len(input_ids), int(self.attend_inner_padding), dtype=np.int64)
+        attention_mask[columns] = attention_mask[positions] = 1
+        global_attention_mask = np.zeros(len(input_ids), dtype=np.int64)
+        global_attention_mask[columns] = 1
+        return SegmentedText(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            global_attention_mask=global_attention_mask,
+            positions=positions,
+            segments=tuple(segments),
+            sentence_starts=tuple(starts),
+            truncated=count - kept,
+            offsets=None if offsets is None else offsets[:kept],
+        )
+
+    def _group(self, lengths: list[int], merge: bool) -> tuple[list[tuple[int, int]], list[int]]:
+        """The text tokens of each segment, and the segment in which each sentence begins."""
+        capacity = self.segment_length - 1
+        segments: list[tuple[int, int]] = []
+        starts = []
+        begin = end = 0  # of the segment that is being filled
+        for number, length in enumerate(lengths):
+            room = capacity - (end - begin)
+            if (end > begin or (not merge and number > 0)) and (not merge or length > room):
+                segments.append((begin, end))
+                begin = end
+            starts.append(len(segments))
+            end += length
+            while end - begin > capacity:
+                segments.append((begin, begin + capacity))
+                begin += capacity
+        segments.append((begin, end))
+        return segments, starts
+
+    def collate(
+        self, texts: Sequence[SegmentedText], labels: Sequence[Sequence[float]] | None = None
+    ) -> dict[str, Tensor]:
+        """A batch, padded on the right by whole segments.
+
+        Args:
+            texts: B of them.
+            labels: for each text a label for each of its segments, ints or floats.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``global_attention_mask``, int64 ``[B, S * K]``, and with labels
+            ``labels`` ``[B, S]``, int64 or float32, -100 for segments that are padding.
+
+        Raises:
+            ValueError: no text, or another number of labels than of segments.
+        """
+        if not texts:
+            raise ValueError("there is no text to collate")
+        most = max(len(text.segments) for text in texts)
+        shape = (len(texts), most * self.segment_length)
+        batch = {
+            "input_ids": np.full(shape, self.pad_id, dtype=np.int64),
+            "attention_mask": np.zeros(shape, dtype=np.int64),
+            "global_attention_mask": np.zeros(shape, dtype=np.int64),
+        }
+        for row, text in enumerate(texts):
+            for name, array in batch.items():
+                array[row, : len(text.input_ids)] = getattr(text, name)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        if labels is not None:
+            if len(labels) != len(texts):
+                raise ValueError(f"labels are given for {len(labels)} texts, but there are {len(texts)}")
+            for row, (text, of_text) in enumerate(zip(texts, labels, strict=True)):
+                if len(of_text) != len(text.segments):
+                    raise ValueError(
+                        f"text {row} has {len(of_text)} labels for {len(text.segments)} segments; give one for each"
+                    )
+            rows = [torch.tensor(list(of_text)) for of_text in labels]
+            tensors["labels"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_IGNORED)
+        return tensors
