@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_projection, check_tensors
+from longspan.attention.exported import exported_attention
 from longspan.attention.ops import attention_op
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
@@ -135,7 +136,8 @@ def longformer_attention(
         return_probabilities: return an :class:`AttentionResult` with LSE and attention weights (differentiable), by
         a slower
             path that is linear in memory too.
-        backend: ``"blocked"``, the fast path; ``"reference"``, the dense definition, quadratic; ``"auto"``.
+        backend: ``"blocked"``, the fast path; ``"reference"``, the dense definition, quadratic; ``"auto"``:
+            the fast path, and plain torch operations in a graph that ``torch.export`` traces.
 
     Returns:
         ``[B, H, N, D]`` in the dtype of ``query``, or an :class:`AttentionResult`.
@@ -161,14 +163,18 @@ def longformer_attention(
     pattern = AttentionPattern.make(query.shape[1], window, dilation, causal)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
 
-    if backend == "reference" or return_probabilities:
+    exporting = torch.compiler.is_exporting() and backend == "auto"
+    if backend == "reference" or return_probabilities or exporting:
         tensors = _as_tensors(global_qkv, query, key, value, key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
         with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
             if return_probabilities:
                 weights = unfused_attention(*arguments)
                 return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)
-            out, lse, _ = reference_attention(*arguments)
+            if exporting:
+                out, lse = exported_attention(*arguments)
+            else:
+                out, lse, _ = reference_attention(*arguments)
     else:
         seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
         out, lse = attention_op(
