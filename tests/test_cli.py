@@ -171,10 +171,18 @@ def test_show_pattern_draws(tmp_path: Path) -> None:
 def test_demo_calls_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     module = types.ModuleType("longspan.demo")
-    module.run_demo = lambda *, output_dir: asked.append(output_dir)  # type: ignore[attr-defined]
+
+    def run_demo(*, output_dir: Path, seed: int) -> types.SimpleNamespace:
+        asked.append((output_dir, seed))
+        return types.SimpleNamespace(table="model  bits", seconds=3.2, report=output_dir / "report.html")
+
+    module.run_demo = run_demo  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "longspan.demo", module)
-    assert run("demo", "--output", tmp_path).exit_code == 0
-    assert asked == [tmp_path]
+    result = run("demo", "--output", tmp_path, "--seed", 3)
+    assert result.exit_code == 0
+    assert asked == [(tmp_path, 3)]
+    assert "model  bits" in result.output
+    assert f"3 s; the story with pictures: {tmp_path / 'report.html'}" in result.output
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

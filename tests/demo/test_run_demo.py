@@ -40,7 +40,7 @@ run_demo(output, budget=budget, source=library)
 @pytest.fixture(scope="module")
 def finished(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    assert run_demo(folder, budget=TINY, source=library) == folder / "report.html"
+    assert run_demo(folder, budget=TINY, source=library).report == folder / "report.html"
     return folder
 
 
@@ -97,10 +97,12 @@ def test_the_report_is_one_file_with_the_measured_numbers(finished: Path) -> Non
 
 def test_a_finished_demo_only_writes_its_report_again(finished: Path, library: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.is_file()}
-    report = run_demo(finished, budget=TINY, source=library)
+    result = run_demo(finished, budget=TINY, source=library)
     changed = {file.name for file, time in before.items() if file.stat().st_mtime_ns != time}
     assert changed <= {"report.html", ".lock"}
-    assert report.is_file()
+    assert result.report.is_file()
+    assert len(result.table.splitlines()) == 6
+    assert result.seconds > 0
 
 
 def test_another_seed_needs_another_folder(finished: Path, library: Path) -> None:

@@ -83,6 +83,11 @@ def test_a_table_has_a_cell_for_every_column() -> None:
         Table(columns=["a", "b"], rows=[["1"]])
 
 
+def test_a_table_as_text_has_columns_that_line_up() -> None:
+    table = Table(columns=["model", "bits"], rows=[["a", "10.0"], ["longer name", "1.0"]])
+    assert table.to_text() == "model        bits\na            10.0\nlonger name   1.0"
+
+
 def test_a_page_escapes_and_is_self_contained(tmp_path: Path) -> None:
     (tmp_path / "test.html.j2").write_text(
         '{% extends "page.html.j2" %}{% from "macros.html.j2" import table_of, picture %}'

@@ -14,7 +14,7 @@ class DemoBudget:
         ValueError: a size out of range, or two that contradict.
     """
 
-    held_out_files: int = 16
+    held_out_files: int = 12
     """Long files never trained on."""
     long_characters: int = 24_000
     """A file of at least so many characters is long."""
@@ -35,7 +35,7 @@ class DemoBudget:
     attention_window: tuple[int, ...] = (512, 512, 2048)
     """Total width of the long model's window in each layer."""
 
-    pretrain_steps: int = 1000
+    pretrain_steps: int = 900
     pretrain_sequences: int = 4
     """Sequences of ``short_length`` in a step."""
     pretrain_rate: float = 2e-3

@@ -57,7 +57,7 @@ def choose_examples(
     long: Guesses,
     *,
     beyond: int,
-    letters: int = 4,
+    letters: int = 2,
 ) -> tuple[list[Choice], int]:
     """The masked words that the long model gains most on, loses most on, and the one in the middle.
 

@@ -1,6 +1,7 @@
 """``run_demo``: the story of the Longformer paper at small size, on text that every Python machine has."""
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,24 @@ from longspan.demo.examples import choose_examples, fill_example
 from longspan.demo.lookups import by_distance, guess, mask_sequences
 from longspan.demo.small_roberta import new_roberta
 from longspan.demo.stages import Result, Stages
-from longspan.demo.story import write_report
+from longspan.demo.story import table_of_rows, write_report
 from longspan.demo.tokenizer import train_tokenizer
 from longspan.training import PretrainRecipe, evaluate_masked_lm, load_masked_lm, load_tokenizer, pretrain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What a finished demo leaves."""
+
+    report: Path
+    """``report.html``, one self-contained file."""
+    table: str
+    """Bits per character of every model, as text."""
+    seconds: float
+    """Wall-clock time of all stages."""
 
 
 def run_demo(
@@ -31,7 +44,7 @@ def run_demo(
     *,
     budget: DemoBudget | None = None,
     source: str | Path | None = None,
-) -> Path:
+) -> DemoResult:
     """Pretrain a small RoBERTa on the standard library's text, lengthen it, train it on, compare, and report.
 
     What is finished is remembered in the folder: a demo that was stopped, however hard, goes on where it was when it
@@ -44,7 +57,7 @@ def run_demo(
         source: a folder of ``.py`` and ``.txt`` files to use instead of the standard library.
 
     Returns:
-        The report.
+        The report and its main table.
 
     Raises:
         ValueError: the folder holds a run of another seed or budget, or other files; or there is too little text.
@@ -72,7 +85,7 @@ class _Demo:
         self.text = folder / "text"
         self.tokenizer_dir = folder / "tokenizer"
 
-    def run(self) -> Path:
+    def run(self) -> DemoResult:
         """All stages in order."""
         run, budget = self.stages.run, self.budget
         results: dict[str, Result] = {}
@@ -92,14 +105,12 @@ class _Demo:
         rows["control"] = run("evaluate-control", lambda: self._evaluate(load_masked_lm(control), budget.short_length))
         results["lookups"] = run("lookups", self._look_up)
         results["cost"] = run("cost", self._measure_cost)
-        return write_report(
-            self.folder / "report.html",
-            budget=budget,
-            seed=self.seed,
-            results=results,
-            rows=rows,
-            seconds=self.stages.seconds(),
+        seconds = self.stages.seconds()
+        report = write_report(
+            self.folder / "report.html", budget=budget, seed=self.seed, results=results, rows=rows, seconds=seconds
         )
+        table = table_of_rows(rows, results, budget).to_text()
+        return DemoResult(report=report, table=table, seconds=sum(seconds.values()))
 
     def _gather_text(self) -> Result:
         budget = self.budget
@@ -232,7 +243,7 @@ class _Demo:
     def _look_up(self) -> Result:
         """Where the long context helps, and what it looks like."""
         budget = self.budget
-        tokenizer = load_tokenizer(self.tokenizer_dir)
+        tokenizer = load_tokenizer(self.folder / "long" / "model")
         files = read_files(self.text / "held_out.jsonl")
         sequences = mask_sequences(
             tokenizer, [file.text for file in files], sequence_length=budget.long_length, seed=self.seed

@@ -283,7 +283,7 @@ def _draw_cost(cost: Result) -> "Figure":
 def _cost_table(cost: Result) -> Table:
     names = list(cost["seconds"])
     return Table(
-        columns=["tokens", *(f"{name}, ms" for name in names), *(f"{name}, MiB" for name in names)],
+        columns=["tokens", *(f"{unit}: {name}" for unit in ("ms", "MiB") for name in names)],
         rows=[
             [
                 f"{length:,}",

@@ -29,6 +29,18 @@ class Table:
             if len(row) != len(self.columns):
                 raise ValueError(f"row {list(row)} has {len(row)} cells for {len(self.columns)} columns")
 
+    def to_text(self) -> str:
+        """The table for a terminal, columns two spaces apart."""
+        lines = [self.columns, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if index < self.text_columns else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
 
 def render_page(template: str, values: Mapping[str, Any], *, folder: Path | None = None) -> str:
     """Fill a template; what isn't marked safe is escaped.
