@@ -17,9 +17,7 @@ Padding is never marked. ``question`` and ``choice`` mark the first token of a t
 mark: without a separator nobody can tell the parts apart, and a text should have one token that sees it all.
 """
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,16 +54,13 @@ def parse_policy(policy: GlobalPolicy) -> tuple[str, ...]:
     )
 
 
-@lru_cache(maxsize=64)
 def _parse(policy: str) -> tuple[str, ...]:
     terms: list[str] = []
     for word in policy.split("+"):
         term = word.strip()
-        every = re.fullmatch(r"every_([1-9]\d*)", term)
-        span = re.fullmatch(r"(\d+):(\d+)", term)
         if term in _ALIASES:
             terms += _ALIASES[term]
-        elif term in _NAMES or every or (span and int(span[1]) < int(span[2])):
+        elif term in _NAMES or _is_every(term) or _is_slice(term):
             terms.append(term)
         else:
             raise ValueError(
@@ -73,6 +68,17 @@ def _parse(policy: str) -> tuple[str, ...]:
                 f"question, choice, every_K such as every_128, a span such as 0:16, or several joined by +"
             )
     return tuple(terms)
+
+
+# String methods rather than patterns, which a compiled graph can't look into.
+def _is_every(term: str) -> bool:
+    step = term.removeprefix("every_")
+    return step != term and step.isdecimal() and int(step) > 0
+
+
+def _is_slice(term: str) -> bool:
+    start, _, stop = term.partition(":")
+    return start.isdecimal() and stop.isdecimal() and int(start) < int(stop)
 
 
 def _is_span(span: object) -> bool:
