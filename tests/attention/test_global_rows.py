@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from longspan.attention import GlobalProjection
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
+from longspan.attention.workspace import Scratch
 
 D = 8
 BIASES = [(True, True, True), (False, False, False), (False, True, False), (True, False, True)]
@@ -115,9 +116,10 @@ def test_without_global_tokens_gradients_are_zero_not_missing(
 def _flops(case: Case) -> int:
     call = Call(case.pattern(), case.global_mask, case.key_mask, D**-0.5, 0.0, seed=0)
     query, key, value, *given = (leaf.detach() for leaf in case.leaves().values())
+    scratch = Scratch(query.dtype, query.device)
     with FlopCounterMode(display=False) as counter:
-        out, lse = blocked_forward(query, key, value, given, call)
-        blocked_backward(torch.ones_like(out), None, query, key, value, given, out, lse, call)
+        out, lse = blocked_forward(query, key, value, given, call, scratch)
+        blocked_backward(torch.ones_like(out), None, query, key, value, given, out, lse, call, scratch)
     return counter.get_total_flops()
 
 

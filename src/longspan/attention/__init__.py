@@ -2,5 +2,13 @@
 
 from longspan.attention.functional import AttentionResult, GlobalProjection, longformer_attention
 from longspan.attention.pattern import AttentionPattern, Window
+from longspan.attention.workspace import release_workspace
 
-__all__ = ["AttentionPattern", "AttentionResult", "GlobalProjection", "Window", "longformer_attention"]
+__all__ = [
+    "AttentionPattern",
+    "AttentionResult",
+    "GlobalProjection",
+    "Window",
+    "longformer_attention",
+    "release_workspace",
+]

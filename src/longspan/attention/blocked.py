@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
-from longspan.attention.blocks import Scratch
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
 from longspan.attention.pattern import AttentionPattern
+from longspan.attention.workspace import Scratch
 
 
 @dataclass
@@ -31,23 +31,23 @@ class Call:
 
 
 def blocked_forward(
-    query: Tensor, key: Tensor, value: Tensor, global_inputs: Sequence[Tensor], call: Call
+    query: Tensor, key: Tensor, value: Tensor, global_inputs: Sequence[Tensor], call: Call, scratch: Scratch
 ) -> tuple[Tensor, Tensor]:
     """Output and LSE by the definition in :class:`AttentionPattern`.
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides.
         global_inputs: nothing (the global rows share the local projections), three tensors ``[B, H, N, D]``, or the
-        seven
-            of :class:`GlobalProjection` with biases filled in.
+            seven of :class:`GlobalProjection` with biases filled in.
         call: the rest.
+        scratch: buffers of :func:`compute_dtype`.
 
     Returns:
         ``(out, lse)``: ``[B, H, N, D]`` with the memory layout of ``query``, and fp32 (fp64 for fp64) ``[B, H, N]``.
     """
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
-    scratch, dropout = _start(query, call)
+    dropout = _dropout(query, call)
     for b, text in _texts(query, call):
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
             if isinstance(heads, slice):
@@ -74,6 +74,7 @@ def blocked_backward(
     out: Tensor,
     lse: Tensor,
     call: Call,
+    scratch: Scratch,
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``, in that order; all of them, zeros where nothing flowed."""
     dtype = compute_dtype(query.dtype)
@@ -82,7 +83,7 @@ def blocked_backward(
     # Weights and biases gather from all texts in the computing dtype; tensors of a text are written once.
     global_grads = [torch.zeros_like(tensor) for tensor in global_inputs[: 1 if projected else 3]]
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
-    scratch, dropout = _start(query, call)
+    dropout = _dropout(query, call)
     for b, text in _texts(query, call):
         delta = torch.linalg.vecdot(grad_out[b].to(dtype), out[b].to(dtype))  # [H, N]
         if grad_lse is not None:
@@ -99,10 +100,11 @@ def blocked_backward(
         rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
         rows_grad, rows_delta, rows_lse = grad_out[b, :, at].to(dtype), delta[:, at], lse[b, :, at]
         if isinstance(rows, ProjectedRows):
-            hidden_grad = torch.zeros_like(global_inputs[0][b], dtype=dtype)
+            hidden_grad = global_grads[0][b].to(dtype)  # of zeros, in place unless the dtypes differ
             rows_grad_lse = None if grad_lse is None else grad_lse[b, :, at]
             rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grad, *weight_grads))
-            global_grads[0][b] = hidden_grad
+            if hidden_grad.dtype != query.dtype:
+                global_grads[0][b] = hidden_grad
         else:
             grad_query, grad_key, grad_value = rows.backward(rows_grad, rows_delta, rows_lse)
             into = global_grads or grads
@@ -112,9 +114,8 @@ def blocked_backward(
     return grads + global_grads + [grad.to(query.dtype) for grad in weight_grads]
 
 
-def _start(query: Tensor, call: Call) -> tuple[Scratch, Dropout | None]:
-    scratch = Scratch(compute_dtype(query.dtype), query.device)
-    return scratch, Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
+def _dropout(query: Tensor, call: Call) -> Dropout | None:
+    return Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
 
 
 def _texts(query: Tensor, call: Call) -> Iterator[tuple[int, Text]]:
@@ -146,7 +147,7 @@ def _bands(
     dropout: Dropout | None,
 ) -> Iterator[tuple[slice | list[int], Band]]:
     for heads, window, dilation, causal in call.pattern.head_groups(text.length):
-        step = heads_per_chunk(len(heads), text.length, window, dilation, query.device)
+        step = heads_per_chunk(len(heads), text.length, text.globals_.numel(), window, dilation, query.device)
         for some in (heads[first : first + step] for first in range(0, len(heads), step)):
             neighbours = some[-1] - some[0] == len(some) - 1
             pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy

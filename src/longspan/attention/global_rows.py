@@ -10,6 +10,7 @@ head.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +20,13 @@ from longspan.attention.band import Text, readable
 from longspan.attention.blocks import (
     LN_2,
     LOG2_E,
+    Keys,
     RowDropout,
-    Scratch,
-    Segment,
     backward_block,
     forward_block,
 )
 from longspan.attention.dropout import Dropout
+from longspan.attention.workspace import Scratch
 
 # Scores of one block of global rows, all heads together.
 _BLOCK_SCORES = 4_000_000
@@ -40,6 +41,21 @@ class Settings:
     scale: float
     scratch: Scratch
     dropout: Dropout | None
+
+
+class RowGradients(NamedTuple):
+    """What the backward of dense rows gives. Gradients of key and value are in buffers that the next rows use."""
+
+    query: Tensor
+    """``[P, R, E]``."""
+    key: Tensor
+    """``[P, N, E]``."""
+    value: Tensor
+    """``[P, N, F]``."""
+    out: list[Tensor]
+    """The rows' output once more, if asked for: blocks ``[P, r, F]``."""
+    mass: list[Tensor]
+    """Sums of the rows' weights after dropout, if asked for: blocks ``[P, r]``."""
 
 
 class DenseRows:
@@ -66,8 +82,8 @@ class DenseRows:
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(out [P, R, F], lse [P, R], mass [P, R])``; mass is the sum of a row's weights after dropout."""
         outs, lses, masses = [], [], []
-        for query, segment, part in self._blocks():
-            sums = forward_block(query, [segment], self.settings.scratch, self._row_dropout(part))
+        for query, keys, part in self._blocks():
+            sums = forward_block(query, keys, self.settings.scratch, self._row_dropout(part))
             # A global row has a key, itself, so no total is 0.
             outs.append(sums.weighted / sums.total)
             masses.append(torch.ones_like(sums.total) if sums.mass is None else sums.mass / sums.total)
@@ -75,36 +91,50 @@ class DenseRows:
         return torch.cat(outs, 1), torch.cat(lses, 1).squeeze(-1), torch.cat(masses, 1).squeeze(-1)
 
     def backward(
-        self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_mass: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of ``(query, key, value)``; ``delta`` and ``lse`` are ``[P, R]`` as in :func:`backward_block`."""
-        grad_key, grad_value = torch.zeros_like(self.key), torch.zeros_like(self.value)
-        grads = []
-        for query, segment, part in self._blocks():
-            segment.grad_key, segment.grad_value = grad_key, grad_value
-            grad_query = backward_block(
+        self,
+        grad_out: Tensor,
+        delta: Tensor,
+        lse: Tensor,
+        grad_mass: Tensor | None = None,
+        *,
+        again: bool = False,
+    ) -> RowGradients:
+        """``delta`` and ``lse`` are ``[P, R]`` as in :func:`backward_block`; ``again``: give the output once more."""
+        grad_key = grad_value = None
+        grads, outs, masses = [], [], []
+        keep = 1.0 if self.settings.dropout is None else self.settings.dropout.keep
+        for query, keys, part in self._blocks():
+            block = backward_block(
                 query,
-                [segment],
+                keys,
                 lse[:, part, None] * LOG2_E,
-                grad_out[:, part].contiguous(),
+                grad_out[:, part],
                 delta[:, part, None],
                 self.settings.scratch,
                 self._row_dropout(part),
                 None if grad_mass is None else grad_mass[:, part, None],
             )
-            grads.append(grad_query.mul_(self.settings.scale))
-        return torch.cat(grads, 1), grad_key.mul_(LN_2), grad_value
+            grads.append(block.query * self.settings.scale)
+            if again:
+                outs.append(torch.bmm(block.weights, self.value) / keep)
+                masses.append(block.weights.sum(-1) / keep)
+            if grad_key is None or grad_value is None:
+                grad_key, grad_value = block.key, block.value
+                if query.shape[1] < self.query.shape[1]:  # more blocks to come, into the same buffers
+                    grad_key, grad_value = grad_key.clone(), grad_value.clone()
+            else:
+                grad_key.add_(block.key)
+                grad_value.add_(block.value)
+        assert grad_key is not None
+        assert grad_value is not None
+        return RowGradients(torch.cat(grads, 1), grad_key.mul_(LN_2), grad_value, outs, masses)
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Segment, slice]]:
+    def _blocks(self) -> Iterator[tuple[Tensor, Keys, slice]]:
         total = self.query.shape[1]
         for start in range(0, total, self.block):
             part = slice(start, min(start + self.block, total))
-            query = (self.query[:, part] * (self.settings.scale * LOG2_E)).contiguous()
-            yield (
-                query,
-                Segment(self.key, self.value, partial(self._mask, part=part)),
-                part,
-            )
+            query = self.query[:, part] * (self.settings.scale * LOG2_E)
+            yield query, Keys(self.key, self.value, partial(self._mask, part=part)), part
 
     def _row_dropout(self, part: slice) -> RowDropout | None:
         dropout = self.settings.dropout
@@ -147,7 +177,8 @@ class GivenRows:
 
     def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of ``(query rows [H, G, D], key [H, N, D], value [H, N, D])``."""
-        return self.rows.backward(grad_out, delta, lse)
+        rows = self.rows.backward(grad_out, delta, lse)
+        return rows.query, rows.key, rows.value
 
 
 @dataclass
@@ -186,7 +217,9 @@ class ProjectedRows:
         if not self.absorbed:
             out, lse, _ = self._plain().forward()
             return out, lse
-        context, lse, mass = self._context()
+        H, G, _ = self.query.shape
+        context, lse, mass = self._absorbed_rows().forward()
+        context, lse, mass = context.view(H, G, -1), lse.view(H, G), mass.view(H, G)
         out = context @ self._heads(self.projection.value_weight).mT  # [H, G, C] x [H, C, D]
         out += mass[..., None] * self._heads(self.projection.value_bias)[:, None]
         return out, lse + self._key_bias_score()
@@ -198,11 +231,11 @@ class ProjectedRows:
         if self.absorbed:
             grad_query = self._absorbed_backward(grad_out, delta, lse, grad_lse, grads)
         else:
-            grad_query, grad_key, grad_value = self._plain().backward(grad_out, delta, lse)
-            hidden, projection = self.projection.hidden, self.projection
+            rows = self._plain().backward(grad_out, delta, lse)
+            grad_query, hidden, projection = rows.query, self.projection.hidden, self.projection
             for grad, weight, grad_weight, grad_bias in (
-                (grad_key, projection.key_weight, grads.key_weight, grads.key_bias),
-                (grad_value, projection.value_weight, grads.value_weight, grads.value_bias),
+                (rows.key, projection.key_weight, grads.key_weight, grads.key_bias),
+                (rows.value, projection.value_weight, grads.value_weight, grads.value_bias),
             ):
                 flat = self._join(grad)  # [N, H * D]
                 grad_weight.addmm_(flat.mT, hidden)
@@ -219,36 +252,30 @@ class ProjectedRows:
         projection, scale = self.projection, self.settings.scale
         key_weight, value_weight = self._heads(projection.key_weight), self._heads(projection.value_weight)
         dropout = self.settings.dropout
-        rows = self._absorbed_rows()
-        context, _, mass = self._context()  # cheaper to do again than to keep
-
-        self._heads(grads.value_weight).baddbmm_(grad_out.mT, context)
-        self._heads(grads.value_bias).add_((grad_out * mass[..., None]).sum(1))
+        H, G, _ = self.query.shape
         grad_context = grad_out @ value_weight  # [H, G, C]
         # Without dropout the mass is constant 1 and its gradient drops out of the softmax's, as in `delta`.
         grad_mass = (grad_out * self._heads(projection.value_bias)[:, None]).sum(-1)  # [H, G]
         if dropout is None:
             delta = delta - grad_mass
-        grad_absorbed, grad_key, grad_value = rows.backward(
+        rows = self._absorbed_rows().backward(
             grad_context.reshape(1, -1, grad_context.shape[-1]),
             delta.reshape(1, -1),
             (lse - self._key_bias_score()).reshape(1, -1),
             None if dropout is None else grad_mass.reshape(1, -1),
+            again=True,
         )
-        grads.hidden.add_(grad_key[0]).add_(grad_value[0])
-        grad_absorbed = grad_absorbed.view(*self.query.shape[:2], -1)  # [H, G, C]
+        context, mass = torch.cat(rows.out, 1).view(H, G, -1), torch.cat(rows.mass, 1).view(H, G)
+        self._heads(grads.value_weight).baddbmm_(grad_out.mT, context)
+        self._heads(grads.value_bias).add_((grad_out * mass[..., None]).sum(1))
+        grads.hidden.add_(rows.key[0]).add_(rows.value[0])
+        grad_absorbed = rows.query.view(H, G, -1)  # [H, G, C]
         self._heads(grads.key_weight).baddbmm_(self.query.mT, grad_absorbed)
         grad_query = grad_absorbed @ key_weight.mT
         if grad_lse is not None:  # the key bias moves every score of a row alike: only the LSE sees it
             grad_query += scale * grad_lse[..., None] * self._heads(projection.key_bias)[:, None]
             self._heads(grads.key_bias).add_(scale * (grad_lse[..., None] * self.query).sum(1))
         return grad_query
-
-    def _context(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted sums of hidden states ``[H, G, C]``, their LSE without the key bias and mass, both ``[H, G]``."""
-        context, lse, mass = self._absorbed_rows().forward()
-        H, G, _ = self.query.shape
-        return context.view(H, G, -1), lse.view(H, G), mass.view(H, G)
 
     def _absorbed_rows(self) -> DenseRows:
         G = self.text.globals_.numel()

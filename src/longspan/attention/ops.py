@@ -1,4 +1,7 @@
-"""The blocked path as registered custom ops: one node for ``torch.compile`` and ``torch.export``, at any length."""
+"""The blocked path as registered custom ops: one node for ``torch.compile`` and ``torch.export``, at any length.
+
+Both switch autocast off, which would reach inside and round sums to 16 bits.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longspan.attention.band import compute_dtype
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
 from longspan.attention.pattern import AttentionPattern
+from longspan.attention.workspace import workspace
 
 
 @torch.library.custom_op("longspan::attention", mutates_args=())
@@ -30,8 +35,9 @@ def attention_op(
     tensor.
     """
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
-    with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
-        return blocked_forward(query, key, value, global_inputs, call)
+    device = query.device
+    with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
+        return blocked_forward(query, key, value, global_inputs, call, scratch)
 
 
 @torch.library.custom_op("longspan::attention_backward", mutates_args=())
@@ -56,8 +62,9 @@ def attention_backward_op(
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
-    with torch.autocast(query.device.type, enabled=False):
-        return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call)
+    device = query.device
+    with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
+        return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, scratch)
 
 
 @attention_op.register_fake

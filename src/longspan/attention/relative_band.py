@@ -12,11 +12,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from longspan.attention.band import _rows_per_block, compute_dtype, heads_per_chunk
-from longspan.attention.blocks import LN_2, LOG2_E, RowDropout, Scratch, Segment, backward_block, forward_block
+from longspan.attention.band import compute_dtype, heads_per_chunk, rows_per_block
+from longspan.attention.blocks import LN_2, LOG2_E, Keys, RowDropout, backward_block, forward_block
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import AttentionPattern
+from longspan.attention.workspace import Scratch, workspace
 
 
 @dataclass
@@ -101,25 +102,25 @@ def _bands(
 ) -> Iterator[tuple[slice, slice | list[int], "RelativeBand"]]:
     """The work in portions that share window and dilation: on a CPU text by text, so that blocks stay in the cache."""
     B, _, N, _ = key.shape
-    scratch = Scratch(compute_dtype(query.dtype), query.device)
     dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
     texts = [slice(b, b + 1) for b in range(B)] if query.device.type == "cpu" else [slice(0, B)]
-    for batch in texts:
-        real = None if call.key_mask is None else call.key_mask[batch]
-        if real is not None and bool(real.all()):
-            real = None
-        for heads, window, dilation, _ in call.pattern.head_groups(N):
-            step = heads_per_chunk(len(heads), N, window, dilation, query.device)
-            for some in (heads[first : first + step] for first in range(0, len(heads), step)):
-                neighbours = some[-1] - some[0] == len(some) - 1
-                pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
-                q, k, v = (tensor[batch, pick].transpose(0, 1) for tensor in (query, key, value))
-                mine = positions and Positions(
-                    positions.table[pick], positions.content_bias[pick], positions.position_bias[pick]
-                )
-                masks = None if dropout is None else dropout.stream(batch.start, some[0])
-                band = RelativeBand(q, k, v, mine, real, window[0], dilation, call.scale, scratch, masks, call.past)
-                yield batch, pick, band
+    with workspace(compute_dtype(query.dtype), query.device) as scratch:
+        for batch in texts:
+            real = None if call.key_mask is None else call.key_mask[batch]
+            if real is not None and bool(real.all()):
+                real = None
+            for heads, window, dilation, _ in call.pattern.head_groups(N):
+                step = heads_per_chunk(len(heads), N, 0, window, dilation, query.device)
+                for some in (heads[first : first + step] for first in range(0, len(heads), step)):
+                    neighbours = some[-1] - some[0] == len(some) - 1
+                    pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
+                    q, k, v = (tensor[batch, pick].transpose(0, 1) for tensor in (query, key, value))
+                    mine = positions and Positions(
+                        positions.table[pick], positions.content_bias[pick], positions.position_bias[pick]
+                    )
+                    masks = None if dropout is None else dropout.stream(batch.start, some[0])
+                    band = RelativeBand(q, k, v, mine, real, window[0], dilation, call.scale, scratch, masks, call.past)
+                    yield batch, pick, band
 
 
 @dataclass
@@ -161,7 +162,7 @@ class RelativeBand:
         self.residues = residues = Residues(length, dilation)
         self.dtype = compute_dtype(query.dtype)
         self.problems = self.heads * self.texts * dilation
-        self.block = min(residues.n, _rows_per_block(self.problems, residues.n, (left, 0), query.device))
+        self.block = min(residues.n, rows_per_block(self.problems, residues.n, 0, (left, 0), query.device))
         self.lead = self.block - 1
         """Places before the first key: the first blocks reach beyond the text by less than a block."""
 
@@ -194,8 +195,8 @@ class RelativeBand:
         target = self.value.new_zeros(self.problems, self.residues.n, self.features)
         lse2 = self.value.new_full((self.problems, self.residues.n), -torch.inf)
         for start, stop in self._blocks():
-            query, segment, _ = self._block(start, stop)
-            sums = forward_block(query, [segment], self.scratch, self._row_dropout(start, stop))
+            query, keys, _ = self._block(start, stop)
+            sums = forward_block(query, keys, self.scratch, self._row_dropout(start, stop))
             target[:, start:stop] = sums.weighted.div_(sums.total)
             lse2[:, start:stop] = sums.total.log2_().add_(sums.top).squeeze(-1)
         if self.dead is not None:
@@ -223,25 +224,26 @@ class RelativeBand:
         grad_content = self.value.new_zeros(self.heads, self.features)
         grad_position = torch.zeros_like(grad_content)
         for start, stop in self._blocks():
-            query, segment, position_query = self._block(start, stop)
+            query, keys, position_query = self._block(start, stop)
             assert position_query is not None
-            keys = self._key_range(start, stop)
-            segment.grad_key, segment.grad_value = grad_key[:, keys], grad_value[:, keys]
-            rows_out = grad_out[:, start:stop].contiguous()
-            rows = backward_block(
+            block = backward_block(
                 query,
-                [segment],
+                keys,
                 lse2[:, start:stop, None],
-                rows_out,
+                grad_out[:, start:stop],
                 delta[:, start:stop, None],
                 self.scratch,
                 self._row_dropout(start, stop),
-            ).mul_(self.scale)
+            )
+            places = self._key_range(start, stop)
+            grad_key[:, places].add_(block.key)
+            grad_value[:, places].add_(block.value)
+            rows = block.query.mul_(self.scale)
             grad_query[:, start:stop] = rows
             grad_content += rows.view(self.heads, -1, self.features).sum(1)
 
             # What backward_block left is the gradient of the scores; their diagonals are the gradient by offset.
-            width = segment.key.shape[1]
+            width = keys.key.shape[1]
             grad_scores = self.scratch.take("grad_scores", self.problems, stop - start, width)
             offsets = self._take_offsets(start, stop)
             offsets.copy_(_diagonals(grad_scores))
@@ -280,7 +282,7 @@ class RelativeBand:
     def _take_offsets(self, start: int, stop: int) -> Tensor:
         return self.scratch.take("scores by offset", self.problems, stop - start, self._reach(stop) + 1)
 
-    def _block(self, start: int, stop: int) -> tuple[Tensor, Segment, Tensor | None]:
+    def _block(self, start: int, stop: int) -> tuple[Tensor, Keys, Tensor | None]:
         """Queries that meet keys, the keys, and queries that meet positions; queries in base-2 units."""
         rows = self.query[:, start:stop]
         query = self.scratch.take("query", *rows.shape)
@@ -292,14 +294,13 @@ class RelativeBand:
             torch.add(rows, self.position_bias, out=position_query).mul_(self.scale * LOG2_E)
             torch.add(rows, self.content_bias, out=query)
         query.mul_(self.scale * LOG2_E)
-        keys = self._key_range(start, stop)
-        segment = Segment(
-            self.key[:, keys],
-            self.value[:, keys],
+        places = self._key_range(start, stop)
+        keys = Keys(
+            self.key[:, places],
+            self.value[:, places],
             lambda scores: self._finish_scores(scores, position_query, start, stop),
-            first=keys.start,
         )
-        return query, segment, position_query
+        return query, keys, position_query
 
     def _finish_scores(self, scores: Tensor, position_query: Tensor | None, start: int, stop: int) -> None:
         """Add the scores of positions, and -inf wherever a row must not see a key."""
@@ -319,7 +320,10 @@ class RelativeBand:
             self._by_text(scores)[..., max(-low, 0) :].add_(keys[:, None])
 
     def _row_dropout(self, start: int, stop: int) -> RowDropout | None:
-        return None if self.dropout is None else RowDropout(self.dropout, self.row_hash[:, start:stop], self.key_hash)
+        if self.dropout is None:
+            return None
+        key_hash = self.key_hash[self._key_range(start, stop)]
+        return RowDropout(self.dropout, self.row_hash[:, start:stop], key_hash)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """``[h * b, N - past, ...]`` to ``[P, n, ...]``, 0 in the rows of the past."""

@@ -19,6 +19,7 @@ from transformers import RobertaConfig
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention as HFLongformerSelfAttention
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention
 
+from longspan.attention import release_workspace
 from longspan.data.progress import progress_bar
 from longspan.models import LongformerConfig
 from longspan.models.self_attention import LongformerSelfAttention
@@ -139,6 +140,7 @@ def _step(layer: nn.Module, hidden: Tensor) -> None:
 
 def _peak_bytes(work: Callable[[], None]) -> int:
     """The most that PyTorch's tensors took while ``work`` ran, above what they took when it began."""
+    release_workspace()  # buffers kept from the timing belong to the layer that uses them
     with _no_lines_on_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     with tempfile.TemporaryDirectory() as folder:
