@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from longspan.integrations.acceleration import accelerate
     from longspan.integrations.attention_interface import register_attention
     from longspan.integrations.registration import register
+    from longspan.integrations.remote_code import add_remote_code
 
-__all__ = ["accelerate", "register", "register_attention"]
+__all__ = ["accelerate", "add_remote_code", "register", "register_attention"]
 
 _HOMES = {
     "accelerate": "longspan.integrations.acceleration",
+    "add_remote_code": "longspan.integrations.remote_code",
     "register": "longspan.integrations.registration",
     "register_attention": "longspan.integrations.attention_interface",
 }
