@@ -10,8 +10,9 @@ import transformers
 from torch import Tensor, nn
 
 import longspan.models
+import longspan.models.led_encoder
 from longspan.integrations import accelerate
-from tests.models.tiny_models import SIZES, build_ours, build_stock, make_batch
+from tests.models.tiny_models import PAD, SIZES, build_ours, build_stock, make_batch, randomize
 
 HEADS = ["Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"]
 BATCHES = {
@@ -84,6 +85,48 @@ def test_attention_probabilities_have_the_texts_length() -> None:
     for ours, theirs in zip(result.global_attentions, expected.global_attentions, strict=True):
         assert ours.shape == (3, 3, 29, 4)
         torch.testing.assert_close(ours[2], theirs[2, :, :29], atol=1e-5, rtol=1e-5)
+
+
+LED_SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 32,
+    "max_encoder_position_embeddings": 80,
+    "max_decoder_position_embeddings": 48,
+    "pad_token_id": PAD,
+    "attention_window": [8, 4],
+    "dropout": 0.0,
+}
+
+
+def _led_pair(head: str) -> tuple[Any, Any]:
+    stock = getattr(transformers, f"LED{head}")(transformers.LEDConfig(**LED_SIZES))
+    randomize(stock)
+    return stock.eval(), accelerate(copy.deepcopy(stock).eval())
+
+
+@pytest.mark.parametrize("name", ["padded right", "one global", "ragged globals", "global padding"])
+@pytest.mark.parametrize("head", ["Model", "ForConditionalGeneration"])
+def test_led(head: str, name: str) -> None:
+    stock, fast = _led_pair(head)
+    encoder = fast.get_encoder()
+    assert type(encoder) is longspan.models.led_encoder.LEDEncoder
+    assert type(fast) is type(stock)
+    assert list(fast.state_dict()) == list(stock.state_dict())
+    batch = BATCHES[name] | {"decoder_input_ids": make_batch([7] * len(BATCHES[name]["input_ids"]))["input_ids"]}
+    _assert_equal(stock, fast, batch)
+
+
+def test_led_generates_the_same() -> None:
+    stock, fast = _led_pair("ForConditionalGeneration")
+    options = {"max_new_tokens": 8, "num_beams": 2, "do_sample": False}
+    expected = stock.generate(**BATCHES["ragged globals"], **options)
+    assert torch.equal(fast.generate(**BATCHES["ragged globals"], **options), expected)
 
 
 def test_it_is_the_same_model() -> None:
@@ -175,7 +218,7 @@ class _Derived(transformers.LongformerModel):
 
 
 def test_refusals() -> None:
-    with pytest.raises(TypeError, match="LongformerModel in it, and Linear has none"):
+    with pytest.raises(TypeError, match="LED encoder in it, and Linear has none"):
         accelerate(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="takes a loaded model, got str"):
         accelerate("allenai/longformer-base-4096")  # type: ignore[type-var]

@@ -86,8 +86,9 @@ def test_the_mode_is_kept_and_dropout_is_off() -> None:
     assert model.training
 
 
-def test_lower_precision_is_near() -> None:
-    model = build().float()
+@pytest.mark.parametrize("encoding", ["relative", "rotary"])
+def test_lower_precision_is_near(encoding: str) -> None:
+    model = build(position_encoding=encoding).float()
     assert evaluate(model, precision="bf16").loss == pytest.approx(evaluate(model).loss, abs=0.05)
 
 

@@ -23,7 +23,7 @@ Positions = Literal["tile", "random"]
 PerLayer = int | Sequence[int] | Sequence[Sequence[int]]
 """One number, one per layer, or one per layer and head."""
 
-_DEFAULT_WINDOW = 512
+DEFAULT_WINDOW = 512
 _POSITION_TABLE = "embeddings.position_embeddings.weight"
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 # Buffers that old versions of transformers saved with the weights.
@@ -72,11 +72,12 @@ class Lengthening:
 
 @dataclass(frozen=True)
 class LongCheckpoint:
-    """A Longformer not yet made: its class's name, its configuration, its tensors by their final names."""
+    """A long model not yet made: its class's name, its configuration, its tensors by their final names."""
 
-    source_family: Family
+    tokenizer_class: str | None
+    """What the tokenizer is if its files don't say; None: what ``transformers`` takes for the configuration."""
     architecture: str
-    config: LongformerConfig
+    config: PretrainedConfig
     tensors: dict[str, LazyTensor]
 
 
@@ -100,22 +101,17 @@ def lengthen_checkpoint(
         ValueError: the source is a decoder or quantized, covers more positions than asked, lacks tensors, or
             has some whose shapes aren't what its configuration says.
     """
-    _check_encoder(config)
+    check_encoder(config)
     long_name = long_architecture(architecture)
     named = _canonical(tensors, family)
     reserved = family.reserved_rows(config)
     table = _position_table(named, config, reserved)
     # kiddothe2b's Longformers have a last row that no text reaches; their model_max_length tells.
     learned = min(table.shape[0] - reserved, getattr(config, "model_max_length", None) or table.shape[0])
-    if asked.max_positions < learned and not asked.allow_shorter:
-        raise ValueError(
-            f"max_positions is {asked.max_positions} but the {config.model_type} model has {learned} "
-            "already; ask for at least as many, or pass allow_shorter=True to drop the last ones"
-        )
-
+    check_longer(config, learned, asked)
     long_config = _long_config(family, config, reserved + asked.max_positions, asked)
     long_config.architectures = [long_name]
-    named[_POSITION_TABLE] = _long_positions(table, reserved, learned, config.initializer_range, asked)
+    named[_POSITION_TABLE] = long_positions(table, reserved, learned, config.initializer_range, asked)
     if not family.has_global_projections:
         named |= _global_projections(named)
     if any(name.startswith("lm_head.") for name in named):
@@ -124,7 +120,7 @@ def lengthen_checkpoint(
     prefix = "" if long_name == "LongformerModel" else "longformer."
     final = {(prefix + name if name.startswith(_ENCODER_PARTS) else name): t for name, t in named.items()}
     _check_layout(long_name, long_config, final)
-    return LongCheckpoint(family, long_name, long_config, final)
+    return LongCheckpoint(family.tokenizer_class, long_name, long_config, final)
 
 
 def longformer_class(architecture: str) -> type[PreTrainedModel]:
@@ -132,7 +128,12 @@ def longformer_class(architecture: str) -> type[PreTrainedModel]:
     return getattr(models, architecture, None) or getattr(transformers, architecture)
 
 
-def _check_encoder(config: PretrainedConfig) -> None:
+def check_encoder(config: PretrainedConfig) -> None:
+    """Refuse what isn't an encoder in full precision with absolute positions.
+
+    Raises:
+        ValueError: it is a decoder, quantized, or has relative positions.
+    """
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         raise ValueError(
             f"the {config.model_type} model is a decoder (is_decoder or add_cross_attention is set); "
@@ -143,6 +144,19 @@ def _check_encoder(config: PretrainedConfig) -> None:
     kind = getattr(config, "position_embedding_type", "absolute")
     if kind != "absolute":
         raise ValueError(f"position_embedding_type is {kind!r}; only 'absolute' position tables can be lengthened")
+
+
+def check_longer(config: PretrainedConfig, learned: int, asked: Lengthening) -> None:
+    """Refuse to drop learned positions unless told to.
+
+    Raises:
+        ValueError: the source has more positions than asked.
+    """
+    if asked.max_positions < learned and not asked.allow_shorter:
+        raise ValueError(
+            f"max_positions is {asked.max_positions} but the {config.model_type} model has {learned} "
+            "already; ask for at least as many, or pass allow_shorter=True to drop the last ones"
+        )
 
 
 def _canonical(tensors: Mapping[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
@@ -176,7 +190,9 @@ def _position_table(named: Mapping[str, LazyTensor], config: PretrainedConfig, r
     return table
 
 
-def _long_positions(table: LazyTensor, reserved: int, learned: int, std: float, asked: Lengthening) -> LazyTensor:
+def long_positions(table: LazyTensor, reserved: int, learned: int, std: float, asked: Lengthening) -> LazyTensor:
+    """The table for as many tokens as asked, from one whose ``learned`` rows follow ``reserved`` others."""
+
     def load() -> torch.Tensor:
         if asked.positions == "tile":
             return tile_positions(table.load(), asked.max_positions, reserved=reserved, learned=learned)
@@ -230,7 +246,7 @@ def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Len
     if asked.attention_window is not None:
         fields["attention_window"] = asked.attention_window
     elif not family.has_global_projections:
-        fields["attention_window"] = _DEFAULT_WINDOW
+        fields["attention_window"] = DEFAULT_WINDOW
     if asked.attention_dilation is not None:
         fields["attention_dilation"] = asked.attention_dilation
     return LongformerConfig(**fields)
@@ -239,7 +255,7 @@ def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Len
 def _check_layout(architecture: str, config: LongformerConfig, tensors: Mapping[str, LazyTensor]) -> None:
     """Every tensor of the class that will hold them is there, in its shape."""
     layout_config = deepcopy(config)
-    layout_config.attention_window = _DEFAULT_WINDOW  # no shape depends on it, and stock classes refuse some
+    layout_config.attention_window = DEFAULT_WINDOW  # no shape depends on it, and stock classes refuse some
     with torch.device("meta"), no_init_weights():
         model = longformer_class(architecture)(layout_config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

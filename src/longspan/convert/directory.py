@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
+from longspan.convert.kept_class import save_config
 from longspan.convert.lengthening import read_long_checkpoint
 from longspan.convert.source import LICENSE_FILES, find_source
 from longspan.convert.tokenizer_files import copy_tokenizer
@@ -26,15 +27,17 @@ def convert_directory(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes the checkpoint in one directory a Longformer's in another; what :func:`longspan.lengthen` is in
+    """Makes the checkpoint in one directory a long model's in another; what :func:`longspan.lengthen` is in
     memory.
 
     Holds one tensor at a time (two of the longer position table; all of them if the source is a ``.bin`` from
     before torch 1.6). The target is written under a hidden name beside its place and moved there when the
     disk has it all, so it is there whole or not at all. It holds ``config.json``, ``model.safetensors``, the
     tokenizer's files with ``model_max_length`` set, and the licence; the model card is not copied, since it
-    describes the source. It opens in stock ``transformers`` unless odd windows, windows per head or dilation
-    are asked for.
+    describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per head or
+    dilation are asked for. The ``config.json`` of a model that keeps its class (BERT, ELECTRA, ModernBERT, BART)
+    names ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not
+    computed with full attention.
 
     Args:
         source: a directory, or a name on the hub.
@@ -80,8 +83,8 @@ def convert_directory(
     try:
         partial.mkdir()
         write_safetensors(partial / "model.safetensors", long.tensors, progress)
-        long.config.save_pretrained(partial)
-        copy_tokenizer(source, partial, long.source_family, max_positions)
+        save_config(long.config, partial)
+        copy_tokenizer(source, partial, long.tokenizer_class, max_positions)
         for pattern in LICENSE_FILES:
             for path in source.glob(pattern):
                 shutil.copyfile(path, partial / path.name)

@@ -77,6 +77,60 @@ FAMILIES = {
     )
 }
 
+
+@dataclass(frozen=True, kw_only=True)
+class KeptFamily:
+    """One encoder that stays the class it is, and gets the attention as ``attn_implementation="longspan"``.
+
+    Attributes:
+        config_class: its configuration in ``transformers``.
+        class_prefix: what its model classes' names start with.
+        position_tables: how the names of its learned position tables end; none if positions are rotary.
+        reserved_rows: rows of a table before the first token's.
+        has_own_window: some of its layers have a window already, and the others are meant to see all.
+    """
+
+    config_class: type[PretrainedConfig]
+    class_prefix: str
+    position_tables: tuple[str, ...]
+    reserved_rows: int = 0
+    has_own_window: bool = False
+
+    @property
+    def model_type(self) -> str:
+        """The name in ``config.json``."""
+        return self.config_class.model_type
+
+
+KEPT_FAMILIES = {
+    family.model_type: family
+    for family in (
+        KeptFamily(
+            config_class=transformers.BertConfig,
+            class_prefix="Bert",
+            position_tables=("embeddings.position_embeddings.weight",),
+        ),
+        KeptFamily(
+            config_class=transformers.ElectraConfig,
+            class_prefix="Electra",
+            position_tables=("embeddings.position_embeddings.weight",),
+        ),
+        KeptFamily(
+            config_class=transformers.ModernBertConfig,
+            class_prefix="ModernBert",
+            position_tables=(),
+            has_own_window=True,
+        ),
+        # Encoder and decoder share the number of positions; both tables start with two rows that no token reads.
+        KeptFamily(
+            config_class=transformers.BartConfig,
+            class_prefix="Bart",
+            position_tables=("encoder.embed_positions.weight", "decoder.embed_positions.weight"),
+            reserved_rows=2,
+        ),
+    )
+}
+
 # Heads whose tensors have the same names and shapes in RoBERTa and in Longformer.
 HEADS = (
     "Model",
@@ -92,15 +146,16 @@ _LONG_ARCHITECTURES = {
 }
 
 
-def family_named(model_type: str | None) -> Family:
+def family_named(model_type: str | None) -> Family | KeptFamily:
     """The entry for a ``model_type``.
 
     Raises:
-        ValueError: it isn't in the table.
+        ValueError: it isn't in the tables.
     """
-    family = FAMILIES.get(model_type) if model_type is not None else None
+    tables: dict[str, Family | KeptFamily] = {**FAMILIES, **KEPT_FAMILIES}
+    family = tables.get(model_type) if model_type is not None else None
     if family is None:
-        raise ValueError(f"models of type {model_type!r} cannot be made long; supported are {', '.join(FAMILIES)}")
+        raise ValueError(f"models of type {model_type!r} cannot be made long; supported are {', '.join(tables)}")
     return family
 
 

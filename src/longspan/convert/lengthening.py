@@ -15,7 +15,8 @@ from longspan.convert.checkpoint import (
     Positions,
     lengthen_checkpoint,
 )
-from longspan.convert.families import family_named, known_architecture
+from longspan.convert.families import KeptFamily, family_named, known_architecture
+from longspan.convert.kept_class import kept_checkpoint, lengthen_kept, load_kept
 from longspan.convert.source import find_source, read_architecture, read_config
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 
@@ -30,20 +31,30 @@ def lengthen(
     allow_shorter: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Makes a RoBERTa-like encoder a Longformer with the same weights (paper, section 5).
+    """Makes an encoder of short texts long, with the same weights (paper, section 5).
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs continued
-    pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; the global projections
-    start as copies of the local ones; embeddings, pooler and heads are the source's.
+    pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; embeddings, pooler and
+    heads are the source's. There are two kinds of result:
+
+    * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
+      their own, which start as copies of the local ones. A Longformer gets longer.
+    * BERT, ELECTRA, ModernBERT and BART keep their class, with ``attn_implementation="longspan"`` (see
+      :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of
+      ModernBERT, whose positions are rotary, only the configuration changes: its layers keep their windows, and
+      the full ones stay full unless ``attention_window`` is given. BART's decoder gets as many positions and
+      stays full attention. ``transformers`` doesn't save ``attn_implementation``: after ``save_pretrained``,
+      open the model with ``from_pretrained(directory, attn_implementation="longspan")``.
 
     Args:
-        model_or_directory: a RoBERTa, XLM-RoBERTa, CamemBERT or Longformer model (bare, masked LM, sequence
-            or token classification, question answering, multiple choice), a directory of one, or its name on
-            the hub. A model is not changed and shares no memory with the result.
-        max_positions: tokens that the result reads, special ones included: 4096 makes a table of
+        model_or_directory: a model of one of these families, a directory of one, or its name on the hub. Its
+            head may be any in the second kind, and in the first a masked LM, sequence or token classification,
+            question answering, multiple choice, or none. A model is not changed and shares no memory with the
+            result.
+        max_positions: tokens that the result reads, special ones included: 4096 makes RoBERTa's table
             ``4096 + pad_token_id + 1`` rows. Any number not below the source's.
         attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per
-            layer, or one per layer and head. None: 512, or what a Longformer source has.
+            layer, or, in a Longformer, one per layer and head. None: 512, or what the source has.
         attention_dilation: gap between attended tokens, 1 for none, in the same forms. None: 1, or the
             source's.
         positions: "tile" repeats the learned rows; "random" draws those beyond them with the model's
@@ -52,9 +63,9 @@ def lengthen(
         seed: of the random rows.
 
     Returns:
-        :class:`longspan.LongformerModel`, :class:`longspan.LongformerForMaskedLM`, or the class of the
-        source's head, in the source's dtypes; on its device and in its mode if it is a model, else on the CPU
-        and in eval mode.
+        :class:`longspan.LongformerModel`, :class:`longspan.LongformerForMaskedLM`, the Longformer class of the
+        source's head, or the source's own class, in the source's dtypes; on its device and in its mode if it is
+        a model, else on the CPU and in eval mode.
 
     Raises:
         TypeError: ``model_or_directory`` is something else, or ``max_positions`` is no integer.
@@ -73,6 +84,8 @@ def lengthen(
     if isinstance(model_or_directory, PreTrainedModel):
         source = model_or_directory
         family = family_named(source.config.model_type)
+        if isinstance(family, KeptFamily):
+            return lengthen_kept(source, family, asked)
         long = lengthen_checkpoint(
             family, source.config, known_architecture(type(source)), in_memory(source.state_dict()), asked
         )
@@ -84,20 +97,23 @@ def lengthen(
             "(merge adapters into the model first, and lengthen it before compiling it)"
         )
     directory = find_source(model_or_directory)
+    if isinstance(kept := family_named(read_config(directory).model_type), KeptFamily):
+        return lengthen_kept(load_kept(directory), kept, asked).eval()
     return _build(read_long_checkpoint(directory, asked)).eval()
 
 
 def read_long_checkpoint(directory: Path, asked: Lengthening) -> LongCheckpoint:
-    """A directory's checkpoint as a Longformer's, no tensor read yet.
+    """A directory's checkpoint as a long model's, no tensor read yet.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`lengthen`, the message naming the directory.
     """
     config = read_config(directory)
     tensors = open_weights(directory)
-    return lengthen_checkpoint(
-        family_named(config.model_type), config, read_architecture(config, tensors), tensors, asked
-    )
+    family, architecture = family_named(config.model_type), read_architecture(config, tensors)
+    if isinstance(family, KeptFamily):
+        return kept_checkpoint(family, config, architecture, tensors, asked)
+    return lengthen_checkpoint(family, config, architecture, tensors, asked)
 
 
 def _build(long: LongCheckpoint) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictData
 from huggingface_hub.utils import RepositoryNotFoundError
 from transformers import PretrainedConfig
 
-from longspan.convert.families import family_named
+from longspan.convert.families import KeptFamily, family_named
 
 # Everything that a tokenizer may be read from, in any family of the table.
 TOKENIZER_FILES = (
@@ -91,6 +91,10 @@ def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> 
         return str(config.architectures[0])
     names = list(tensor_names)
     family = family_named(config.model_type)
+    if isinstance(family, KeptFamily):
+        raise ValueError(
+            f'config.json names no architecture; add for example "architectures": ["{family.class_prefix}Model"]'
+        )
     if any(name.startswith("lm_head.") for name in names):
         return family.class_prefix + "ForMaskedLM"
     if heads := sorted({n.split(".")[0] for n in names} & {"classifier", "qa_outputs"}):

@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from longspan.convert.families import Family
 from longspan.convert.source import TOKENIZER_FILES
 
 
-def copy_tokenizer(source: Path, target: Path, family: Family, max_positions: int) -> None:
+def copy_tokenizer(source: Path, target: Path, tokenizer_class: str | None, max_positions: int) -> None:
     """Copies the tokenizer files of ``source`` to ``target``; none is no error.
 
     ``model_max_length`` in ``tokenizer_config.json`` becomes ``max_positions`` and so does a truncation saved
@@ -19,7 +18,8 @@ def copy_tokenizer(source: Path, target: Path, family: Family, max_positions: in
     Args:
         source: a checkpoint's directory.
         target: another directory.
-        family: of the source.
+        tokenizer_class: what transformers takes for the source when the files name none; None: the target has the
+            source's type, and it will be taken again.
         max_positions: in tokens, special ones included.
 
     Raises:
@@ -35,8 +35,8 @@ def copy_tokenizer(source: Path, target: Path, family: Family, max_positions: in
     config = _read(config_path, source) if config_path.exists() else {}
     config.pop("max_len", None)  # model_max_length's name before transformers 3
     config["model_max_length"] = max_positions
-    if "auto_map" not in config:
-        config.setdefault("tokenizer_class", family.tokenizer_class)
+    if "auto_map" not in config and tokenizer_class is not None:
+        config.setdefault("tokenizer_class", tokenizer_class)
     _write(config_path, config)
 
     fast_path = target / "tokenizer.json"

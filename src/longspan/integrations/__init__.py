@@ -1,7 +1,8 @@
 """Ways into the Hugging Face ecosystem: Auto classes, loaded models, any encoder's attention, shared code.
 
 Importing this package imports neither torch nor transformers. As soon as ``transformers``' models are imported,
-before or after it, ``attn_implementation="longspan"`` is a name they know.
+before or after it, ``attn_implementation="longspan"`` is a name they know, and PEFT, if there, knows which layers of
+a Longformer to adapt.
 """
 
 from importlib import import_module
@@ -12,12 +13,16 @@ from longspan.integrations.after_import import after_import
 if TYPE_CHECKING:
     from longspan.integrations.acceleration import accelerate
     from longspan.integrations.attention_interface import register_attention
+    from longspan.integrations.onnx_export import export_onnx
     from longspan.integrations.registration import register
+    from longspan.integrations.remote_code import add_remote_code
 
-__all__ = ["accelerate", "register", "register_attention"]
+__all__ = ["accelerate", "add_remote_code", "export_onnx", "register", "register_attention"]
 
 _HOMES = {
     "accelerate": "longspan.integrations.acceleration",
+    "add_remote_code": "longspan.integrations.remote_code",
+    "export_onnx": "longspan.integrations.onnx_export",
     "register": "longspan.integrations.registration",
     "register_attention": "longspan.integrations.attention_interface",
 }
@@ -35,4 +40,11 @@ def _register_attention() -> None:
     register_attention()
 
 
+def _register_lora_targets() -> None:
+    from longspan.integrations.adapters import register_lora_targets
+
+    register_lora_targets()
+
+
 after_import("transformers.modeling_utils", _register_attention)
+after_import("peft.utils.constants", _register_lora_targets)

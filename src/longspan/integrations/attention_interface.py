@@ -156,9 +156,9 @@ def _global_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
 
 def _layer_pattern(module: nn.Module, sliding_window: int | None) -> tuple[Window | None, int]:
     """One-sided window and dilation of a layer; no window: full attention."""
-    config: Any = module.config
     if sliding_window is not None:
         return (sliding_window - 1, sliding_window - 1), 1
+    config: Any = module.config
     if getattr(config, "attention_window", None) is None:
         if getattr(config, "sliding_window", None) is not None:  # a model of its own windows: this layer has none
             return None, 1
@@ -166,29 +166,41 @@ def _layer_pattern(module: nn.Module, sliding_window: int | None) -> tuple[Windo
             f"attn_implementation='longspan' needs config.attention_window, the total width of the window, and the "
             f"{config.model_type} config has none; set for example model.config.attention_window = 512"
         )
-    width = _of_layer("attention_window", config.attention_window, module, minimum=0)
-    dilation = _of_layer("attention_dilation", getattr(config, "attention_dilation", 1), module, minimum=1)
-    return (width // 2, width // 2), dilation
+    windows, dilations = read_pattern(config)
+    layer = getattr(module, "layer_idx", None)
+    if layer is None:
+        if len({*windows}) > 1 or len({*dilations}) > 1:
+            raise ValueError(f"{type(module).__name__} doesn't know its layer; give one window for all layers")
+        layer = 0
+    return (windows[layer] // 2, windows[layer] // 2), dilations[layer]
 
 
-def _of_layer(name: str, value: object, module: nn.Module, minimum: int) -> int:
-    if isinstance(value, (list, tuple)):
-        layers, layer = _num_layers(module.config), getattr(module, "layer_idx", None)
-        if len(value) != layers:
-            raise ValueError(
-                f"{name} has {len(value)} entries for {layers} layers; give one number, or one entry per layer"
-            )
-        if layer is None:
-            raise ValueError(f"{type(module).__name__} doesn't know its layer; give one {name} for all layers")
-        value = value[layer]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, or a list of one per layer, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {value}")
-    return value
+def read_pattern(config: Any) -> tuple[list[int], list[int]]:
+    """``config.attention_window`` and ``config.attention_dilation`` by layer.
+
+    Args:
+        config: of an encoder, with an ``attention_window``: total width in tokens, one number or one per layer.
+
+    Returns:
+        Total widths and dilations, one per layer of the encoder.
+
+    Raises:
+        TypeError, ValueError: one of another form or out of range.
+    """
+    windows = _per_layer(config, "attention_window", config.attention_window, minimum=0)
+    return windows, _per_layer(config, "attention_dilation", getattr(config, "attention_dilation", 1), minimum=1)
 
 
-def _num_layers(config: Any) -> int:
-    """Layers of the encoder."""
+def _per_layer(config: Any, name: str, value: object, minimum: int) -> list[int]:
     layers: int = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-    return layers
+    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * layers
+    if len(values) != layers:
+        raise ValueError(
+            f"{name} has {len(values)} entries for {layers} layers; give one number, or one entry per layer"
+        )
+    for number in values:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError(f"{name} must be an int, or a list of one per layer, got {value!r}")
+        if number < minimum:
+            raise ValueError(f"{name} must be >= {minimum}, got {number}")
+    return values

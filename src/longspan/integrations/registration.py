@@ -12,7 +12,6 @@ from longspan import models
 AUTO_CLASSES: dict[str, dict[str, str]] = {
     "longformer": {
         "AutoModel": "LongformerModel",
-        "AutoModelForCausalLM": "LongformerForCausalLM",
         "AutoModelForMaskedLM": "LongformerForMaskedLM",
         "AutoModelForMultipleChoice": "LongformerForMultipleChoice",
         "AutoModelForPreTraining": "LongformerForMaskedLM",
@@ -21,6 +20,10 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
         "AutoModelForTextEncoding": "LongformerModel",
         "AutoModelForTokenClassification": "LongformerForTokenClassification",
     },
+    "longformer_causal": {
+        "AutoModel": "LongformerCausalModel",
+        "AutoModelForCausalLM": "LongformerForCausalLM",
+    },
     "led": {
         "AutoModel": "LEDModel",
         "AutoModelForQuestionAnswering": "LEDForQuestionAnswering",
@@ -28,11 +31,14 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
         "AutoModelForSequenceClassification": "LEDForSequenceClassification",
     },
 }
-_CONFIGS = {"longformer": "LongformerConfig", "led": "LEDConfig"}
+# The configuration of each type.
+CONFIGS = {"longformer": "LongformerConfig", "longformer_causal": "LongformerCausalConfig", "led": "LEDConfig"}
 
 
 def register(active: bool = True) -> None:
     """Make ``transformers``' Auto classes and pipelines use this package's models for ``longformer`` and ``led``.
+
+    And for ``longformer_causal``, this package's causal language models, which ``transformers`` doesn't know.
 
     ``AutoModelForMaskedLM.from_pretrained(directory)``, ``pipeline("fill-mask", model=directory)`` and their like
     then build this package's classes, for directories whose ``config.json`` says so, hub names of them, and
@@ -43,14 +49,12 @@ def register(active: bool = True) -> None:
         active: ``False`` takes it back, and ``transformers`` builds its own classes again.
     """
     for model_type, auto_classes in AUTO_CLASSES.items():
-        config: type[PreTrainedConfig] | None = getattr(models, _CONFIGS[model_type], None)
-        if config is None:
-            continue
+        config: type[PreTrainedConfig] = getattr(models, CONFIGS[model_type])
         if active:
             AutoConfig.register(model_type, config, exist_ok=True)
         else:
             CONFIG_MAPPING._extra_content.pop(model_type, None)
-        stock: type[PreTrainedConfig] = getattr(transformers, _CONFIGS[model_type])
+        stock: type[PreTrainedConfig] | None = getattr(transformers, CONFIGS[model_type], None)
         for auto_name, name in auto_classes.items():
             auto_class: Any = getattr(transformers, auto_name)
             ours, theirs = getattr(models, name, None), getattr(transformers, name, None)
@@ -60,5 +64,5 @@ def register(active: bool = True) -> None:
                 continue
             if model := ours or theirs:
                 auto_class.register(config, model, exist_ok=True)
-            if ours:
+            if ours and stock:
                 auto_class.register(stock, ours, exist_ok=True)

@@ -34,7 +34,8 @@ class Rotation(NamedTuple):
     def turn(self, tensor: Tensor) -> Tensor:
         """Rotate queries or keys ``[B, H, N, D]``."""
         first, second = tensor.chunk(2, -1)
-        return tensor * self.cos + torch.cat([-second, first], -1) * self.sin
+        turned = tensor * self.cos + torch.cat([-second, first], -1) * self.sin
+        return turned.to(tensor.dtype)  # under autocast the angles are wider than what they turn
 
 
 def sinusoids(count: int, dilation: int, features: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -46,6 +46,7 @@ class LEDConfig(transformers.LEDConfig):
     normalize_embedding: bool = True
     add_final_layer_norm: bool = False
     scale_embedding: bool = False
+    decoder_start_token_id: int | None = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -93,18 +94,17 @@ class LEDConfig(transformers.LEDConfig):
         output: dict[str, Any] = super().to_dict()
         if self._is_beyond_stock():
             # Stock would ignore these fields and compute something else; a window per head is a form it refuses.
-            windows, layers, heads = self.attention_window, self.encoder_layers, self.encoder_attention_heads
-            windows = list(windows) if isinstance(windows, (list, tuple)) else [windows] * layers
+            windows, heads = self.attention_window, self.encoder_attention_heads
+            windows = list(windows) if isinstance(windows, (list, tuple)) else [windows] * self.encoder_layers
             output["attention_window"] = [
                 list(width) if isinstance(width, (list, tuple)) else [width] * heads for width in windows
             ]
         return output
 
     def _is_beyond_stock(self) -> bool:
-        dilations = [self.layer_pattern(layer)[1] for layer in range(self.encoder_layers)]
-        dilated = any(set(entry if isinstance(entry, list) else [entry]) != {1} for entry in dilations)
+        # Not by layer: the copy of itself that get_text_config makes for caches has the decoder's number of layers.
         return (
-            dilated
+            not _is_everywhere(1, self.attention_dilation)
             or self.normalize_before
             or not self.normalize_embedding
             or self.add_final_layer_norm
@@ -126,3 +126,10 @@ class LEDConfig(transformers.LEDConfig):
         if self.attention_backend not in get_args(Backend):
             known = ", ".join(repr(name) for name in get_args(Backend))
             raise ValueError(f"attention_backend must be one of {known}, got {self.attention_backend!r}")
+
+
+def _is_everywhere(number: int, value: object) -> bool:
+    """Whether a field given once, per layer or per head says ``number`` throughout."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_everywhere(number, entry) for entry in value)
+    return value == number

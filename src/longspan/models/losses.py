@@ -42,39 +42,16 @@ def classification_loss(
     Raises:
         ValueError: labels of another shape, or out of range (looked at on a CPU only).
     """
-    problem_type = config.problem_type
-    if problem_type is None:
-        problem_type = _infer_problem_type(labels, pooled_logits.shape[-1])
-        # Pipelines read it, to choose between softmax and sigmoid; a compiled graph has no such side effect.
-        if not torch.compiler.is_compiling():
-            config.problem_type = problem_type
+    problem_type = config.problem_type or _infer_problem_type(labels, pooled_logits.shape[-1])
     labels = labels.to(pooled_logits.device)
     if problem_type == "single_label_classification":
-        return _cross_entropy(pooled_logits, labels, num_items_in_batch, ignore_index)
-
-    if pooled_logits.shape[-1] == 1 and labels.dim() == pooled_logits.dim() - 1:
-        labels = labels[..., None]
-    if labels.shape != pooled_logits.shape:
-        raise ValueError(
-            f"labels for problem_type {problem_type!r} must have shape {list(pooled_logits.shape)}, one for each "
-            f"output, got {list(labels.shape)}"
-        )
-    labelled = labels != ignore_index
-    logits, labels = _at_least_float(pooled_logits), _at_least_float(labels)
-    if can_inspect(labels):
-        is_multi, real = problem_type == "multi_label_classification", labels[labelled]
-        wrong = real[((real < 0) | (real > 1) | real.isnan()) if is_multi else ~real.isfinite()]
-        if wrong.numel() > 0:
-            allowed = "in 0 .. 1" if is_multi else "finite"
-            raise ValueError(
-                f"labels hold {wrong[0].item():g}, which is neither {allowed} nor {ignore_index} for no loss"
-            )
-    labels = labels.masked_fill(~labelled, 0.0)
-    if problem_type == "regression":
-        losses = F.mse_loss(logits, labels, reduction="none")
+        loss = _cross_entropy(pooled_logits, labels, num_items_in_batch, ignore_index)
     else:
-        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _divide(losses.masked_fill(~labelled, 0.0).sum(), labelled, num_items_in_batch)
+        loss = _elementwise(problem_type, pooled_logits, labels, num_items_in_batch, ignore_index)
+    # Pipelines read it, to choose between softmax and sigmoid; a compiled graph has no such side effect.
+    if config.problem_type is None and not torch.compiler.is_compiling():
+        config.problem_type = problem_type
+    return loss
 
 
 def token_classification_loss(
@@ -136,6 +113,36 @@ def _infer_problem_type(labels: Tensor, outputs: int) -> str:
         return "regression"
     is_class = not labels.is_floating_point() and labels.dtype != torch.bool
     return "single_label_classification" if is_class else "multi_label_classification"
+
+
+def _elementwise(
+    problem_type: str, pooled_logits: Tensor, labels: Tensor, num_items: Tensor | int | None, ignore_index: int
+) -> Tensor:
+    """Squared error or binary cross-entropy of every output with its label."""
+    shape = labels.shape
+    if pooled_logits.shape[-1] == 1 and labels.dim() == pooled_logits.dim() - 1:
+        labels = labels[..., None]
+    if labels.shape != pooled_logits.shape:
+        raise ValueError(
+            f"labels for problem_type {problem_type!r} must have shape {list(pooled_logits.shape)}, one for each "
+            f"output, got {list(shape)}"
+        )
+    labelled = labels != ignore_index
+    logits, labels = _at_least_float(pooled_logits), _at_least_float(labels)
+    if can_inspect(labels):
+        is_multi, real = problem_type == "multi_label_classification", labels[labelled]
+        wrong = real[((real < 0) | (real > 1) | real.isnan()) if is_multi else ~real.isfinite()]
+        if wrong.numel() > 0:
+            allowed = "in 0 .. 1" if is_multi else "finite"
+            raise ValueError(
+                f"labels hold {wrong[0].item():g}, which is neither {allowed} nor {ignore_index} for no loss"
+            )
+    labels = labels.masked_fill(~labelled, 0.0)
+    if problem_type == "regression":
+        losses = F.mse_loss(logits, labels, reduction="none")
+    else:
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return _divide(losses.masked_fill(~labelled, 0.0).sum(), labelled, num_items)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None, ignored: int) -> Tensor:

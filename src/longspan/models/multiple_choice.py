@@ -70,17 +70,15 @@ class LongformerForMultipleChoice(LongformerHead):
                 dimension for the choices, or labels of another shape or out of range.
         """
         like = input_ids if input_ids is not None else inputs_embeds
-        if like is None:
-            raise ValueError("give input_ids or inputs_embeds, not neither")
-        choices = like.shape[1] if isinstance(like, Tensor) and like.dim() > 2 else 0
+        flat_ids, flat_embeds = _flatten("input_ids", input_ids, 3), _flatten("inputs_embeds", inputs_embeds, 4)
         attention_mask = _flatten("attention_mask", attention_mask, 3)
         encoded = self.encode(
-            _flatten("input_ids", input_ids, 3),
+            flat_ids,
             attention_mask,
             _flatten("global_attention_mask", global_attention_mask, 3),
             _flatten("token_type_ids", token_type_ids, 3),
             _flatten("position_ids", position_ids, 3),
-            _flatten("inputs_embeds", inputs_embeds, 4),
+            flat_embeds,
             output_attentions,
             output_hidden_states,
             loss_arguments,
@@ -88,7 +86,8 @@ class LongformerForMultipleChoice(LongformerHead):
         assert self.longformer.pooler is not None
         text = self.pooling(encoded.last_hidden_state, attention_mask)  # [B * M, C]
         logits = self.classifier(self.dropout(self.longformer.pooler(text[:, None])))  # [B * M, 1]
-        logits = logits.unflatten(0, (-1, choices)).squeeze(-1)  # [B, M]
+        assert like is not None  # the encoder refuses neither
+        logits = logits.view(like.shape[:2])  # [B, M]
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **loss_arguments)

@@ -1,0 +1,134 @@
+"""Encoders that stay the class they are: longer position tables, and the attention by name."""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import transformers
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from longspan.convert.checkpoint import (
+    DEFAULT_WINDOW,
+    Lengthening,
+    LongCheckpoint,
+    check_encoder,
+    check_longer,
+    long_positions,
+)
+from longspan.convert.families import KeptFamily
+from longspan.convert.source import read_architecture, read_config
+from longspan.convert.weights import LazyTensor, in_memory, open_weights, some_of
+from longspan.integrations.attention_interface import NAME, read_pattern, register_attention
+
+
+def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthening) -> PreTrainedModel:
+    """A longer model of the source's own class, on its device and in its mode, sharing no memory with it.
+
+    Raises:
+        ValueError, TypeError: as :func:`kept_checkpoint`.
+    """
+    register_attention()
+    tensors = in_memory(source.state_dict())
+    long = kept_checkpoint(family, source.config, type(source).__name__, tensors, asked)
+    with no_init_weights():
+        model = type(source)(long.config)
+    model.load_state_dict({name: tensor.load().clone() for name, tensor in long.tensors.items()}, assign=True)
+    model.tie_weights()
+    if source.can_generate():
+        model.generation_config = deepcopy(source.generation_config)
+    return model.to(source.device).train(source.training)
+
+
+def load_kept(directory: Path) -> PreTrainedModel:
+    """The model of a directory, in its own class and dtype.
+
+    Raises:
+        FileNotFoundError: there is no config or no weights.
+        ValueError: the class isn't known, or tensors are damaged or missing.
+    """
+    tensors = open_weights(directory)  # refuses damaged files in a sentence
+    model_class = _class_named(read_architecture(read_config(directory), tensors))
+    model, found = model_class.from_pretrained(
+        directory, dtype="auto", attn_implementation="sdpa", output_loading_info=True
+    )
+    if missing := sorted(name for name in found["missing_keys"] if "pooler." not in name):
+        raise ValueError(f"the weights lack {len(missing)} of {model_class.__name__}'s tensors: {some_of(missing)}")
+    return model
+
+
+def kept_checkpoint(
+    family: KeptFamily,
+    config: PretrainedConfig,
+    architecture: str,
+    tensors: Mapping[str, LazyTensor],
+    asked: Lengthening,
+) -> LongCheckpoint:
+    """An encoder's parts with longer position tables and a window in its configuration.
+
+    Args:
+        family: the entry of ``config.model_type``.
+        config: the source's, not changed.
+        architecture: the source's class name.
+        tensors: the source's.
+        asked: how long, which window, which positions.
+
+    Raises:
+        ValueError, TypeError: the source is a decoder or quantized, covers more positions than asked, lacks a
+            position table or has one of another shape, or the window isn't valid.
+    """
+    check_encoder(config)
+    learned: int = config.max_position_embeddings
+    check_longer(config, learned, asked)
+    long_config = deepcopy(config)
+    long_config.max_position_embeddings = asked.max_positions
+    if asked.attention_window is not None or not family.has_own_window:
+        default = getattr(config, "attention_window", DEFAULT_WINDOW)
+        long_config.attention_window = default if asked.attention_window is None else asked.attention_window
+        if asked.attention_dilation is not None:
+            long_config.attention_dilation = asked.attention_dilation
+        read_pattern(long_config)
+    elif asked.attention_dilation is not None:
+        raise ValueError(
+            f"the {config.model_type} model has windows of its own, which stay as they are; give attention_window "
+            "too for attention_dilation to apply, to the layers without a window"
+        )
+    long_config._attn_implementation = NAME
+
+    long = dict(tensors)
+    for table in family.position_tables:
+        for name in _position_tables(tensors, table, learned + family.reserved_rows):
+            std = getattr(config, "initializer_range", getattr(config, "init_std", 0.02))
+            long[name] = long_positions(tensors[name], family.reserved_rows, learned, std, asked)
+    # Buffers that old versions of transformers saved; they have the old length.
+    long = {name: t for name, t in long.items() if not name.endswith(("position_ids", "token_type_ids"))}
+    return LongCheckpoint(None, architecture, long_config, long)
+
+
+def save_config(config: PretrainedConfig, directory: Path) -> None:
+    """Writes ``config.json``, with the attention's name if it is this package's, which ``transformers`` leaves out."""
+    config.save_pretrained(directory)
+    if config._attn_implementation == NAME:
+        path = directory / "config.json"
+        fields = json.loads(path.read_text(encoding="utf-8")) | {"attn_implementation": NAME}
+        path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _position_tables(tensors: Mapping[str, LazyTensor], table: str, rows: int) -> list[str]:
+    names = [name for name in tensors if name == table or name.endswith("." + table)]
+    if not names:
+        raise ValueError(f"the weights have no {table}, so there are no positions to lengthen")
+    for name in names:
+        if tensors[name].shape[0] != rows:
+            raise ValueError(
+                f"{name} has shape {list(tensors[name].shape)} but the config says {rows} rows: correct one of them"
+            )
+    return names
+
+
+def _class_named(architecture: str) -> type[PreTrainedModel]:
+    model_class: type[PreTrainedModel] | None = getattr(transformers, architecture, None)
+    if model_class is None:
+        raise ValueError(f"transformers has no class {architecture}, which config.json names as the architecture")
+    return model_class

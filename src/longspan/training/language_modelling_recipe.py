@@ -1,0 +1,257 @@
+"""Everything that decides the training of a character language model, in dataclasses that a YAML file can hold."""
+
+import difflib
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_origin, get_type_hints
+
+import yaml
+
+from longspan.data.characters import Unit
+from longspan.models.causal_configuration import LongformerCausalConfig
+from longspan.training.recipe import Precision, _as_kind
+
+_LAPTOP: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "attention_window": [32, 32, 64, 64, 128, 128],
+    "hidden_dropout_prob": 0.1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of training: a run of its own, with its own optimizer, from the weights that the one before ended with.
+
+    Raises:
+        TypeError: a field of the wrong type. ValueError: a value out of range.
+    """
+
+    sequence_length: int
+    """Symbols of a sequence."""
+    steps: int
+    """Optimizer steps."""
+    learning_rate: float
+    """Constant after the warmup."""
+    window_scale: int = 1
+    """Factor on the windows of the model's configuration."""
+    sequences_per_step: int = 16
+    """Sequences of one optimizer step, over all processes."""
+    micro_batch: int = 1
+    """Sequences a process holds at once; the rest of the step is gradient accumulation."""
+    warmup_steps: int | None = None
+    """Steps of linear warmup; None: a tenth of the steps, at most 10,000, as the paper's."""
+
+    def __post_init__(self) -> None:
+        _convert(self)
+        for name in ("sequence_length", "steps", "window_scale", "sequences_per_step", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be greater than 0")
+        if self.warmup_steps is not None and not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be 0 to the {self.steps} steps")
+        if self.sequences_per_step % self.micro_batch:
+            raise ValueError(
+                f"sequences_per_step is {self.sequences_per_step}, which micro_batch {self.micro_batch} doesn't "
+                "divide; make one a multiple of the other"
+            )
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Steps of warmup, however they were given."""
+        return min(self.steps // 10, 10_000) if self.warmup_steps is None else self.warmup_steps
+
+
+def laptop_stages() -> tuple[Stage, ...]:
+    """A schedule of the paper's form that two CPU cores bear in an hour."""
+    return (
+        Stage(sequence_length=512, steps=1200, learning_rate=1e-3, sequences_per_step=8, micro_batch=8),
+        Stage(sequence_length=1024, steps=300, learning_rate=5e-4, window_scale=2, sequences_per_step=4, micro_batch=4),
+        Stage(
+            sequence_length=2048, steps=100, learning_rate=2.5e-4, window_scale=4, sequences_per_step=4, micro_batch=2
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelRecipe:
+    """The training of a character language model: text, model, stages, optimization, and what is kept of it.
+
+    Two recipes with equal fields train the same model, whatever the number of processes, and wherever the run was
+    stopped and resumed.
+
+    Raises:
+        TypeError: a field of the wrong type. ValueError: a value out of range, or a field of the model that doesn't
+            fit.
+    """
+
+    text: tuple[str, ...]
+    """Files and folders, see :meth:`longspan.data.characters.CharacterCorpus.of_files`. The first 90 % are trained on,
+    the next 5 % evaluated; the last 5 % are left for the final test."""
+    eval: tuple[str, ...] = ()
+    """Held-out files. With them, all of ``text`` is trained on."""
+    unit: Unit | None = None
+    """Predict bytes or characters; None: characters for text8, else bytes."""
+    cache_dir: str | None = None
+    """Where the encoded text is kept, to be shared by runs; None: in the output folder."""
+    output_dir: str
+    """Folder of stages, logs and the trained model."""
+
+    size: Literal["laptop", "small", "large"] = "laptop"
+    """The paper's small (41 million parameters) or large (102 million) model, or one for two CPU cores (5 million)."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of :class:`longspan.models.LongformerCausalConfig` that replace the size's; not ``vocab_size``, which the
+    text decides."""
+    stages: tuple[Stage, ...] = field(default_factory=laptop_stages)
+    """What is done one after the other."""
+
+    weight_decay: float = 0.01
+    """AdamW's decay of all weights but biases and LayerNorms."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: float = 0.25
+    """Gradients are scaled down to this norm; 0: never."""
+    precision: Precision = "fp32"
+    """Number type of the matrix products; scores and softmax of the attention stay in fp32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    seed: int = 42
+    """Seed of everything drawn: text order, dropout, first weights."""
+
+    log_every: int = 20
+    """Steps between lines of the log."""
+    eval_every: int | None = None
+    """Steps between evaluations; None: only after the last step of a stage."""
+    eval_characters: int | None = 200_000
+    """Evaluate on the first so many symbols; None: on all."""
+    save_every: int = 500
+    """Steps between checkpoints; there is one after the last step of a stage, too."""
+    keep_checkpoints: int = 2
+    """How many checkpoints of a stage are kept."""
+
+    def __post_init__(self) -> None:
+        _convert(self, but=("model", "stages"))
+        if not isinstance(self.model, Mapping) or not all(isinstance(name, str) for name in self.model):
+            raise TypeError(f"model is {self.model!r}; it must be fields of the configuration, as hidden_size: 256")
+        if not isinstance(self.stages, (list, tuple)) or not self.stages:
+            raise TypeError(f"stages is {self.stages!r}; it must be a list of at least one stage")
+        object.__setattr__(self, "model", dict(self.model))
+        object.__setattr__(self, "stages", tuple(_stage(stage, n) for n, stage in enumerate(self.stages, start=1)))
+        if not self.text:
+            raise ValueError("text is empty; name files or folders to train on")
+        at_least: dict[str, float] = {
+            "weight_decay": 0, "max_grad_norm": 0, "seed": 0, "log_every": 1, "eval_every": 1, "eval_characters": 1,
+            "save_every": 1, "keep_checkpoints": 1,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        if self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"eps is {self.eps} and betas {self.betas}; they must be as 1e-8 and [0.9, 0.999]")
+        self.configuration(self.stages[0], vocab_size=256)
+
+    def configuration(self, stage: Stage, vocab_size: int) -> LongformerCausalConfig:
+        """The model's configuration in a stage.
+
+        Raises:
+            TypeError, ValueError: a field in ``model`` that there isn't, or whose value doesn't fit.
+        """
+        known = {entry.name for entry in fields(LongformerCausalConfig)}
+        for name in self.model:
+            if name not in known or name == "vocab_size":
+                near = difflib.get_close_matches(name, known - {"vocab_size"}, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else "see LongformerCausalConfig"
+                reason = "is the number of the text's symbols" if name == "vocab_size" else "is no field of the model"
+                raise ValueError(f"model: {name} {reason}; {hint}")
+        values = {**(_LAPTOP if self.size == "laptop" else {}), **self.model, "vocab_size": vocab_size}
+        if self.size == "laptop":
+            config = LongformerCausalConfig(**values)
+        else:
+            config = LongformerCausalConfig.paper(self.size, **values)
+        config.attention_window = _scaled(config.attention_window, stage.window_scale)
+        return config
+
+    def stage_fields(self, number: int) -> dict[str, Any]:
+        """What decides stage ``number``, counted from 1, given the weights before it; one flat dictionary."""
+        values = self.to_dict()
+        return {**values, **values.pop("stages")[number - 1], "stage": number}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that YAML and JSON hold; :func:`load_language_model_recipe` reads them again."""
+        plain = asdict(self)
+        plain["stages"] = list(plain["stages"])
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+
+def load_language_model_recipe(path: str | Path, **overrides: Any) -> LanguageModelRecipe:
+    """Read a recipe from a YAML file of ``field: value`` lines.
+
+    Args:
+        path: the file.
+        **overrides: fields that replace the file's.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: the file isn't such YAML, a field is unknown (the message
+            names similar ones) or missing, or see :class:`LanguageModelRecipe`. TypeError: a value of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold lines of 'field: value', it holds {type(values).__name__}")
+    return make_language_model_recipe({**values, **overrides}, str(path))
+
+
+def make_language_model_recipe(values: dict[str, Any], origin: str) -> LanguageModelRecipe:
+    """A recipe of ``values``, unknown and missing fields reported as coming from ``origin``."""
+    _check_names(LanguageModelRecipe, values, origin)
+    return LanguageModelRecipe(**values)
+
+
+def _check_names(kind: type, values: Mapping[str, Any], origin: str) -> None:
+    """Every name a field, and every field without a default among the names."""
+    known = {entry.name: entry for entry in fields(kind)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+            raise ValueError(f"{origin}: there is no field {name!r}; {hint}")
+    required = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(f"{origin}: {' and '.join(missing)} must be given")
+
+
+def _stage(value: object, number: int) -> Stage:
+    if isinstance(value, Stage):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"stage {number} is {value!r}; it must hold fields, as sequence_length: 2048")
+    _check_names(Stage, value, f"stage {number}")
+    try:
+        return Stage(**value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"stage {number}: {error}") from error
+
+
+def _convert(instance: Any, but: tuple[str, ...] = ()) -> None:
+    """Bring YAML's values to the types of the fields."""
+    for name, kind in get_type_hints(type(instance)).items():
+        if get_origin(kind) is not typing.ClassVar and name not in but:
+            object.__setattr__(instance, name, _as_kind(name, getattr(instance, name), kind))
+
+
+def _scaled(window: Any, factor: int) -> Any:
+    return [_scaled(entry, factor) for entry in window] if isinstance(window, (list, tuple)) else window * factor
