@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 from causal_models import build_causal, random_ids
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from longspan.models import RollingCache
 
@@ -95,6 +97,34 @@ def test_the_cache_does_not_grow() -> None:
     # Per layer the keys and values of 8 features for `window` places in each of `dilation` rings.
     places = (3 + 2 * 9 + 5) + (3 * 17 + 17 + 3 * 17)
     assert cache.nbytes() == size == places * 2 * 8 * 4
+
+
+def test_a_further_token_costs_the_same_at_any_length(encoding: str) -> None:
+    model = build_causal(position_encoding=encoding, **FIELDS["mixed"])
+
+    def operations(length: int) -> tuple[int, int]:
+        with torch.no_grad():
+            cache = model(random_ids(1, length), use_cache=True).past_key_values
+            model(random_ids(1, 1), past_key_values=cache)
+            with _Operations() as counted:
+                model(random_ids(1, 1), past_key_values=cache)
+        return counted.calls, counted.elements
+
+    short, long = operations(100), operations(5000)
+    assert short == long
+    assert short[1] > 0
+
+
+class _Operations(TorchDispatchMode):
+    """Counts operations, and the elements of all tensors that they return."""
+
+    calls = elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        self.elements += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        return result
 
 
 def test_the_cache_is_used_again_after_a_reset() -> None:

@@ -32,8 +32,10 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def _generate(model: Any, inputs: dict[str, Tensor], **ways: Any) -> Any:
-    torch.manual_seed(0)
-    return model.generate(**inputs, **{"max_new_tokens": 18} | ways)
+    # Older versions of stock's encoder draw random numbers even in evaluation, so the seed is set behind it.
+    seeding = model.led.encoder.register_forward_hook(lambda *_: torch.manual_seed(0) and None)
+    with seeding:
+        return model.generate(**inputs, **{"max_new_tokens": 18} | ways)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,0 +1,192 @@
+"""BART-like models made long: BART, mBART, PLBart, MVP, Pegasus, Marian, an LED, and allenai's originals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from longspan.convert.bart_checkpoint import LongBartCheckpoint, build_led, lengthen_bart_checkpoint
+from longspan.convert.bart_families import ORIGINAL, BartFamily, bart_family_named
+from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
+from longspan.convert.source import find_source
+from longspan.convert.weights import LazyTensor, in_memory, open_weights
+from longspan.models import LEDConfig
+
+
+def lengthen_bart(
+    model_or_directory: PreTrainedModel | str | Path,
+    max_positions: int = 16384,
+    attention_window: PerLayer | None = None,
+    *,
+    max_decoder_positions: int | None = None,
+    attention_dilation: PerLayer | None = None,
+    positions: Positions = "tile",
+    allow_shorter: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Makes a BART-like encoder-decoder an LED with the same weights (paper, section 7).
+
+    Up to the window's reach the result computes what the source computes; beyond it, it needs finetuning. The encoder's
+    positions are the source's repeated (computed anew where they are sinusoids); its global projections start as copies
+    of the local ones; decoder, embeddings and heads are the source's, BART's two reserved position rows left out.
+
+    Args:
+        model_or_directory: a BART, mBART, PLBart, MVP (no prompts), Pegasus, Marian or LED model (bare, conditional
+            generation, sequence classification, question answering), a directory of one or of an LED that
+            allenai/longformer's own classes saved, or its name on the hub. A model is not changed and shares no memory
+            with the result.
+        max_positions: tokens that the encoder reads, special ones included; any number not below the source's.
+        attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per encoder
+            layer, or one per layer and head. None: 1024, or what an LED has.
+        max_decoder_positions: tokens that the decoder reads and writes. None: as many as the source.
+        attention_dilation: gap between attended tokens, 1 for none, in the same forms. None: 1, or the source's.
+        positions: "tile" repeats the learned rows; "random" draws those beyond them with the model's ``init_std``.
+        allow_shorter: cut a position table where fewer rows are asked for, instead of refusing.
+        seed: of the random rows.
+
+    Returns:
+        :class:`longspan.LEDModel`, :class:`longspan.LEDForConditionalGeneration` (with the source's generation
+        settings), :class:`longspan.LEDForSequenceClassification` or :class:`longspan.LEDForQuestionAnswering`, in the
+        source's dtypes; on its device and in its mode if it is a model, else on the CPU and in eval mode. It opens in
+        stock ``transformers`` if the source is a BART or LED whose word embeddings aren't scaled, and has a head that
+        stock has.
+
+    Raises:
+        TypeError: ``model_or_directory`` is something else, or a number of positions is no integer.
+        ValueError: the model's type, head or configuration isn't supported, the source has more positions, weights are
+            damaged, missing or of the wrong shape, or the window isn't valid.
+        FileNotFoundError: no such directory or hub name, or no config or weights in it.
+    """
+    asked = Lengthening(
+        max_positions=max_positions,
+        attention_window=attention_window,
+        attention_dilation=attention_dilation,
+        positions=positions,
+        allow_shorter=allow_shorter,
+        seed=seed,
+    )
+    if isinstance(model_or_directory, PreTrainedModel):
+        source = model_or_directory
+        family = bart_family_named(source.config.model_type)
+        long = lengthen_bart_checkpoint(
+            family,
+            source.config,
+            _known_architecture(source, family),
+            in_memory(source.state_dict()),
+            asked,
+            max_decoder_positions=max_decoder_positions,
+            generation_config=source.generation_config if source.can_generate() else None,
+        )
+        return build_led(long).to(source.device).train(source.training)
+    if not isinstance(model_or_directory, (str, Path)):
+        raise TypeError(
+            f"give a transformers model, a directory or a hub name, not a {type(model_or_directory).__name__}"
+        )
+    directory = find_source(model_or_directory)
+    return build_led(read_long_bart(directory, asked, max_decoder_positions=max_decoder_positions)).eval()
+
+
+def read_long_bart(
+    directory: Path, asked: Lengthening, *, max_decoder_positions: int | None = None
+) -> LongBartCheckpoint:
+    """A directory's checkpoint as an LED's, no tensor read yet but for tied ones, which are compared.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`lengthen_bart`.
+    """
+    fields = _read_fields(directory)
+    tensors = open_weights(directory)
+    family = family_of(fields)
+    config = _config(family, fields, directory)
+    return lengthen_bart_checkpoint(
+        family,
+        config,
+        _read_architecture(family, fields, tensors),
+        tensors,
+        asked,
+        max_decoder_positions=max_decoder_positions,
+        generation_config=_read_generation(config, fields, directory),
+    )
+
+
+def family_of(fields: dict[str, Any]) -> BartFamily:
+    """The family of a ``config.json``'s content.
+
+    Raises:
+        ValueError: it isn't in the table.
+    """
+    # allenai's class saved itself as a BART, or without a type, with the windows that a BART doesn't have.
+    is_original = fields.get("model_type") in (None, "bart") and fields.get("attention_window") is not None
+    if is_original and fields.get("attention_mode") != "n2":
+        return ORIGINAL
+    return bart_family_named(fields.get("model_type"))
+
+
+def _config(family: BartFamily, fields: dict[str, Any], directory: Path) -> PretrainedConfig:
+    if family is ORIGINAL:
+        # Windows count one side there (its README), both here.
+        window = fields["attention_window"]
+        doubled = [2 * w for w in window] if isinstance(window, list) else 2 * window
+        fields = {
+            **{name: value for name, value in fields.items() if name not in ("attention_mode", "autoregressive")},
+            "model_type": LEDConfig.model_type,
+            "attention_window": doubled,
+            "attention_dilation": fields.get("attention_dilation") or 1,
+        }
+    try:
+        return family.config_class.from_dict(fields)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ValueError(
+            f"{directory / 'config.json'} is not a valid {family.model_type} configuration "
+            f"({' '.join(str(error).split())})"
+        ) from error
+
+
+def _read_fields(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} has no config.json, so it is not a model's directory")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return fields
+
+
+def _read_architecture(family: BartFamily, fields: dict[str, Any], tensors: dict[str, LazyTensor]) -> str:
+    """The class that a checkpoint was saved from, told by its tensors where ``config.json`` names none."""
+    if fields.get("architectures"):
+        return str(fields["architectures"][0])
+    heads = {name.split(".")[0] for name in tensors}
+    if "classification_head" in heads:
+        return family.class_prefix + "ForSequenceClassification"
+    if "qa_outputs" in heads:
+        return family.class_prefix + "ForQuestionAnswering"
+    if heads & {"final_logits_bias", "lm_head"}:
+        return family.class_prefix + "ForConditionalGeneration"
+    return family.class_prefix + "Model"
+
+
+def _read_generation(config: PretrainedConfig, fields: dict[str, Any], directory: Path) -> GenerationConfig:
+    """Settings of generation: in a file of their own, or among the model's, as all were until transformers 4.26."""
+    if (directory / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(directory)
+    settings = GenerationConfig.from_model_config(config)
+    known = set(settings.to_dict()) - {"transformers_version", "output_attentions", "output_hidden_states"}
+    settings.update(**{name: value for name, value in fields.items() if name in known})
+    return settings
+
+
+def _known_architecture(source: PreTrainedModel, family: BartFamily) -> str:
+    """The name of the source's class, or of the class of its family that it derives from."""
+    for base in type(source).__mro__:
+        try:
+            family.long_architecture(base.__name__)
+        except ValueError:
+            continue
+        return base.__name__
+    return type(source).__name__
