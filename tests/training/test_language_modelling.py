@@ -120,7 +120,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(
     killed = replace(recipe, output_dir=str(tmp_path / "run"))
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(killed.to_dict()))  # JSON is YAML
-    kills = [(1, 2), (1, 4), (1, 8), (2, 4)]
+    kills = [(1, 2), (1, 7), (2, 4)]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps([str(file), kills])],
         # Sums are added up in the order of the threads: losses equal to the last bit take as many as this process has.
@@ -130,11 +130,40 @@ def test_a_killed_training_goes_on_to_the_same_losses(
         check=False,
         timeout=300,
     )
-    assert done.stdout.split() == ["-9"] * 4, done.stderr
+    assert done.stdout.split() == ["-9"] * len(kills), done.stderr
     resumed = train_language_model(killed, progress=False)
     assert lines(resumed) == lines(whole)
     weights = [(result.model_dir / "model.safetensors").read_bytes() for result in (resumed, whole)]
     assert weights[0] == weights[1]
+
+
+LAUNCHED = """
+import sys
+from longspan.training.language_modelling import train_language_model
+from longspan.training.language_modelling_recipe import load_language_model_recipe
+train_language_model(load_language_model_recipe(sys.argv[1]), progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(
+    trained: tuple[LanguageModelRecipe, LanguageModelResult], tmp_path: Path
+) -> None:
+    recipe = replace(trained[0], output_dir=str(tmp_path / "alone"), model={**TINY, "hidden_dropout_prob": 0.0})
+    recipe = replace(recipe, stages=tuple(replace(stage, micro_batch=1) for stage in STAGES))
+    alone = train_language_model(recipe, progress=False)
+    pair = replace(recipe, output_dir=str(tmp_path / "pair"))
+    file, program = tmp_path / "recipe.json", tmp_path / "launched.py"
+    file.write_text(json.dumps(pair.to_dict()))
+    program.write_text(LAUNCHED)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program), str(file)]
+    done = subprocess.run(
+        [sys.executable, *launch], env=environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    together = train_language_model(pair, progress=False)  # only read
+    for two, one in zip(lines(together), lines(alone), strict=True):
+        assert two == pytest.approx(one, rel=1e-5, nan_ok=True)
 
 
 def test_accumulation_gives_the_gradients_of_the_whole_step(

@@ -39,7 +39,7 @@ def test_the_papers_protocol_and_the_stream_agree(encoding: str, length: int, st
     model = build(position_encoding=encoding)
     assert model.config.receptive_field == 8 + 18
     windows = evaluate(model, protocol="windows", length=length, step=step, batch_size=3)
-    for chunk in (1, 64, 1000):
+    for chunk in (23, 1000):
         stream = evaluate(model, chunk=chunk)
         assert (stream.characters, stream.read) == (399, 399)
         if length - step >= 26 or length >= 399:
