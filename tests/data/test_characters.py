@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from longspan.data import characters
 from longspan.data.characters import Alphabet, CharacterCorpus, CharacterSequences, Official
@@ -134,6 +135,18 @@ def test_an_alphabet_is_saved_with_a_model(tmp_path: Path) -> None:
         Alphabet.load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"holds no alphabet\.json, so it is no character language model"):
         Alphabet.load(tmp_path / "no")
+
+
+@pytest.mark.parametrize("alphabet", [Alphabet(), Alphabet("".join(sorted(set(TEXT))))], ids=["bytes", "characters"])
+def test_the_alphabet_as_a_tokenizer(alphabet: Alphabet, tmp_path: Path) -> None:
+    alphabet.to_tokenizer().save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for text in (TEXT, " leading and  double spaces ", "\n\n", "東"):
+        kept = text if alphabet.characters is None else "".join(c for c in text if c in alphabet.characters)
+        ids = tokenizer(text)["input_ids"]
+        assert ids == alphabet.encode(kept).tolist()
+        assert tokenizer.decode(ids) == kept
+    assert len(tokenizer) == len(alphabet)
 
 
 def test_wrong_files_are_refused_in_a_sentence(tmp_path: Path) -> None:

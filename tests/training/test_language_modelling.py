@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from runs import environment, numbers
-from transformers import TrainerCallback
+from transformers import TrainerCallback, pipeline
 
 from longspan.data.characters import Alphabet
+from longspan.integrations import register
 from longspan.models import LongformerForCausalLM
 from longspan.training.language_modelling import LanguageModelResult, train_language_model
 from longspan.training.language_modelling_recipe import LanguageModelRecipe, Stage
+from longspan.training.language_modelling_text import generate_text, load_language_model
 
 TINY = {
     "hidden_size": 32,
@@ -102,6 +104,17 @@ def test_a_training_learns_stage_by_stage(trained: tuple[LanguageModelRecipe, La
     assert len(Alphabet.load(result.model_dir)) == model.config.vocab_size == 256
     assert result.table.count("\n") == 2 + 4
     assert list((Path(recipe.output_dir) / "stage-2" / "tensorboard").iterdir())
+
+
+def test_transformers_loads_it_once_registered(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:
+    register()
+    try:
+        write = pipeline("text-generation", model=str(trained[1].model_dir), device="cpu")
+        written = write("the court", max_new_tokens=12, do_sample=False)[0]["generated_text"]
+    finally:
+        register(False)
+    language_model = load_language_model(trained[1].model_dir)
+    assert written == "the court" + generate_text(language_model, "the court", characters=12, temperature=0)
 
 
 def test_a_finished_training_is_only_read(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:

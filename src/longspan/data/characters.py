@@ -11,13 +11,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
 from longspan.data.atomic import atomic_directory, atomic_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +109,24 @@ class Alphabet:
         if self.characters is None:
             return bytes(symbols).decode("utf-8", errors="replace")
         return "".join(self.characters[symbol] for symbol in symbols)
+
+    def to_tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The same as a tokenizer of ``transformers``, for its pipelines: one token for each symbol, no special ones.
+
+        It leaves out characters that the alphabet lacks, where :meth:`encode` refuses them.
+        """
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        if self.characters is None:
+            letters = _byte_letters()
+            tokenizer = Tokenizer(models.BPE({letter: byte for byte, letter in enumerate(letters)}, []))
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.decoder = decoders.ByteLevel()
+        else:
+            tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(self.characters)}, []))
+            tokenizer.decoder = decoders.Fuse()
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
 
     def save(self, folder: Path) -> None:
         """Write :data:`ALPHABET_FILE` into a folder."""
@@ -228,6 +249,13 @@ class CharacterSequences:
         number, place = divmod(index, self.per_pass)
         start = int(self._pass(number)[place])
         return self.symbols[start : start + self.length + 1].astype(np.int64)
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in ``tokenizers``' byte-level alphabet: itself where it can be printed."""
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printed else next(others)) for byte in range(256)]
 
 
 def _codes(text: str) -> NDArray[np.uint32]:

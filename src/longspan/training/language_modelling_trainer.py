@@ -182,7 +182,9 @@ class LanguageModelTrainer(MaskedLMTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        self.alphabet.save(Path(output_dir or self.args.output_dir))
+        folder = Path(output_dir or self.args.output_dir)
+        self.alphabet.save(folder)
+        self.alphabet.to_tokenizer().save_pretrained(folder)
 
 
 class LanguageModelProgress(Progress):
