@@ -158,6 +158,13 @@ def test_one_graph(head: str) -> None:
     torch.testing.assert_close(result.loss, expected.loss)
 
 
+def test_one_graph_from_embeddings() -> None:
+    model, embeddings = build_ours("ForQuestionAnswering"), torch.randn(2, 20, 24)
+    torch._dynamo.reset()
+    result = torch.compile(model, fullgraph=True, backend="eager")(inputs_embeds=embeddings)
+    torch.testing.assert_close(result.start_logits, model(inputs_embeds=embeddings).start_logits)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_resized_vocabulary(head: str, tmp_path: Path) -> None:
     model, inputs = build_ours(head, **FIELDS), _inputs(head)

@@ -215,10 +215,11 @@ def resolve_global_mask(
     if like.shape[1] == 0 or (attention_mask is not None and not is_mask_of(attention_mask, like)):
         return None
     if input_ids is None and config.global_attention_policy is None and not _NEEDS_IDS.isdisjoint(terms):
-        _logger.warning_once(
-            f"no token attends globally: the default policy {policy!r} looks for separators, which inputs_embeds "
-            f"don't show; give global_attention_mask."
-        )
+        if not torch.compiler.is_compiling():
+            _logger.warning_once(
+                f"no token attends globally: the default policy {policy!r} looks for separators, which inputs_embeds "
+                f"don't show; give global_attention_mask."
+            )
         return None
     separator = config.sep_token_id if config.sep_token_id is not None else config.eos_token_id
     return make_global_attention_mask(

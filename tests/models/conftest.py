@@ -1,0 +1,1 @@
+from tiny_text import tokenizer  # noqa: F401
