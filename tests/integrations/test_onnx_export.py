@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import longspan.models
 from longspan.integrations import accelerate, export_onnx
-from tests.models.tiny_models import build_ours, build_stock, make_batch
+from tests.models.tiny_models import SIZES, build_ours, build_stock, make_batch
 
 TEXTS = {
     "other batch and length": make_batch([700, 300, 5], [[0, 699], [], [1, 2, 3]]),
@@ -33,7 +34,7 @@ def _compare(file: Path, model: nn.Module, batch: dict[str, Tensor], name: str) 
     with torch.no_grad():
         expected = model(**batch)[name]
     result = torch.from_numpy(session.run([name], {key: value.numpy() for key, value in batch.items()})[0])
-    if expected.dim() == 3:  # a token's row; those of padding say nothing
+    if expected.shape[:2] == batch["input_ids"].shape:  # a token's row; those of padding say nothing
         result, expected = (tensor[batch["attention_mask"].bool()] for tensor in (result, expected))
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
@@ -49,18 +50,31 @@ def test_masked_lm_at_every_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["Model", "ForSequenceClassification"])
+@pytest.mark.parametrize("head", ["Model", "ForQuestionAnswering"])
 def test_other_heads_and_fewer_inputs(tmp_path: Path, head: str) -> None:
     model = build_ours(head, max_position_embeddings=1026)
     file = export_onnx(model, tmp_path / "onnx", inputs=("input_ids", "attention_mask"))
     batch = make_batch([700, 300, 5])
-    _compare(file, model, batch, "last_hidden_state" if head == "Model" else "logits")
+    _compare(file, model, batch, "last_hidden_state" if head == "Model" else "start_logits")
 
 
 @pytest.mark.slow
 def test_an_accelerated_model(tmp_path: Path) -> None:
     model = accelerate(build_stock("ForTokenClassification", max_position_embeddings=1026))
     _compare(export_onnx(model, tmp_path / "onnx"), model, TEXTS["other batch and length"], "logits")
+
+
+class _Specialised(longspan.models.LongformerModel):
+    def forward(self, input_ids: Tensor, **inputs: Tensor) -> Any:
+        length = int(input_ids.shape[1])
+        return super().forward(input_ids[:, : int(torch.tensor(length))], **inputs)
+
+
+def test_what_serves_one_shape_only_is_refused(tmp_path: Path) -> None:
+    model = _Specialised(longspan.models.LongformerConfig(**SIZES)).eval()
+    with pytest.raises(ValueError, match="_Specialised can't be exported for any batch and length"):
+        export_onnx(model, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,8 @@ def export_onnx(
 
     Raises:
         ImportError: ``onnx`` or ``onnxscript`` isn't installed.
-        TypeError: not a model. ValueError: ``inputs`` lacks ``input_ids`` or ``max_length`` is below 2.
+        TypeError: not a model. ValueError: ``inputs`` lacks ``input_ids``, ``max_length`` is out of range, or the head
+            can't be traced at any shape.
         FileExistsError: the directory holds something else. OSError: it can't be written.
     """
     if not isinstance(model, PreTrainedModel):
@@ -66,11 +68,10 @@ def export_onnx(
             outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's, about itself
+            # Exported first: given a model, torch.onnx would fall back to a graph for the example's shape alone.
+            graph = _trace(model, example, shape)
             program = torch.onnx.export(
-                model,
-                (),
-                kwargs=example,
-                dynamic_shapes=dict.fromkeys(example, shape),
+                graph,
                 input_names=list(example),
                 output_names=outputs,
                 dynamo=True,
@@ -84,6 +85,14 @@ def export_onnx(
         program.save(folder / "model.onnx", external_data=size > _LARGEST_FILE)
         model.config.save_pretrained(folder)
     return target / "model.onnx"
+
+
+def _trace(model: PreTrainedModel, example: dict[str, Tensor], shape: dict[int, Any]) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(model, (), example, dynamic_shapes=dict.fromkeys(example, shape))
+    except torch._dynamo.exc.UserError as error:
+        reason = str(error).partition("\n  ")[2].partition("\n")[0].strip("- ") or str(error)
+        raise ValueError(f"{type(model).__name__} can't be exported for any batch and length: {reason}") from error
 
 
 def _example(model: PreTrainedModel, inputs: Sequence[str], length: int) -> dict[str, Tensor]:
