@@ -8,6 +8,7 @@ from test_linear_memory import _LargestTensor
 from tiny_led import build_ours, make_targets
 from tiny_models import make_batch
 from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import CompileConfig
 from transformers.cache_utils import EncoderDecoderCache, StaticCache
 
 TEXTS = make_batch([29, 12], [[0], [3]])
@@ -58,6 +59,17 @@ def test_decoding_step_in_one_graph_for_all_steps() -> None:
             logits = step(decoder_input_ids=ids[:, column : column + 1], **fixed).logits
             torch.testing.assert_close(logits[:, 0], expected[:, column], atol=1e-5, rtol=1e-5)
     assert counter.frame_count == 1
+
+
+def test_generate_compiles_its_steps() -> None:
+    model = build_ours("ForConditionalGeneration", decoder_layers=2)
+    how = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+    how._compile_all_devices = True  # transformers does so on accelerators alone, unless told
+    torch._dynamo.utils.counters.clear()
+    settings = {"max_new_tokens": 12, "cache_implementation": "static"}
+    compiled = model.generate(**TEXTS, **settings, compile_config=how)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch.equal(compiled, model.generate(**TEXTS, max_new_tokens=12))
 
 
 @pytest.mark.parametrize("output_attentions", [False, True])
