@@ -168,6 +168,12 @@ def test_show_pattern_draws(tmp_path: Path) -> None:
     )
 
 
+def test_a_value_of_the_wrong_type_in_a_config_is_one_sentence(tmp_path: Path) -> None:
+    config = {"model_type": "longformer", "architectures": ["LongformerForMaskedLM"], "vocab_size": "many"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "'vocab_size'" in sentence(run("fill-mask", "a <mask>", "--model", tmp_path))
+
+
 def test_demo_calls_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     module = types.ModuleType("longspan.demo")

@@ -71,11 +71,16 @@ def _sentence(error: Exception) -> str | None:
         return f"this needs the package {error.name!r}, which isn't installed: pip install 'longspan[all]'"
     if isinstance(error, ImportError) and not error.name:
         return " ".join(str(error).split())  # transformers names what it lacks itself
-    if isinstance(error, (OSError, ValueError, TypeError, FloatingPointError)):
+    if isinstance(error, (OSError, ValueError, TypeError, FloatingPointError)) or _names_a_field(error):
         return " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "OutOfMemoryError":
         return "the device is out of memory; lower micro_batch or batch size, or set gradient_checkpointing"
     return None
+
+
+def _names_a_field(error: Exception) -> bool:
+    """Whether it is huggingface_hub's error for a config's field of the wrong type; its module is slow to import."""
+    return any(base.__name__ == "StrictDataclassError" for base in type(error).__mro__)
 
 
 @app.command()

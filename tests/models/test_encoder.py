@@ -171,6 +171,20 @@ def test_chunked_feed_forward_fits_every_length(chunk: int) -> None:
     assert max(widths) == min(chunk, 29)
 
 
+def test_inference_feeds_forward_in_pieces_and_training_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_ours()
+    expected = model(**RAGGED).last_hidden_state
+    monkeypatch.setattr("longspan.models.encoder._CPU_TOKENS", 8)
+    widths: list[int] = []
+    model.encoder.layer[0].intermediate.register_forward_hook(lambda _, args, out: widths.append(out.shape[1]))
+    with torch.no_grad():
+        torch.testing.assert_close(model(**RAGGED).last_hidden_state, expected, atol=1e-6, rtol=1e-6)
+    assert widths == [8, 8, 8, 5]
+    widths.clear()
+    model(**RAGGED)
+    assert widths == [29]
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing(reentrant: bool) -> None:
     plain, checkpointed = (build_ours("ForMaskedLM", attention_probs_dropout_prob=0.2).train() for _ in range(2))

@@ -1,7 +1,7 @@
 """The Longformer encoder: layers, their stack, and the base model with its pooler."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -14,6 +14,11 @@ from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.self_attention import LongformerSelfAttention
+
+
+# Where nothing is kept for a backward: a larger expansion is memory that the allocator takes anew each time, which cost
+# a tenth of these layers at base size (docs/log.md).
+_CPU_TOKENS = 2048
 
 
 class LongformerSelfOutput(nn.Module):
@@ -82,10 +87,19 @@ class LongformerLayer(GradientCheckpointingLayer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
         hidden_states, local, global_ = self.attention(hidden_states, key_mask, global_mask, output_attentions)
-        if self.chunk_size_feed_forward > 0:
-            pieces = hidden_states.split(self.chunk_size_feed_forward, dim=1)
+        tokens = self._tokens_at_a_time(hidden_states)
+        if tokens < hidden_states.shape[1]:
+            pieces = hidden_states.split(tokens, dim=1)
             return torch.cat([self._feed_forward(piece) for piece in pieces], dim=1), local, global_
         return self._feed_forward(hidden_states), local, global_
+
+    def _tokens_at_a_time(self, hidden_states: Tensor) -> int:
+        """How many tokens pass the feed-forward layers together."""
+        if self.chunk_size_feed_forward > 0:
+            return self.chunk_size_feed_forward
+        if hidden_states.device.type == "cpu" and not is_grad_enabled() and not torch.compiler.is_compiling():
+            return _CPU_TOKENS
+        return hidden_states.shape[1]
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
         return self.output(self.intermediate(hidden_states), hidden_states)
