@@ -15,7 +15,6 @@ from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.self_attention import LongformerSelfAttention
 
-
 # Where nothing is kept for a backward: a larger expansion is memory that the allocator takes anew each time, which cost
 # a tenth of these layers at base size (docs/log.md).
 _CPU_TOKENS = 2048
