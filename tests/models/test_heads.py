@@ -330,6 +330,8 @@ def test_where_the_segment_length_comes_from(fields: dict[str, Any], length: int
     model = build_ours("ForSequentialSentenceClassification", **fields)
     assert model.sentencizer.segment_length == length
     assert model(**make_batch([100])).logits.shape == (1, -(-100 // length), 2)
+    for not_theirs in (None, 0, "16"):
+        assert longspan.models.LongformerConfig(max_sentence_length=not_theirs).segment_length is None
     for wrong in (1, 0, -3, 2.5, True, "8"):
         with pytest.raises(ValueError, match="segment_length must be an int >= 2"):
             longspan.models.LongformerConfig(segment_length=wrong)

@@ -1,6 +1,7 @@
 """Text into sequences: readers, tokenized corpora, streams, layouts and masking."""
 
 from longspan.data.corpus import DocumentSequences, PackedSequences, TokenCorpus
+from longspan.data.global_mask_collation import GlobalMaskCollator
 from longspan.data.layout import SequenceLayout
 from longspan.data.masking import Piece, collate, mask_tokens
 from longspan.data.segments import SegmentedText, SegmentLayout
@@ -11,6 +12,7 @@ from longspan.data.text import Document, as_documents, find_files, read_document
 __all__ = [
     "Document",
     "DocumentSequences",
+    "GlobalMaskCollator",
     "PackedSequences",
     "Piece",
     "SegmentLayout",

@@ -64,8 +64,9 @@ class LongformerConfig(transformers.LongformerConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        if self.segment_length is None:
-            self.segment_length = kwargs.get("max_sentence_length")
+        length = kwargs.get("max_sentence_length")
+        if self.segment_length is None and isinstance(length, int) and length >= 2:
+            self.segment_length = length
         self.check()
 
     @classmethod
