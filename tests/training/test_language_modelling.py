@@ -119,7 +119,12 @@ def test_transformers_loads_it_once_registered(trained: tuple[LanguageModelRecip
 
 def test_a_finished_training_is_only_read(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:
     recipe, result = trained
+    weights = (result.model_dir / "model.safetensors").stat()
+    text = Path(recipe.text[0])
+    hidden = text.rename(text.with_suffix(".hidden"))
     assert train_language_model(recipe, progress=False) == result
+    hidden.rename(text)
+    assert (result.model_dir / "model.safetensors").stat() == weights
     with pytest.raises(FileExistsError, match="already holds a training; resume it"):
         train_language_model(recipe, resume=False, progress=False)
     with pytest.raises(ValueError, match=r"stage-1 was begun with seed = 1, and now seed is 2; put it back"):

@@ -151,10 +151,10 @@ class CausalSelfAttention(nn.Module):
 
     def _positions(self, count: int, dilations: list[int], like: Tensor) -> Tensor:
         """The projected sinusoids of each head's distances, ``[H, count, D]`` in the dtype of ``like``."""
-        weight = self.r_proj.weight
+        like_bias = self.content_bias  # r_proj's own weight may be quantised
         by_dilation = {}
         for dilation in sorted(set(dilations)):
-            table = sinusoids(count, dilation, self.config.hidden_size, weight.dtype, weight.device)
+            table = sinusoids(count, dilation, self.config.hidden_size, like_bias.dtype, like_bias.device)
             by_dilation[dilation] = self.r_proj(table).unflatten(-1, (self.num_heads, self.head_dim))  # [count, H, D]
         heads = [by_dilation[dilation][:, head] for head, dilation in enumerate(dilations)]
         return torch.stack(heads).to(like.dtype)

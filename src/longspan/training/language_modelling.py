@@ -1,9 +1,10 @@
 """``train_language_model``: a recipe in, a character language model out, stage by stage and safe to interrupt."""
 
+import functools
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def train_language_model(
                 )
         if processes > 1:
             torch.distributed.barrier()
-        texts = _read_texts(recipe)
+        texts = functools.cache(lambda: _read_texts(recipe))  # a finished training needs none
         for number in range(1, len(recipe.stages) + 1):
             _run_stage(recipe, number, texts, arguments[number - 1], callbacks, progress)
         if process == 0:
@@ -158,7 +159,7 @@ class _StageFields:
 def _run_stage(
     recipe: LanguageModelRecipe,
     number: int,
-    texts: _Texts,
+    texts: Callable[[], _Texts],
     arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback],
     progress: bool,
@@ -181,7 +182,7 @@ def _run_stage(
         f"{stage.sequence_length:,}",
     )
     try:
-        trainer = _make_trainer(recipe, number, texts, arguments, callbacks, progress)
+        trainer = _make_trainer(recipe, number, texts(), arguments, callbacks, progress)
         newest = folder.last_checkpoint()
         if newest is None:
             trainer.train()
@@ -296,17 +297,19 @@ def _arguments(recipe: LanguageModelRecipe, number: int) -> TrainingArguments:
 
 
 def _publish(recipe: LanguageModelRecipe) -> None:
-    """Copy the last stage's model to its place and write the recipe and the result."""
+    """Copy the last stage's model to its place and write the recipe and the result, unless that is done."""
     folder = RunFolder(recipe.output_dir)
+    text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+    if folder.recipe_file.is_file() and folder.recipe_file.read_text(encoding="utf-8") == text:
+        return
     last = _folder(folder.path, len(recipe.stages))
     with atomic_directory(folder.model_dir, "the trained model") as place:
         for file in last.model_dir.iterdir():
             shutil.copy2(file, place / file.name)
-    text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
-    atomic_text(folder.recipe_file, text, "the recipe")
     result = asdict(_result(recipe))
     summary = {name: result[name] for name in ("steps", "characters", "seconds", "metrics")}
     atomic_text(folder.result_file, json.dumps(summary, indent=1) + "\n", "the result")
+    atomic_text(folder.recipe_file, text, "the recipe")
 
 
 def _result(recipe: LanguageModelRecipe) -> LanguageModelResult:
