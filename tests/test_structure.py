@@ -1,4 +1,4 @@
-"""The house's one-way law: cli -> demo -> training, report -> data, convert, models -> attention."""
+"""The house's one-way law: cli -> demo -> training, report -> convert -> integrations -> data, models -> attention."""
 
 import ast
 import subprocess
@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "src" / "longspan"
 MAY_IMPORT = {
     "attention": set(),
     "models": {"attention"},
-    "convert": {"attention", "models"},
     "data": {"attention"},
+    "integrations": {"attention", "models", "data"},
+    "convert": {"attention", "models", "integrations"},
     "training": {"attention", "models", "convert", "data"},
     "report": {"attention", "models", "convert", "data"},
     "demo": {"attention", "models", "convert", "data", "training", "report"},

@@ -1,12 +1,36 @@
-"""longspan: Longformer for today's PyTorch. The public names, each imported when it is first used."""
+"""longspan: Longformer for today's PyTorch. The public names, each imported when it is first used.
+
+Importing this package also makes ``attn_implementation="longspan"`` known to ``transformers``, without importing it.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import longspan.integrations  # noqa: F401 (watches for transformers)
+
 if TYPE_CHECKING:
     from longspan.attention import AttentionPattern, AttentionResult, GlobalProjection, longformer_attention
     from longspan.convert import convert_directory, lengthen
-    from longspan.models import LongformerConfig, LongformerForMaskedLM, LongformerModel, LongformerPreTrainedModel
+    from longspan.integrations import accelerate, add_remote_code, export_onnx, register
+    from longspan.models import (
+        LEDConfig,
+        LEDForConditionalGeneration,
+        LEDForQuestionAnswering,
+        LEDForSequenceClassification,
+        LEDModel,
+        LongformerCausalConfig,
+        LongformerConfig,
+        LongformerForCausalLM,
+        LongformerForMaskedLM,
+        LongformerForMultipleChoice,
+        LongformerForQuestionAnswering,
+        LongformerForSequenceClassification,
+        LongformerForSequentialSentenceClassification,
+        LongformerForTokenClassification,
+        LongformerModel,
+        LongformerPreTrainedModel,
+        make_global_attention_mask,
+    )
 
 __version__ = "0.1.0"
 
@@ -14,27 +38,61 @@ _HOMES = {
     "AttentionPattern": "longspan.attention",
     "AttentionResult": "longspan.attention",
     "GlobalProjection": "longspan.attention",
+    "LEDConfig": "longspan.models",
+    "LEDForConditionalGeneration": "longspan.models",
+    "LEDForQuestionAnswering": "longspan.models",
+    "LEDForSequenceClassification": "longspan.models",
+    "LEDModel": "longspan.models",
+    "LongformerCausalConfig": "longspan.models",
     "LongformerConfig": "longspan.models",
+    "LongformerForCausalLM": "longspan.models",
     "LongformerForMaskedLM": "longspan.models",
+    "LongformerForMultipleChoice": "longspan.models",
+    "LongformerForQuestionAnswering": "longspan.models",
+    "LongformerForSequenceClassification": "longspan.models",
+    "LongformerForSequentialSentenceClassification": "longspan.models",
+    "LongformerForTokenClassification": "longspan.models",
     "LongformerModel": "longspan.models",
     "LongformerPreTrainedModel": "longspan.models",
+    "accelerate": "longspan.integrations",
+    "add_remote_code": "longspan.integrations",
     "convert_directory": "longspan.convert",
+    "export_onnx": "longspan.integrations",
     "lengthen": "longspan.convert",
     "longformer_attention": "longspan.attention",
+    "make_global_attention_mask": "longspan.models",
+    "register": "longspan.integrations",
 }
 
 __all__ = [
     "AttentionPattern",
     "AttentionResult",
     "GlobalProjection",
+    "LEDConfig",
+    "LEDForConditionalGeneration",
+    "LEDForQuestionAnswering",
+    "LEDForSequenceClassification",
+    "LEDModel",
+    "LongformerCausalConfig",
     "LongformerConfig",
+    "LongformerForCausalLM",
     "LongformerForMaskedLM",
+    "LongformerForMultipleChoice",
+    "LongformerForQuestionAnswering",
+    "LongformerForSequenceClassification",
+    "LongformerForSequentialSentenceClassification",
+    "LongformerForTokenClassification",
     "LongformerModel",
     "LongformerPreTrainedModel",
     "__version__",
+    "accelerate",
+    "add_remote_code",
     "convert_directory",
+    "export_onnx",
     "lengthen",
     "longformer_attention",
+    "make_global_attention_mask",
+    "register",
 ]
 
 
