@@ -124,6 +124,16 @@ def test_lora_by_default_adapts_queries_and_values(make: Any, tmp_path: Path) ->
     torch.testing.assert_close(merged(**batch).logits, result, atol=1e-5, rtol=1e-4)
 
 
+@OLD_NAMES
+def test_adapters_stay_when_a_model_is_accelerated() -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(build_stock("ForTokenClassification"), peft.LoraConfig(init_lora_weights=False))
+    batch = make_batch([20, 9], [[0], [3]])
+    expected = adapted(**batch).logits
+    assert accelerate(adapted) is adapted
+    torch.testing.assert_close(adapted(**batch).logits, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_an_accelerated_head_compiles_to_one_graph() -> None:
     model = accelerate(build_stock("ForTokenClassification"))
     batch = make_batch([29, 20], [[0, 28], [3]])

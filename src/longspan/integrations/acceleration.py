@@ -83,9 +83,10 @@ def _adopt(stock: Any, model: nn.Module) -> None:
         ours = _counterpart(stock)
     config: Any = ours.config
     config._attn_implementation = before._attn_implementation  # LED's decoder reads it
+    given = dict(stock.named_modules())
     for name, module in ours.named_modules():
-        if name in dict(stock.named_modules()) and _is_stock(stock.get_submodule(name)):
-            _change_class(stock.get_submodule(name), module)
+        if name in given and _is_stock(given[name]):
+            _change_class(given[name], module)
     for module in model.modules():
         if getattr(module, "config", None) is before:
             module.config = config

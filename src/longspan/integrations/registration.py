@@ -65,4 +65,5 @@ def register(active: bool = True) -> None:
             if model := ours or theirs:
                 auto_class.register(config, model, exist_ok=True)
             if ours and stock:
-                auto_class.register(stock, ours, exist_ok=True)
+                # Not by register(), which some versions make ignore configurations of transformers' own.
+                auto_class._model_mapping._extra_content[stock] = ours
