@@ -11,6 +11,7 @@ import longspan.integrations  # noqa: F401 (watches for transformers)
 if TYPE_CHECKING:
     from longspan.attention import AttentionPattern, AttentionResult, GlobalProjection, longformer_attention
     from longspan.convert import convert_directory, lengthen
+    from longspan.data import GlobalMaskCollator, SegmentLayout, split_sentences
     from longspan.integrations import accelerate, add_remote_code, export_onnx, register
     from longspan.models import (
         LEDConfig,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         LongformerForSequentialSentenceClassification,
         LongformerForTokenClassification,
         LongformerModel,
+        LongformerModelForSentenceClassification,
         LongformerPreTrainedModel,
         make_global_attention_mask,
     )
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionPattern": "longspan.attention",
     "AttentionResult": "longspan.attention",
+    "GlobalMaskCollator": "longspan.data",
     "GlobalProjection": "longspan.attention",
     "LEDConfig": "longspan.models",
     "LEDForConditionalGeneration": "longspan.models",
@@ -53,7 +56,9 @@ _HOMES = {
     "LongformerForSequentialSentenceClassification": "longspan.models",
     "LongformerForTokenClassification": "longspan.models",
     "LongformerModel": "longspan.models",
+    "LongformerModelForSentenceClassification": "longspan.models",
     "LongformerPreTrainedModel": "longspan.models",
+    "SegmentLayout": "longspan.data",
     "accelerate": "longspan.integrations",
     "add_remote_code": "longspan.integrations",
     "convert_directory": "longspan.convert",
@@ -62,11 +67,13 @@ _HOMES = {
     "longformer_attention": "longspan.attention",
     "make_global_attention_mask": "longspan.models",
     "register": "longspan.integrations",
+    "split_sentences": "longspan.data",
 }
 
 __all__ = [
     "AttentionPattern",
     "AttentionResult",
+    "GlobalMaskCollator",
     "GlobalProjection",
     "LEDConfig",
     "LEDForConditionalGeneration",
@@ -83,7 +90,9 @@ __all__ = [
     "LongformerForSequentialSentenceClassification",
     "LongformerForTokenClassification",
     "LongformerModel",
+    "LongformerModelForSentenceClassification",
     "LongformerPreTrainedModel",
+    "SegmentLayout",
     "__version__",
     "accelerate",
     "add_remote_code",
@@ -93,6 +102,7 @@ __all__ = [
     "longformer_attention",
     "make_global_attention_mask",
     "register",
+    "split_sentences",
 ]
 
 
