@@ -1,0 +1,170 @@
+"""Records with named columns out of ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv`` and ``.parquet`` files.
+
+Reading is lazy, one record at a time, and every error names the file, the line and the fix.
+"""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+EXTENSIONS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
+"""The file names that records are read from."""
+
+# The csv module refuses cells of more than 131,072 characters by default; a long document is one cell.
+_LARGEST_CELL = 2**31 - 1
+
+
+class Record(NamedTuple):
+    """One line or row of a file."""
+
+    values: dict[str, Any]
+    """Column name to value; in ``.csv`` and ``.tsv`` files all values are strings."""
+    origin: str
+    """File and place, for messages: ``cases/train.jsonl line 3``."""
+
+
+def find_record_files(paths: Iterable[str | Path]) -> list[Path]:
+    """See that every path is a file of a known extension.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: an unknown extension, or no path at all.
+    """
+    files = [Path(path) for path in paths]
+    known = ", ".join(EXTENSIONS)
+    if not files:
+        raise ValueError(f"no file was given; name {known} files")
+    for file in files:
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; name its {known} files")
+        if not file.exists():
+            raise FileNotFoundError(f"there is no file {file}")
+        if _extension(file) is None:
+            raise ValueError(f"file {file} has an unknown extension; examples are read from {known} files")
+    return files
+
+
+def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
+    """Every record of the files, in order. Blank lines are left out.
+
+    The first line of a ``.csv`` or ``.tsv`` file names its columns; a ``.csv`` file's cells are separated by
+    commas, or by semicolons if its first line has no comma.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`find_record_files`; bytes that aren't UTF-8, JSON that doesn't
+            parse or is no object, a row of another number of cells than the header, a quote that isn't closed, a
+            damaged gzip or parquet file.
+    """
+    for file in find_record_files(paths):
+        kind = _extension(file)
+        if kind == ".parquet":
+            yield from _read_parquet(file)
+        elif kind in (".csv", ".tsv"):
+            yield from _read_csv(file, kind)
+        else:
+            yield from _read_jsonl(file)
+
+
+def _extension(file: Path) -> str | None:
+    name = file.name.lower()
+    return next((known for known in EXTENSIONS if name.endswith(known)), None)
+
+
+def _lines(stream: IO[bytes], file: Path) -> Iterator[str]:
+    """Decoded lines with their line ends."""
+    for number, line in enumerate(stream, start=1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{file} line {number} is not UTF-8 text: byte {line[error.start]:#04x} can't be decoded; convert the "
+                f"file to UTF-8 (iconv -f ENCODING -t UTF-8)"
+            ) from error
+        yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _read_jsonl(file: Path) -> Iterator[Record]:
+    opened: Any = gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # noqa: SIM115
+    with closing(opened) as stream:
+        try:
+            for number, line in enumerate(_lines(stream, file), start=1):
+                if line.strip():
+                    yield Record(_json_object(line, f"{file} line {number}"), f"{file} line {number}")
+        except (gzip.BadGzipFile, EOFError) as error:
+            raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+
+
+def _json_object(line: str, place: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{place} is not valid JSON: {error.msg} at column {error.colno}; a .jsonl file holds an object a line"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{place} holds a JSON {type(values).__name__}; each line must be an object of named columns")
+    return values
+
+
+def _read_csv(file: Path, kind: str) -> Iterator[Record]:
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
+    with file.open("rb") as stream:
+        lines = _lines(stream, file)
+        first = next(lines, "")
+        separator = "\t" if kind == ".tsv" else ";" if ";" in first and "," not in first else ","
+        # A first line may be the beginning of a quoted name that goes on, so the reader gets it back.
+        reader = csv.reader(_chain(first, lines), delimiter=separator, strict=True)
+        started, columns = 1, None
+        try:
+            for cells in reader:
+                place = f"{file} line {started}"
+                started = reader.line_num + 1
+                if columns is None:
+                    columns = _header(cells, place)
+                elif any(cell.strip() for cell in cells):
+                    if len(cells) != len(columns):
+                        raise ValueError(
+                            f"{place} has {len(cells)} cells for {len(columns)} columns; put cells that hold "
+                            f"{separator!r} or line breaks between double quotes"
+                        )
+                    yield Record(dict(zip(columns, cells, strict=True)), place)
+        except csv.Error as error:
+            raise ValueError(
+                f"{file} line {started} is not valid CSV: {error}; close every double quote, and write one inside a "
+                f"quoted cell twice"
+            ) from error
+    if columns is None:
+        raise ValueError(f"{file} is empty; its first line must name the columns")
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _header(cells: list[str], place: str) -> list[str]:
+    columns = [cell.strip() for cell in cells]
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{place} names column {twice!r} twice; give every column a name of its own")
+    return columns
+
+
+def _read_parquet(file: Path) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+    except pa.ArrowException as error:
+        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+    with closing(table):
+        row = 0
+        for batch in table.iter_batches(batch_size=64):
+            for values in batch.to_pylist():
+                row += 1
+                yield Record(values, f"{file} row {row}")
