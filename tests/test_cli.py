@@ -174,6 +174,51 @@ def test_a_value_of_the_wrong_type_in_a_config_is_one_sentence(tmp_path: Path) -
     assert "'vocab_size'" in sentence(run("fill-mask", "a <mask>", "--model", tmp_path))
 
 
+def test_a_character_model_is_trained_evaluated_and_writes(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(make_texts(30)))
+    recipe = {
+        "text": [str(text)],
+        "output_dir": str(tmp_path / "run"),
+        "model": {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "attention_window": 8,
+        },
+        "stages": [{"sequence_length": 32, "steps": 3, "learning_rate": 1e-3, "sequences_per_step": 2}],
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    trained = run("train-lm", "--recipe", tmp_path / "recipe.yaml")
+    assert trained.exit_code == 0, trained.output
+    assert "3 steps, 192 characters" in trained.output
+    model = tmp_path / "run" / "model"
+    evaluated = run("evaluate-lm", text, "--model", model, "--split", "test", "--json")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert json.loads(evaluated.stdout.splitlines()[-1])["bits_per_character"] > 0
+    wrote = run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1)
+    assert wrote.exit_code == 0, wrote.output
+    assert wrote.stdout == run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1).stdout
+    assert "missing.txt" in sentence(run("train-lm", tmp_path / "missing.txt", "--output", tmp_path / "other"))
+
+
+def test_code_is_added_to_a_model(tmp_path: Path) -> None:
+    from longspan import LongformerConfig, LongformerModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    LongformerModel(LongformerConfig(vocab_size=50, max_position_embeddings=34, **sizes)).save_pretrained(tmp_path)
+    result = run("add-code", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "auto_map" in json.loads((tmp_path / "config.json").read_text())
+    assert "no-model" in sentence(run("add-code", tmp_path / "no-model"))
+
+
+def test_a_model_is_exported_in_a_sentence_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+    assert "BertModel, which is no model of this package" in sentence(run("export-onnx", tmp_path, tmp_path / "onnx"))
+
+
 def test_demo_calls_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     module = types.ModuleType("longspan.demo")
@@ -204,7 +249,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={**os.environ}
     )
     assert done.returncode == 0, done.stderr
-    for verb in ("pretrain", "evaluate", "fill-mask", "convert", "show-pattern", "demo"):
+    for verb in ("pretrain", "evaluate", "fill-mask", "convert", "show-pattern", "demo", "train-lm", "generate"):
         assert verb in done.stdout
     assert time.process_time_ns() >= started
 

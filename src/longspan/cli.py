@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 import typer
 
 if TYPE_CHECKING:
+    from longspan.data.characters import Split
     from longspan.data.layout import GlobalTokens
 
 Arguments = ParamSpec("Arguments")
@@ -314,6 +315,157 @@ def demo(
 
     result = run_demo(output_dir=output, seed=seed)
     typer.echo(f"\n{result.table}\n\n{result.seconds:,.0f} s; the story with pictures: {result.report}")
+
+
+@app.command("train-lm")
+@_sentence_errors
+def train_lm(
+    text: Annotated[
+        list[str] | None, typer.Argument(help="Text to learn: files and folders of UTF-8 text, text8 or enwik8.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file of a recipe; options and --set replace its fields.")
+    ] = None,
+    eval_: Annotated[
+        list[str] | None, typer.Option("--eval", help="Held-out text; default: a twentieth of the text.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for stages, logs and the model.")] = None,
+    unit: Annotated[str | None, typer.Option(help="bytes or characters; text8 is characters, all else bytes.")] = None,
+    size: Annotated[str | None, typer.Option(help="laptop, or the paper's small or large.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the training that the output folder holds.")] = True,
+) -> None:
+    """Train a character language model on your text, in stages; run it again to go on where it stopped.
+
+    Several processes: torchrun --nproc-per-node N -m longspan train-lm ...
+    """
+    options = {"text": text or None, "eval": eval_ or None, "output_dir": output, "unit": unit, "size": size}
+    fields = {name: value for name, value in options.items() if value is not None} | _assignments(set_ or [])
+    from longspan.training.language_modelling import train_language_model
+    from longspan.training.language_modelling_recipe import load_language_model_recipe, make_language_model_recipe
+
+    if recipe:
+        plan = load_language_model_recipe(recipe, **fields)
+    else:
+        plan = make_language_model_recipe(fields, "the command line")
+    result = train_language_model(plan, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(result.table)
+        typer.echo(
+            f"{result.steps:,} steps, {result.characters:,} characters in {result.seconds:,.0f} s: {result.model_dir}"
+        )
+
+
+@app.command("evaluate-lm")
+@_sentence_errors
+def evaluate_lm(
+    files: Annotated[list[Path], typer.Argument(help="Text: files and folders, text8 or enwik8.")],
+    model: Annotated[Path, typer.Option(help="Folder of a character language model.")],
+    split: Annotated[str, typer.Option(help="all, train, valid or test (the last 5 %).")] = "all",
+    protocol: Annotated[
+        str,
+        typer.Option(help="streaming reads the text once; windows is the paper's: 32,256 characters, moved by 512."),
+    ] = "streaming",
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences of windows at once.")] = 1,
+    max_characters: Annotated[int | None, typer.Option(min=1, help="Score only so many characters.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Bits per character of a character language model on held-out text."""
+    from longspan.training.language_modelling_text import evaluate_language_model_on_files, load_language_model
+
+    loaded = load_language_model(model)
+    loaded = loaded._replace(model=_on_device(loaded.model))
+    metrics = evaluate_language_model_on_files(
+        loaded,
+        files,
+        split=cast("Split", split),
+        protocol=protocol,
+        batch_size=batch_size,
+        max_characters=max_characters,
+    )
+    if as_json:
+        typer.echo(json.dumps({"model": str(model), "protocol": protocol, "split": split, **metrics.to_dict()}))
+        return
+    unit = "byte" if loaded.alphabet.unit == "bytes" else "character"
+    typer.echo(
+        f"bits per {unit:<9} {metrics.bits_per_character:.4f}\n"
+        f"perplexity         {metrics.perplexity:.3f}\n"
+        f"scored             {metrics.characters:,} {unit}s in {metrics.seconds:.1f} s"
+    )
+
+
+@app.command()
+@_sentence_errors
+def generate(
+    model: Annotated[Path, typer.Option(help="Folder of a character language model.")],
+    prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "\n",
+    file: Annotated[Path | None, typer.Option(help="Go on from the text of a file instead.")] = None,
+    characters: Annotated[int, typer.Option(min=1, help="How many to write.")] = 500,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Below 1 more probable text; 0: the most probable.")
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw among the so many most probable.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw among the most probable of this share.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Write the same text each time.")] = None,
+) -> None:
+    """Have a character language model write."""
+    from longspan.training.language_modelling_text import generate_text, load_language_model
+
+    if file is not None:
+        prompt = file.read_text(encoding="utf-8")
+    loaded = load_language_model(model)
+    loaded = loaded._replace(model=_on_device(loaded.model))
+
+    def show(text: str) -> None:
+        typer.echo(text, nl=False)
+
+    generate_text(
+        loaded,
+        prompt,
+        characters=characters,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        on_text=show,
+    )
+    typer.echo()
+
+
+@app.command("export-onnx")
+@_sentence_errors
+def export_onnx_(
+    model: Annotated[Path, typer.Argument(help="Folder of a Longformer, with any head.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write to; an earlier export there is replaced.")],
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Longest text, in tokens; default: the model's.")
+    ] = None,
+) -> None:
+    """Write a model as one ONNX file for any batch, length and number of global tokens."""
+    from transformers import AutoConfig
+
+    from longspan import models
+    from longspan.integrations import export_onnx
+
+    name = (AutoConfig.from_pretrained(model).architectures or ["LongformerModel"])[0]
+    loader = getattr(models, name, None)
+    if loader is None:
+        raise ValueError(f"{model} holds a {name}, which is no model of this package; it exports Longformers")
+    typer.echo(str(export_onnx(loader.from_pretrained(model), target, max_length=max_length)))
+
+
+@app.command("add-code")
+@_sentence_errors
+def add_code(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+) -> None:
+    """Put the model's code beside its weights, for machines without longspan (trust_remote_code=True)."""
+    from longspan.integrations import add_remote_code
+
+    add_remote_code(model)
+    typer.echo(f'{model}: AutoModel.from_pretrained("{model}", trust_remote_code=True)')
 
 
 if __name__ == "__main__":

@@ -50,12 +50,15 @@ def test_masked_lm_at_every_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["Model", "ForQuestionAnswering"])
-def test_other_heads_and_fewer_inputs(tmp_path: Path, head: str) -> None:
+@pytest.mark.parametrize(
+    ("head", "output"),
+    [("Model", "last_hidden_state"), ("ForQuestionAnswering", "start_logits"), ("ForSequenceClassification", "logits")],
+)
+def test_other_heads_and_fewer_inputs(tmp_path: Path, head: str, output: str) -> None:
     model = build_ours(head, max_position_embeddings=1026)
     file = export_onnx(model, tmp_path / "onnx", inputs=("input_ids", "attention_mask"))
     batch = make_batch([700, 300, 5])
-    _compare(file, model, batch, "last_hidden_state" if head == "Model" else "start_logits")
+    _compare(file, model, batch, output)
 
 
 @pytest.mark.slow

@@ -88,5 +88,6 @@ class Pooling(nn.Module):
             index = real.shape[1] - 1 - real.flip(1).long().argmax(1)  # [B]
         else:
             index = real.long().argmax(1)
-        picked = hidden_states.take_along_dim(index[:, None, None], dim=1)[:, 0]  # [B, C]
+        # Not take_along_dim, which fixes the sizes of an exported graph.
+        picked = hidden_states.gather(1, index[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]  # [B, C]
         return picked if self.name == "cls" else picked * real.any(1, keepdim=True)
