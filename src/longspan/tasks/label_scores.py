@@ -1,7 +1,7 @@
 """Accuracy, F1 and their means over classes, for one label a text or several."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,9 +67,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _pair(
-    predictions: ArrayLike, labels: ArrayLike, dimensions: int
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def _pair(predictions: ArrayLike, labels: ArrayLike, dimensions: int) -> tuple[NDArray[Any], NDArray[Any]]:
     predicted, true = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != true.shape or predicted.ndim != dimensions or predicted.size == 0:
         form = "[T]" if dimensions == 1 else "[T, L]"
