@@ -19,7 +19,7 @@ from torch import Tensor
 
 import longspan.models
 from benchmarks.machine import describe
-from benchmarks.measure import _reset_resident_peak, _resident_peak, interleave
+from benchmarks.measure import interleave, reset_resident_peak, resident_peak
 from benchmarks.workloads import Workload
 
 SIZES: dict[str, Any] = {
@@ -102,9 +102,9 @@ def peak_memory(task: str, maker: str, length: int, threads: int) -> int:
 def _send_peak(task: str, maker: str, length: int, threads: int, sender: Connection) -> None:
     torch.set_num_threads(threads)
     workload = Task(task, maker, length)
-    before = _reset_resident_peak()
+    before = reset_resident_peak()
     workload.step()
-    sender.send(max(0, _resident_peak() - before))
+    sender.send(max(0, resident_peak() - before))
 
 
 def main() -> None:

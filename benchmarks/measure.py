@@ -125,9 +125,9 @@ def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: C
         build(replace(case, size=TINY, length=case.window), rival).step()
         workload = build(case, rival)
         if case.device == "cpu":
-            before = _reset_resident_peak()
+            before = reset_resident_peak()
             workload.step()
-            sender.send(max(0, _resident_peak() - before))
+            sender.send(max(0, resident_peak() - before))
         else:
             synchronize(case.device)
             torch.cuda.reset_peak_memory_stats(case.device)
@@ -148,14 +148,15 @@ def _limit_memory(budget: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (used + budget, resource.RLIM_INFINITY))
 
 
-def _reset_resident_peak() -> int:
+def reset_resident_peak() -> int:
     gc.collect()
     if PROC.exists():
         (PROC / "clear_refs").write_text("5")  # proc(5): sets the peak back to the present size
     return psutil.Process().memory_info().rss
 
 
-def _resident_peak() -> int:
+def resident_peak() -> int:
+    """The most bytes that were resident at once since :func:`reset_resident_peak`; without /proc, since the start."""
     if PROC.exists():
         return _status_bytes("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS

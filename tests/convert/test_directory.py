@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from longspan.convert import convert_directory, lengthen
-from longspan.models import LongformerForMaskedLM
+from longspan.models import LEDForConditionalGeneration, LongformerForMaskedLM
 
 Save = Callable[..., tuple[PreTrainedModel, Path]]
 Batch = Callable[..., dict[str, torch.Tensor]]
@@ -303,7 +303,7 @@ class TestRefusals:
             (remove("config.json"), "has no config.json, so it is not a model's directory"),
             (remove("model.safetensors"), "has no weights"),
             (write("config.json", "{"), "config.json is not valid JSON"),
-            (write("config.json", "[]"), "names no model_type"),
+            (write("config.json", "[]"), "holds no JSON object"),
             (write("config.json", '{"vocab_size": 3}'), "names no model_type"),
             (write("config.json", '{"model_type": "deberta"}'), "models of type 'deberta' cannot be made long"),
             (write("config.json", '{"model_type": "roberta", "vocab_size": "x"}'), "is not a valid roberta config"),
@@ -483,3 +483,43 @@ print(grown, max(most) - own)
     assert sum(path.stat().st_size for path in directory.iterdir()) > 100e6
     grown = [float(number) for number in done.stdout.split()]
     assert max(grown) < 24, grown
+
+
+@pytest.mark.parametrize("positions", [None, 120])
+def test_a_bart_becomes_an_led(positions: int | None, tmp_path: Path) -> None:
+    config = transformers.BartConfig(
+        vocab_size=97, d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=40,
+        attention_window=16,
+    )  # fmt: skip
+    bart = transformers.BartForConditionalGeneration(config).eval()
+    bart.generation_config.num_beams = 3
+    bart.save_pretrained(tmp_path / "bart")
+    target = convert_directory(
+        tmp_path / "bart", tmp_path / "led", max_positions=positions, attention_window=80, max_decoder_positions=50
+    )
+    opened = LEDForConditionalGeneration.from_pretrained(target).eval()
+    assert opened.config.max_encoder_position_embeddings == (positions or 16384)
+    assert opened.config.max_decoder_position_embeddings == 50
+    assert opened.generation_config.num_beams == 3
+    ids = torch.randint(3, 97, (2, 40))
+    labels = ids[:, :7].contiguous()  # stock needs it so
+    expected = bart(ids, labels=labels)
+    for led in (
+        opened,
+        lengthen(bart, positions, 80, max_decoder_positions=50),
+        lengthen(tmp_path / "bart", positions, 80, max_decoder_positions=50),
+    ):
+        assert type(led) is LEDForConditionalGeneration
+        torch.testing.assert_close(led(ids, labels=labels).logits, expected.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_an_encoder_has_no_decoder_positions(save_model: Callable[..., Any], tmp_path: Path) -> None:
+    model, directory = save_model()
+    for source in (model, directory):
+        with pytest.raises(
+            ValueError, match="max_decoder_positions is 9, but models of type 'roberta' have no decoder"
+        ):
+            lengthen(source, 64, max_decoder_positions=9)
+    with pytest.raises(ValueError, match="no decoder"):
+        convert_directory(directory, tmp_path / "long", max_positions=64, max_decoder_positions=9)

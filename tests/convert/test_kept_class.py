@@ -1,4 +1,4 @@
-"""BERT, ELECTRA, ModernBERT and BART made long: the same class and head, longer tables, the attention by name."""
+"""BERT, ELECTRA and ModernBERT made long: the same class and head, longer tables, the attention by name."""
 
 import json
 from pathlib import Path
@@ -26,24 +26,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": COMMON,
     "Electra": {**COMMON, "embedding_size": 8},
     "ModernBert": {**COMMON, **IDS, "local_attention": 12},
-    "Bart": {
-        "vocab_size": 97,
-        "d_model": 16,
-        "encoder_layers": 3,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 24,
-        "decoder_ffn_dim": 24,
-        "max_position_embeddings": SHORT,
-        "forced_eos_token_id": None,
-    },
 }
 TABLES = {
     "Bert": ["embeddings.position_embeddings.weight"],
     "Electra": ["embeddings.position_embeddings.weight"],
     "ModernBert": [],
-    "Bart": ["encoder.embed_positions.weight", "decoder.embed_positions.weight"],
 }
 HEADS = [
     ("Bert", "ForMaskedLM"),
@@ -54,7 +41,6 @@ HEADS = [
     ("Electra", "ForTokenClassification"),
     ("ModernBert", "ForMaskedLM"),
     ("ModernBert", "ForSequenceClassification"),
-    ("Bart", "ForConditionalGeneration"),
     *((family, "Model") for family in FAMILIES),
 ]
 
@@ -96,22 +82,19 @@ def test_same_class_same_outputs_on_short_texts_and_long_ones_read(family: str, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_positions_are_tiled_after_the_reserved_rows(family: str) -> None:
+def test_positions_are_tiled(family: str) -> None:
     source = _make(family)
     long = lengthen(source, LONG)
-    reserved = 2 if family == "Bart" else 0
     for name in TABLES[family]:
         old, new = source.get_parameter(name), long.get_parameter(name)
-        assert new.shape[0] == reserved + LONG
-        assert torch.equal(new[:reserved], old[:reserved])
+        assert new.shape[0] == LONG
         for position in (0, SHORT - 1, SHORT, 2 * SHORT + 5, LONG - 1):
-            assert torch.equal(new[reserved + position], old[reserved + position % SHORT])
+            assert torch.equal(new[position], old[position % SHORT])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_converted_directory_is_what_lengthen_gives(family: str, tmp_path: Path) -> None:
-    head = "ForConditionalGeneration" if family == "Bart" else "ForMaskedLM"
-    source = _make(family, head)
+    source = _make(family, "ForMaskedLM")
     source.save_pretrained(tmp_path / "short")
     window = None if family == "ModernBert" else [4, 8, 8]
     target = convert_directory(tmp_path / "short", tmp_path / "long", max_positions=LONG, attention_window=window)

@@ -1,23 +1,25 @@
 """BART-like models made long: BART, mBART, PLBart, MVP, Pegasus, Marian, an LED, and allenai's originals."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from longspan.convert.bart_checkpoint import LongBartCheckpoint, build_led, lengthen_bart_checkpoint
-from longspan.convert.bart_families import ORIGINAL, BartFamily, bart_family_named
-from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
-from longspan.convert.source import find_source
+from longspan.convert.bart_checkpoint import build_led, lengthen_bart_checkpoint
+from longspan.convert.bart_families import BART_FAMILIES, ORIGINAL, BartFamily, bart_family_named
+from longspan.convert.checkpoint import Lengthening, LongCheckpoint, PerLayer, Positions
+from longspan.convert.source import find_source, read_fields
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 from longspan.models import LEDConfig
+
+DEFAULT_POSITIONS = 16384
+"""Tokens that the paper's LED reads (section 7)."""
 
 
 def lengthen_bart(
     model_or_directory: PreTrainedModel | str | Path,
-    max_positions: int = 16384,
+    max_positions: int = DEFAULT_POSITIONS,
     attention_window: PerLayer | None = None,
     *,
     max_decoder_positions: int | None = None,
@@ -88,15 +90,13 @@ def lengthen_bart(
     return build_led(read_long_bart(directory, asked, max_decoder_positions=max_decoder_positions)).eval()
 
 
-def read_long_bart(
-    directory: Path, asked: Lengthening, *, max_decoder_positions: int | None = None
-) -> LongBartCheckpoint:
+def read_long_bart(directory: Path, asked: Lengthening, *, max_decoder_positions: int | None = None) -> LongCheckpoint:
     """A directory's checkpoint as an LED's, no tensor read yet but for tied ones, which are compared.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`lengthen_bart`.
     """
-    fields = _read_fields(directory)
+    fields = read_fields(directory)
     tensors = open_weights(directory)
     family = family_of(fields)
     config = _config(family, fields, directory)
@@ -117,11 +117,27 @@ def family_of(fields: dict[str, Any]) -> BartFamily:
     Raises:
         ValueError: it isn't in the table.
     """
-    # allenai's class saved itself as a BART, or without a type, with the windows that a BART doesn't have.
-    is_original = fields.get("model_type") in (None, "bart") and fields.get("attention_window") is not None
-    if is_original and fields.get("attention_mode") != "n2":
+    if _is_original(fields):
         return ORIGINAL
     return bart_family_named(fields.get("model_type"))
+
+
+def is_bart_like(fields: dict[str, Any]) -> bool:
+    """Whether a ``config.json``'s content is that of a family which becomes an LED."""
+    return _is_original(fields) or fields.get("model_type") in BART_FAMILIES
+
+
+def _is_original(fields: dict[str, Any]) -> bool:
+    """allenai's class saved itself as a BART, or without a type, with the mode and windows that a BART doesn't have.
+
+    A window alone is also a BART's whose attention is "longspan"; mode "n2" is BART's own attention.
+    """
+    return (
+        fields.get("model_type") in (None, "bart")
+        and "encoder_layers" in fields
+        and fields.get("attention_window") is not None
+        and fields.get("attention_mode") not in (None, "n2")
+    )
 
 
 def _config(family: BartFamily, fields: dict[str, Any], directory: Path) -> PretrainedConfig:
@@ -142,19 +158,6 @@ def _config(family: BartFamily, fields: dict[str, Any], directory: Path) -> Pret
             f"{directory / 'config.json'} is not a valid {family.model_type} configuration "
             f"({' '.join(str(error).split())})"
         ) from error
-
-
-def _read_fields(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} has no config.json, so it is not a model's directory")
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return fields
 
 
 def _read_architecture(family: BartFamily, fields: dict[str, Any], tensors: dict[str, LazyTensor]) -> str:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from longspan import models
 from longspan.convert.bart_families import BartFamily
-from longspan.convert.checkpoint import Lengthening
+from longspan.convert.checkpoint import Lengthening, LongCheckpoint
 from longspan.convert.positions import random_positions, tile_positions
 from longspan.convert.weights import LazyTensor, some_of
 from longspan.models import LEDConfig
@@ -51,17 +51,6 @@ _NOT_CARRIED = {
 }
 
 
-@dataclass(frozen=True)
-class LongBartCheckpoint:
-    """An LED not yet made: its class's name, its configuration, its tensors by their final names."""
-
-    tokenizer_class: str
-    architecture: str
-    config: LEDConfig
-    tensors: dict[str, LazyTensor]
-    generation_config: GenerationConfig | None
-
-
 def lengthen_bart_checkpoint(
     family: BartFamily,
     config: PretrainedConfig,
@@ -71,7 +60,7 @@ def lengthen_bart_checkpoint(
     *,
     max_decoder_positions: int | None = None,
     generation_config: GenerationConfig | None = None,
-) -> LongBartCheckpoint:
+) -> LongCheckpoint:
     """Turns an encoder-decoder's parts into an LED's, and checks them against the class that will hold them.
 
     Args:
@@ -121,7 +110,7 @@ def lengthen_bart_checkpoint(
         size = (1, long_config.vocab_size)
         final["final_logits_bias"] = LazyTensor(size, dtype, partial(torch.zeros, size, dtype=dtype))
     _check_layout(long_name, long_config, final)
-    return LongBartCheckpoint(
+    return LongCheckpoint(
         family.tokenizer_class, long_name, long_config, final, generation_config if can_generate else None
     )
 
@@ -146,7 +135,7 @@ def sinusoidal_positions(positions: int, width: int, dtype: torch.dtype = torch.
     return torch.cat([angle.sin(), angle[:, :cosines].cos()], dim=1).to(dtype)
 
 
-def build_led(long: LongBartCheckpoint) -> PreTrainedModel:
+def build_led(long: LongCheckpoint) -> PreTrainedModel:
     """The model, on the CPU and in training mode, sharing no memory with where its tensors came from."""
     with no_init_weights():
         model: PreTrainedModel = getattr(models, long.architecture)(long.config)

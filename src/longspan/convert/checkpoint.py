@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 import transformers
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from longspan import models
@@ -24,6 +24,8 @@ PerLayer = int | Sequence[int] | Sequence[Sequence[int]]
 """One number, one per layer, or one per layer and head."""
 
 DEFAULT_WINDOW = 512
+DEFAULT_POSITIONS = 4096
+"""Tokens that the paper's Longformer reads (section 5)."""
 _POSITION_TABLE = "embeddings.position_embeddings.weight"
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 # Buffers that old versions of transformers saved with the weights.
@@ -54,7 +56,7 @@ class Lengthening:
         TypeError: ``max_positions`` is no integer. ValueError: it is below 1, or ``positions`` is unknown.
     """
 
-    max_positions: int = 4096
+    max_positions: int = DEFAULT_POSITIONS
     attention_window: PerLayer | None = None
     attention_dilation: PerLayer | None = None
     positions: Positions = "tile"
@@ -79,6 +81,8 @@ class LongCheckpoint:
     architecture: str
     config: PretrainedConfig
     tensors: dict[str, LazyTensor]
+    generation_config: GenerationConfig | None = None
+    """How it writes, if it does."""
 
 
 def lengthen_checkpoint(

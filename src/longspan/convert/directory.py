@@ -8,8 +8,8 @@ from pathlib import Path
 
 from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
 from longspan.convert.kept_class import save_config
-from longspan.convert.lengthening import read_long_checkpoint
-from longspan.convert.source import LICENSE_FILES, find_source
+from longspan.convert.lengthening import default_positions, read_long_checkpoint
+from longspan.convert.source import LICENSE_FILES, find_source, read_fields
 from longspan.convert.tokenizer_files import copy_tokenizer
 from longspan.convert.weights import Progress, write_safetensors
 
@@ -18,8 +18,9 @@ def convert_directory(
     source: str | Path,
     target: str | Path,
     *,
-    max_positions: int = 4096,
+    max_positions: int | None = None,
     attention_window: PerLayer | None = None,
+    max_decoder_positions: int | None = None,
     attention_dilation: PerLayer | None = None,
     positions: Positions = "tile",
     allow_shorter: bool = False,
@@ -30,20 +31,21 @@ def convert_directory(
     """Makes the checkpoint in one directory a long model's in another; what :func:`longspan.lengthen` is in
     memory.
 
-    Holds one tensor at a time (two of the longer position table; all of them if the source is a ``.bin`` from
-    before torch 1.6). The target is written under a hidden name beside its place and moved there when the
-    disk has it all, so it is there whole or not at all. It holds ``config.json``, ``model.safetensors``, the
-    tokenizer's files with ``model_max_length`` set, and the licence; the model card is not copied, since it
-    describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per head or
-    dilation are asked for. The ``config.json`` of a model that keeps its class (BERT, ELECTRA, ModernBERT, BART)
-    names ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not
-    computed with full attention.
+    Holds one tensor at a time (two of the longer position table; all of them if the source is a ``.bin`` from before
+    torch 1.6). The target is written under a hidden name beside its place and moved there when the disk has it all, so
+    it is there whole or not at all. It holds ``config.json``, ``model.safetensors``, the tokenizer's files with
+    ``model_max_length`` set, a writing model's ``generation_config.json``, and the licence; the model card is not
+    copied, since it describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per
+    head or dilation are asked for. The ``config.json`` of a BERT, ELECTRA or ModernBERT, which keep their class, names
+    ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not computed with
+    full attention.
 
     Args:
         source: a directory, or a name on the hub.
         target: a directory that does not exist or is empty.
-        max_positions: tokens that the result reads, special ones included.
+        max_positions: tokens that the result reads, special ones included. None: 4096, in an LED 16384.
         attention_window: total width, in the forms of :func:`longspan.lengthen`.
+        max_decoder_positions: tokens that an LED's decoder reads and writes. None: as many as the source.
         attention_dilation: in the same forms.
         positions: "tile" or "random".
         allow_shorter: cut the position table where ``max_positions`` is below the source's.
@@ -60,6 +62,9 @@ def convert_directory(
         FileExistsError: ``target`` exists and ``force`` is not given, or it isn't a model's directory.
         OSError: the disk is full, or the target's place cannot be written.
     """
+    source = find_source(source)
+    if max_positions is None:
+        max_positions = default_positions(read_fields(source))
     asked = Lengthening(
         max_positions=max_positions,
         attention_window=attention_window,
@@ -68,10 +73,9 @@ def convert_directory(
         allow_shorter=allow_shorter,
         seed=seed,
     )
-    source = find_source(source)
     target = Path(target).expanduser()
     _check_places(source.resolve(), target.resolve(), force)
-    long = read_long_checkpoint(source, asked)
+    long = read_long_checkpoint(source, asked, max_decoder_positions=max_decoder_positions)
 
     place = target.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,8 @@ def convert_directory(
         partial.mkdir()
         write_safetensors(partial / "model.safetensors", long.tensors, progress)
         save_config(long.config, partial)
+        if long.generation_config is not None:
+            long.generation_config.save_pretrained(partial)
         copy_tokenizer(source, partial, long.tokenizer_class, max_positions)
         for pattern in LICENSE_FILES:
             for path in source.glob(pattern):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import transformers
 from transformers import PretrainedConfig
 
+from longspan.convert.bart_families import BART_FAMILIES
 from longspan.models import LongformerConfig
 
 
@@ -86,14 +87,12 @@ class KeptFamily:
         config_class: its configuration in ``transformers``.
         class_prefix: what its model classes' names start with.
         position_tables: how the names of its learned position tables end; none if positions are rotary.
-        reserved_rows: rows of a table before the first token's.
         has_own_window: some of its layers have a window already, and the others are meant to see all.
     """
 
     config_class: type[PretrainedConfig]
     class_prefix: str
     position_tables: tuple[str, ...]
-    reserved_rows: int = 0
     has_own_window: bool = False
 
     @property
@@ -120,13 +119,6 @@ KEPT_FAMILIES = {
             class_prefix="ModernBert",
             position_tables=(),
             has_own_window=True,
-        ),
-        # Encoder and decoder share the number of positions; both tables start with two rows that no token reads.
-        KeptFamily(
-            config_class=transformers.BartConfig,
-            class_prefix="Bart",
-            position_tables=("encoder.embed_positions.weight", "decoder.embed_positions.weight"),
-            reserved_rows=2,
         ),
     )
 }
@@ -155,7 +147,8 @@ def family_named(model_type: str | None) -> Family | KeptFamily:
     tables: dict[str, Family | KeptFamily] = {**FAMILIES, **KEPT_FAMILIES}
     family = tables.get(model_type) if model_type is not None else None
     if family is None:
-        raise ValueError(f"models of type {model_type!r} cannot be made long; supported are {', '.join(tables)}")
+        supported = ", ".join((*tables, *BART_FAMILIES))
+        raise ValueError(f"models of type {model_type!r} cannot be made long; supported are {supported}")
     return family
 
 

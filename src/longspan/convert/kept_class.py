@@ -98,9 +98,8 @@ def kept_checkpoint(
 
     long = dict(tensors)
     for table in family.position_tables:
-        for name in _position_tables(tensors, table, learned + family.reserved_rows):
-            std = getattr(config, "initializer_range", getattr(config, "init_std", 0.02))
-            long[name] = long_positions(tensors[name], family.reserved_rows, learned, std, asked)
+        for name in _position_tables(tensors, table, learned):
+            long[name] = long_positions(tensors[name], 0, learned, config.initializer_range, asked)
     # Buffers that old versions of transformers saved; they have the old length.
     long = {name: t for name, t in long.items() if not name.endswith(("position_ids", "token_type_ids"))}
     return LongCheckpoint(None, architecture, long_config, long)

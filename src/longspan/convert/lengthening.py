@@ -1,6 +1,7 @@
-"""Any supported encoder, made long in memory."""
+"""Any supported model, made long in memory."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,10 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from longspan import models
+from longspan.convert.bart import DEFAULT_POSITIONS as LED_POSITIONS
+from longspan.convert.bart import is_bart_like, lengthen_bart, read_long_bart
 from longspan.convert.checkpoint import (
+    DEFAULT_POSITIONS,
     Lengthening,
     LongCheckpoint,
     PerLayer,
@@ -17,44 +21,49 @@ from longspan.convert.checkpoint import (
 )
 from longspan.convert.families import KeptFamily, family_named, known_architecture
 from longspan.convert.kept_class import kept_checkpoint, lengthen_kept, load_kept
-from longspan.convert.source import find_source, read_architecture, read_config
+from longspan.convert.source import find_source, read_architecture, read_config, read_fields
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 
 
 def lengthen(
     model_or_directory: PreTrainedModel | str | Path,
-    max_positions: int = 4096,
+    max_positions: int | None = None,
     attention_window: PerLayer | None = None,
     *,
+    max_decoder_positions: int | None = None,
     attention_dilation: PerLayer | None = None,
     positions: Positions = "tile",
     allow_shorter: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Makes an encoder of short texts long, with the same weights (paper, section 5).
+    """Makes a model of short texts long, with the same weights (paper, sections 5 and 7).
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs continued
     pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; embeddings, pooler and
-    heads are the source's. There are two kinds of result:
+    heads are the source's. There are three kinds of result:
 
     * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
       their own, which start as copies of the local ones. A Longformer gets longer.
-    * BERT, ELECTRA, ModernBERT and BART keep their class, with ``attn_implementation="longspan"`` (see
+    * BART, mBART, PLBart, MVP, Pegasus and Marian become an LED, see :func:`longspan.convert.lengthen_bart`.
+    * BERT, ELECTRA and ModernBERT keep their class, with ``attn_implementation="longspan"`` (see
       :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of
       ModernBERT, whose positions are rotary, only the configuration changes: its layers keep their windows, and
-      the full ones stay full unless ``attention_window`` is given. BART's decoder gets as many positions and
-      stays full attention. ``transformers`` doesn't save ``attn_implementation``: after ``save_pretrained``,
-      open the model with ``from_pretrained(directory, attn_implementation="longspan")``.
+      the full ones stay full unless ``attention_window`` is given. ``transformers`` doesn't save
+      ``attn_implementation``: after ``save_pretrained``, open the model with
+      ``from_pretrained(directory, attn_implementation="longspan")``.
 
     Args:
         model_or_directory: a model of one of these families, a directory of one, or its name on the hub. Its
-            head may be any in the second kind, and in the first a masked LM, sequence or token classification,
-            question answering, multiple choice, or none. A model is not changed and shares no memory with the
+            head may be any in a class that is kept; in a Longformer a masked LM, sequence or token classification,
+            question answering, multiple choice, or none; in an LED conditional generation, sequence
+            classification, question answering, or none. A model is not changed and shares no memory with the
             result.
         max_positions: tokens that the result reads, special ones included: 4096 makes RoBERTa's table
-            ``4096 + pad_token_id + 1`` rows. Any number not below the source's.
+            ``4096 + pad_token_id + 1`` rows. Any number not below the source's. None: 4096, in an LED 16384.
         attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per
-            layer, or, in a Longformer, one per layer and head. None: 512, or what the source has.
+            layer, or, in a Longformer or LED, one per layer and head. None: 512, in an LED 1024, or what the source
+            has.
+        max_decoder_positions: tokens that an LED's decoder reads and writes. None: as many as the source.
         attention_dilation: gap between attended tokens, 1 for none, in the same forms. None: 1, or the
             source's.
         positions: "tile" repeats the learned rows; "random" draws those beyond them with the model's
@@ -63,24 +72,38 @@ def lengthen(
         seed: of the random rows.
 
     Returns:
-        :class:`longspan.LongformerModel`, :class:`longspan.LongformerForMaskedLM`, the Longformer class of the
-        source's head, or the source's own class, in the source's dtypes; on its device and in its mode if it is
+        :class:`longspan.LongformerModel`, :class:`longspan.LongformerForMaskedLM` or the Longformer or LED class of
+        the source's head, or the source's own class, in the source's dtypes; on its device and in its mode if it is
         a model, else on the CPU and in eval mode.
 
     Raises:
-        TypeError: ``model_or_directory`` is something else, or ``max_positions`` is no integer.
+        TypeError: ``model_or_directory`` is something else, or a number of positions is no integer.
         ValueError: the model's type, head or configuration isn't supported, the source covers more positions,
-            weights are damaged, missing or of the wrong shape, or the window isn't valid.
+            ``max_decoder_positions`` is given for an encoder, weights are damaged, missing or of the wrong shape, or
+            the window isn't valid.
         FileNotFoundError: no such directory or hub name, or no config or weights in it.
     """
+    if isinstance(model_or_directory, PreTrainedModel):
+        fields = {"model_type": model_or_directory.config.model_type}
+    elif isinstance(model_or_directory, (str, Path)):
+        model_or_directory = find_source(model_or_directory)
+        fields = read_fields(model_or_directory)
+    else:
+        raise TypeError(
+            f"give a transformers model, a directory or a hub name, not a {type(model_or_directory).__name__} "
+            "(merge adapters into the model first, and lengthen it before compiling it)"
+        )
     asked = Lengthening(
-        max_positions=max_positions,
+        max_positions=default_positions(fields) if max_positions is None else max_positions,
         attention_window=attention_window,
         attention_dilation=attention_dilation,
         positions=positions,
         allow_shorter=allow_shorter,
         seed=seed,
     )
+    if is_bart_like(fields):
+        return lengthen_bart(model_or_directory, max_decoder_positions=max_decoder_positions, **vars(asked))
+    _check_no_decoder(fields, max_decoder_positions)
     if isinstance(model_or_directory, PreTrainedModel):
         source = model_or_directory
         family = family_named(source.config.model_type)
@@ -91,29 +114,47 @@ def lengthen(
         )
         return _build(long).to(source.device).train(source.training)
 
-    if not isinstance(model_or_directory, (str, Path)):
-        raise TypeError(
-            f"give a transformers model, a directory or a hub name, not a {type(model_or_directory).__name__} "
-            "(merge adapters into the model first, and lengthen it before compiling it)"
-        )
-    directory = find_source(model_or_directory)
+    directory = model_or_directory
     if isinstance(kept := family_named(read_config(directory).model_type), KeptFamily):
         return lengthen_kept(load_kept(directory), kept, asked).eval()
     return _build(read_long_checkpoint(directory, asked)).eval()
 
 
-def read_long_checkpoint(directory: Path, asked: Lengthening) -> LongCheckpoint:
+def default_positions(fields: dict[str, Any]) -> int:
+    """Tokens that the result reads when none are asked for: the paper's numbers.
+
+    Args:
+        fields: of the source's ``config.json``.
+    """
+    return LED_POSITIONS if is_bart_like(fields) else DEFAULT_POSITIONS
+
+
+def read_long_checkpoint(
+    directory: Path, asked: Lengthening, *, max_decoder_positions: int | None = None
+) -> LongCheckpoint:
     """A directory's checkpoint as a long model's, no tensor read yet.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`lengthen`, the message naming the directory.
     """
+    fields = read_fields(directory)
+    if is_bart_like(fields):
+        return read_long_bart(directory, asked, max_decoder_positions=max_decoder_positions)
+    _check_no_decoder(fields, max_decoder_positions)
     config = read_config(directory)
     tensors = open_weights(directory)
     family, architecture = family_named(config.model_type), read_architecture(config, tensors)
     if isinstance(family, KeptFamily):
         return kept_checkpoint(family, config, architecture, tensors, asked)
     return lengthen_checkpoint(family, config, architecture, tensors, asked)
+
+
+def _check_no_decoder(fields: dict[str, Any], max_decoder_positions: int | None) -> None:
+    if max_decoder_positions is not None:
+        raise ValueError(
+            f"max_decoder_positions is {max_decoder_positions}, but models of type {fields.get('model_type')!r} have "
+            "no decoder; leave it out"
+        )
 
 
 def _build(long: LongCheckpoint) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
@@ -21,6 +22,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
     "*.model",
+    "*.spm",
 )
 # The terms under which the weights may be used go where the weights go.
 LICENSE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
@@ -58,12 +60,12 @@ def find_source(source: str | Path) -> Path:
     return directory
 
 
-def read_config(directory: Path) -> PretrainedConfig:
-    """The configuration of a checkpoint directory, with the defaults of its family.
+def read_fields(directory: Path) -> dict[str, Any]:
+    """The content of ``config.json``.
 
     Raises:
-        FileNotFoundError: there is no ``config.json``.
-        ValueError: it cannot be read, or is of a family that isn't supported.
+        FileNotFoundError: there is none.
+        ValueError: it holds no JSON object.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -72,7 +74,19 @@ def read_config(directory: Path) -> PretrainedConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(fields, dict) or "model_type" not in fields:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} holds no JSON object, so it is not a model's configuration")
+    return fields
+
+
+def read_config(directory: Path) -> PretrainedConfig:
+    """The configuration of an encoder's checkpoint directory, with the defaults of its family.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_fields`; or it is of a family that isn't supported.
+    """
+    fields, path = read_fields(directory), directory / "config.json"
+    if fields.get("model_type") is None:
         raise ValueError(f"{path} names no model_type; set it to the model's, for example roberta")
     family = family_named(fields["model_type"])
     try:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.led.modeling_led import (
@@ -13,6 +12,7 @@ from transformers.models.led.modeling_led import (
 
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, shift_tokens_right
+from longspan.models.losses import classification_loss, question_answering_loss
 
 
 class LEDForQuestionAnswering(LEDPreTrainedModel):
@@ -55,7 +55,7 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
             inputs_embeds, decoder_inputs_embeds, use_cache: the same.
             output_attentions, output_hidden_states, return_dict: the same.
             global_attention_mask: the same, but ``None`` makes each text's first token global.
-            start_positions, end_positions: int ``[B]``, the answer's first and last token; a position beyond the
+            start_positions, end_positions: int ``[B]``, the answer's first and last token; a position outside the
                 text counts for no loss. The loss is the mean of both cross-entropies.
 
         Returns:
@@ -83,7 +83,7 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)  # [B, T] each
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = (_position_loss(start_logits, start_positions) + _position_loss(end_logits, end_positions)) / 2
+            loss = question_answering_loss(start_logits, end_logits, start_positions, end_positions)
         output = LEDSeq2SeqQuestionAnsweringModelOutput(
             loss=loss, start_logits=start_logits.contiguous(), end_logits=end_logits.contiguous(), **_rest(outputs)
         )
@@ -148,7 +148,8 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
             use_cache, output_attentions, output_hidden_states, return_dict: the same.
             global_attention_mask: the same, but ``None`` makes each text's first token global.
             labels: int ``[B]`` classes; float ``[B]`` if ``num_labels`` is 1 (regression); float ``[B, num_labels]``
-                for several classes at once. ``config.problem_type`` overrules what they look like.
+                for several classes at once, see :func:`longspan.models.losses.classification_loss`.
+                ``config.problem_type`` overrules what they look like.
 
         Returns:
             ``loss``, a scalar, if labels are given; ``logits`` ``[B, num_labels]``; and the rest of
@@ -184,7 +185,7 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         hidden_states = outputs.last_hidden_state
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         logits = self.classification_head(hidden_states[rows, last])
-        loss = None if labels is None else self._loss(logits, labels.to(logits.device))
+        loss = None if labels is None else classification_loss(labels, logits, self.config)
         output = LEDSeq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **_rest(outputs))
         return output if return_dict else output.to_tuple()
 
@@ -214,18 +215,6 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         decoder_input_ids = shift_tokens_right(input_ids, pad, self.config.decoder_start_token_id)
         return decoder_input_ids, decoder_attention_mask, last
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        problem = self.config.problem_type
-        if problem is None:
-            is_class = self.num_labels > 1 and not labels.is_floating_point()
-            several = "multi_label_classification" if self.num_labels > 1 else "regression"
-            problem = "single_label_classification" if is_class else several
-        if problem == "regression":
-            return F.mse_loss(logits.squeeze(-1) if self.num_labels == 1 else logits, labels.to(logits.dtype))
-        if problem == "single_label_classification":
-            return F.cross_entropy(logits, labels.flatten())
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-
 
 def _rest(outputs: Any) -> dict[str, Any]:
     return {key: value for key, value in outputs.items() if key != "last_hidden_state"}
@@ -236,11 +225,3 @@ def _last_token(decoder_attention_mask: Tensor | None) -> Tensor | int:
     if decoder_attention_mask is None:
         return -1
     return decoder_attention_mask.shape[1] - 1 - (decoder_attention_mask > 0).flip(1).int().argmax(1)
-
-
-def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
-    """Cross-entropy of ``[B, T]`` against ``[B]``, over the texts whose position is within; 0 if none's is."""
-    positions = positions.to(logits.device).flatten().clamp(0, logits.shape[1])
-    within = (positions < logits.shape[1]).sum().clamp(min=1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits, positions, ignore_index=logits.shape[1], reduction="sum") / within
