@@ -17,9 +17,10 @@ from longspan.data.layout import SequenceLayout
 from longspan.training import PretrainInterrupted, PretrainRecipe, PretrainResult, evaluate_masked_lm, load_masked_lm
 from longspan.training import pretrain as pretrain_with_bars
 from longspan.training.freezing import frozen
+from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import RunFolder
 from longspan.training.run_texts import RunTexts
-from longspan.training.trainer import Share, StepBatches
+from longspan.training.trainer import StepBatches
 
 
 def pretrain(recipe: PretrainRecipe, **options: Any) -> PretrainResult:

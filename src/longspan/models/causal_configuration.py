@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from longspan.attention import AttentionPattern
-from longspan.models.configuration import _per_layer
+from longspan.models.configuration import spread_over_layers
 
 PositionEncoding = Literal["relative", "rotary"]
 """How a layer knows distances: Transformer-XL's relative sinusoids, or rotated queries and keys."""
@@ -169,8 +169,8 @@ class LongformerCausalConfig(PreTrainedConfig):
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         if heads < 1:
             raise ValueError(f"num_attention_heads must be >= 1, got {heads}")
-        window = _per_layer("attention_window", self.attention_window, layers, heads, minimum=1)[layer]
-        dilation = _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)[layer]
+        window = spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=1)[layer]
+        dilation = spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)[layer]
         windows = window if isinstance(window, list) else [window] * heads
         return AttentionPattern.make(heads, [(width - 1, 0) for width in windows], dilation, causal=True)
 

@@ -94,11 +94,11 @@ class LongformerConfig(transformers.LongformerConfig):
         """Everything as plain Python values, as it is written to ``config.json``."""
         output: dict[str, Any] = super().to_dict()
         layers, heads = self.num_hidden_layers, self.num_attention_heads
-        dilations = _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
+        dilations = spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
         if any(dilation != 1 for dilation in dilations) or self.pooling not in (None, "cls"):
             # Stock transformers doesn't know dilation or pooling and would ignore them; a window per head is a
             # form it refuses.
-            windows = _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)
+            windows = spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=0)
             output["attention_window"] = [w if isinstance(w, list) else [w] * heads for w in windows]
         return output
 
@@ -109,8 +109,8 @@ class LongformerConfig(transformers.LongformerConfig):
             ValueError, TypeError: one sentence naming the field, its value and the fix.
         """
         layers, heads = self.num_hidden_layers, self.num_attention_heads
-        _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)
-        _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
+        spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=0)
+        spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
         if heads < 1 or self.hidden_size % heads != 0:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and {heads}"
@@ -145,14 +145,14 @@ class LongformerConfig(transformers.LongformerConfig):
             ValueError, TypeError: as the constructor, if the fields were assigned since.
         """
         layers, heads = self.num_hidden_layers, self.num_attention_heads
-        window = _per_layer("attention_window", self.attention_window, layers, heads, minimum=0)[layer]
-        dilation = _per_layer("attention_dilation", self.attention_dilation, layers, heads, minimum=1)[layer]
+        window = spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=0)[layer]
+        dilation = spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)[layer]
         if isinstance(window, list):
             return [(width // 2, width // 2) for width in window], dilation
         return (window // 2, window // 2), dilation
 
 
-def _per_layer(name: str, value: object, layers: int, heads: int, minimum: int) -> list[int | list[int]]:
+def spread_over_layers(name: str, value: object, layers: int, heads: int, minimum: int) -> list[int | list[int]]:
     """Spread a field over the layers: per layer one int for all heads, or a list of one int per head."""
     if not isinstance(value, (list, tuple)):
         return [_integer(name, value, minimum)] * layers

@@ -23,9 +23,10 @@ from longspan.training.callbacks import Timetable
 from longspan.training.language_modelling_evaluation import LanguageModelMetrics
 from longspan.training.language_modelling_recipe import LanguageModelRecipe
 from longspan.training.language_modelling_trainer import HeldOut, LanguageModelProgress, LanguageModelTrainer
-from longspan.training.pretraining import PretrainInterrupted, _alone_in, _finish, _tensorboard
+from longspan.training.pretraining import PretrainInterrupted
+from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder
-from longspan.training.trainer import Share
+from longspan.training.trainer_setup import checkpoint_activations, tensorboard_callbacks, training_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def train_language_model(
                     f"micro_batch {stage.micro_batch} times {processes} processes; change one of them"
                 )
         if process == 0:
-            stack.enter_context(_alone_in(RunFolder(output)))
+            stack.enter_context(RunFolder(output).alone())
             first = _folder(output, 1)
             if not resume and (first.checkpoints() or first.result_file.exists()):
                 raise FileExistsError(
@@ -167,8 +168,7 @@ def _run_stage(
     stage, folder = recipe.stages[number - 1], _folder(Path(recipe.output_dir), number)
     if arguments.process_index == 0:
         folder.path.mkdir(parents=True, exist_ok=True)
-        fields: Any = _StageFields(recipe, number)
-        folder.begin(fields, resume=True)
+        folder.begin(_StageFields(recipe, number), resume=True)
     if arguments.world_size > 1:
         torch.distributed.barrier()
     if folder.result_file.is_file():
@@ -183,15 +183,7 @@ def _run_stage(
     )
     try:
         trainer = _make_trainer(recipe, number, texts(), arguments, callbacks, progress)
-        newest = folder.last_checkpoint()
-        if newest is None:
-            trainer.train()
-        else:
-            step, checkpoint = newest
-            logger.info("Resuming stage %d from step %s.", number, f"{step:,}")
-            trainer.continue_from(step, checkpoint)
-            if step < stage.steps:
-                trainer.train(resume_from_checkpoint=str(checkpoint))
+        trainer.run()
     except KeyboardInterrupt as interrupt:
         newest = folder.last_checkpoint()
         place = f"step {newest[0]:,} of {stage.steps:,}" if newest else "its beginning"
@@ -199,8 +191,7 @@ def _run_stage(
             f"Stopped in stage {number} of {len(recipe.stages)}: run the same command again to go on from {place}."
         ) from interrupt
     if arguments.process_index == 0:
-        finished: Any = stage
-        _finish(folder, finished, trainer)
+        trainer.publish()
     if arguments.world_size > 1:
         torch.distributed.barrier()
 
@@ -224,9 +215,7 @@ def _make_trainer(
         with no_transformers_bars():
             model = LongformerForCausalLM.from_pretrained(before, config=config, dtype=torch.float32)
     if recipe.gradient_checkpointing:
-        # transformers 5.2x renames the method.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        checkpoint_activations(model)
     show = progress and arguments.process_index == 0
     return LanguageModelTrainer(
         model=model,
@@ -234,7 +223,7 @@ def _make_trainer(
         callbacks=[
             Timetable(recipe.eval_every, True),
             LanguageModelProgress(show),
-            *_tensorboard(folder, arguments),
+            *tensorboard_callbacks(folder, arguments),
             *callbacks,
         ],
         sequences=sequences,
@@ -259,41 +248,18 @@ def _seed(recipe: LanguageModelRecipe, number: int) -> int:
 
 def _arguments(recipe: LanguageModelRecipe, number: int) -> TrainingArguments:
     stage = recipe.stages[number - 1]
-    on_gpu = torch.cuda.is_available()
-    if recipe.precision == "fp16" and not on_gpu:
-        raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
-    arguments = TrainingArguments(
+    return training_arguments(
+        recipe,
+        sequences_per_step=stage.sequences_per_step,
+        micro_batch=stage.micro_batch,
         output_dir=str(_folder(Path(recipe.output_dir), number).path),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.micro_batch,
         learning_rate=stage.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=stage.num_warmup_steps,
         weight_decay=recipe.weight_decay,
-        adam_beta1=recipe.betas[0],
-        adam_beta2=recipe.betas[1],
-        adam_epsilon=recipe.eps,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        fp16=recipe.precision == "fp16",
-        use_cpu=not on_gpu and not torch.backends.mps.is_available(),
-        logging_strategy="steps",
-        logging_steps=recipe.log_every,
-        logging_nan_inf_filter=False,
-        eval_strategy="no",
-        save_strategy="steps",
-        save_steps=recipe.save_every,
         seed=_seed(recipe, number),
-        ignore_data_skip=True,
-        disable_tqdm=True,
-        report_to=[],
     )
-    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    arguments.gradient_accumulation_steps = max(
-        1, stage.sequences_per_step // (stage.micro_batch * arguments.world_size)
-    )
-    return arguments
 
 
 def _publish(recipe: LanguageModelRecipe) -> None:

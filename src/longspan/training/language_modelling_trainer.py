@@ -1,13 +1,11 @@
-"""The trainer of causal language models: what :class:`MaskedLMTrainer` keeps safe, with next-symbol loss."""
+"""The trainer of causal language models."""
 
-import json
 import math
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +20,7 @@ from longspan.training.language_modelling_evaluation import (
     evaluate_language_model,
     symbol_nats,
 )
-from longspan.training.trainer import STATE_FILE, MaskedLMTrainer, Share
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
+from longspan.training.resumable_trainer import ResumableTrainer, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +36,8 @@ class HeldOut:
 class SymbolBatches:
     """The micro-batches of one process, from a given step on; iterable once, as ``Trainer``'s data loader."""
 
-    def __init__(self, sequences: CharacterSequences, share: Share, start: int, position: dict[str, str]) -> None:
+    def __init__(self, sequences: CharacterSequences, share: Share, start: int) -> None:
         self.sequences, self.share, self.start = sequences, share, start
-        self.position = position
-        """Names the text; where in it a step stands is a function of the step alone."""
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         index = self.start * self.share.sequences_per_step
@@ -60,57 +53,31 @@ class SymbolBatches:
             index += self.share.micro_batch
 
 
-class LanguageModelTrainer(MaskedLMTrainer):
+class LanguageModelTrainer(ResumableTrainer):
     """One stage; made by :func:`longspan.training.language_modelling.train_language_model`."""
 
-    metrics: LanguageModelMetrics | None  # type: ignore[assignment]
+    metrics: LanguageModelMetrics | None
+    metrics_kind = LanguageModelMetrics
 
     def __init__(
-        self,
-        *,
-        sequences: CharacterSequences,
-        digest: str,
-        alphabet: Alphabet,
-        held_out: HeldOut,
-        share: Share,
-        **trainer_arguments: Any,
+        self, *, sequences: CharacterSequences, digest: str, alphabet: Alphabet, held_out: HeldOut, **arguments: Any
     ) -> None:
-        super().__init__(
-            source=None,  # type: ignore[arg-type]  # batches come from `sequences`, see get_train_dataloader
-            evaluation=None,  # type: ignore[arg-type]
-            eval_documents=tuple,
-            mlm_probability=0.0,
-            share=share,
-            **trainer_arguments,
-        )
+        super().__init__(**arguments)
         self.sequences, self.digest, self.alphabet, self.held_out = sequences, digest, alphabet, held_out
 
-    def continue_from(self, step: int, checkpoint: Path) -> None:
-        """Take up the sums of a checkpoint; then call ``train`` with it.
+    def _make_batches(self) -> SymbolBatches:
+        return SymbolBatches(self.sequences, self.share, self._start)
 
-        Raises:
-            ValueError: the text isn't the one that the run was begun with.
-        """
-        file = checkpoint / STATE_FILE
-        state = json.loads(file.read_text(encoding="utf-8"))
-        if state["position"] != self._place():
+    def _position(self) -> dict[str, str]:
+        """The text; where in it a step stands is a function of the step alone."""
+        return {"text": self.digest}
+
+    def _take_position(self, position: dict[str, str]) -> None:
+        if position != self._position():
             raise ValueError(
                 "the text to train on has changed since the run was begun; put it back to resume, or choose another "
                 "output_dir"
             )
-        self._start = step
-        self.seconds, self._window_seconds, self.tokens = state["seconds"], state["window_seconds"], state["tokens"]
-        self.metrics = LanguageModelMetrics(**state["metrics"]) if state["metrics"] else None
-        if self.is_world_process_zero():
-            self._window += self._window.new_tensor(state["window"])
-            self.entries = self.folder.rewind_log(step)
-
-    def get_train_dataloader(self) -> "DataLoader":
-        """The micro-batches of this process from the step on where the run stands."""
-        batches: Any = SymbolBatches(self.sequences, self.share, self._start, self._place())
-        self._batches = batches
-        self._clock = time.perf_counter()
-        return batches
 
     def compute_loss(
         self,
@@ -133,31 +100,13 @@ class LanguageModelTrainer(MaskedLMTrainer):
         loss = nats / step_symbols * self.accelerator.num_processes
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write a line of the log: the sums since the last one, over all processes."""
-        if "loss" not in logs:
-            return
-        self._account()
-        nats, _, count, _ = self._take_window().tolist()
-        self.tokens += int(count)
-        loss = nats / count if count else math.nan
-        entry = {
-            "loss": loss,
+    def _numbers(self, loss: float, correct: int, scored: int, tokens: int) -> dict[str, float]:
+        return {
             "bits_per_character": loss / LN2,
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs.get("grad_norm", math.nan),
             "characters": self.tokens,
-            "characters_per_second": count / self._window_seconds if self._window_seconds else math.nan,
+            "characters_per_second": self._per_second(tokens),
             "memory_gib": peak_memory_gib(self.args.device),
-            "seconds": self.seconds,
         }
-        self._window_seconds = 0.0
-        self._write(entry)
-        if count and not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {self.state.global_step:,}; resume from the last checkpoint is of no use: "
-                "lower learning_rate, lengthen the warmup, or use precision bf16 or fp32 instead of fp16"
-            )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate on the held-out text, in one pass with a rolling cache; every process does the same."""
@@ -171,14 +120,7 @@ class LanguageModelTrainer(MaskedLMTrainer):
             precision=held_out.precision,
             progress=held_out.progress,
         )
-        entry = {f"eval_{name}": value for name, value in self.metrics.to_dict().items()}
-        self._write(entry)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
-        self._clock = time.perf_counter()
-        return entry
-
-    def _place(self) -> dict[str, str]:
-        return {"text": self.digest}
+        return self._log_metrics()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

@@ -2,28 +2,26 @@
 
 import json
 import logging
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 from transformers import TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 
-from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.layout import SequenceLayout
 from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
 from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.freezing import frozen
 from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
 from longspan.training.recipe import PretrainRecipe
+from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder, training_table
 from longspan.training.run_texts import RunTexts
-from longspan.training.trainer import STATE_FILE, MaskedLMTrainer, Share
+from longspan.training.trainer import MaskedLMTrainer
+from longspan.training.trainer_setup import checkpoint_activations, tensorboard_callbacks, training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -102,7 +100,7 @@ def pretrain(
         )
     with ExitStack() as stack:
         if arguments.process_index == 0:
-            stack.enter_context(_alone_in(folder))
+            stack.enter_context(folder.alone())
             folder.begin(recipe, resume)
         if processes > 1:
             torch.distributed.barrier()
@@ -122,85 +120,37 @@ def pretrain(
                     global_projections=recipe.global_tokens == "none",
                 )
             )
-            _train(trainer, folder, recipe)
+            trainer.run()
         except KeyboardInterrupt as interrupt:
             raise PretrainInterrupted(_interrupted(folder, recipe)) from interrupt
         if arguments.process_index == 0:
-            _finish(folder, recipe, trainer)
+            trainer.publish()
         if processes > 1:
             torch.distributed.barrier()
         return _read_result(folder)
 
 
-def _train(trainer: MaskedLMTrainer, folder: RunFolder, recipe: PretrainRecipe) -> None:
-    newest = folder.last_checkpoint()
-    if newest is None:
-        trainer.train()
-        return
-    step, checkpoint = newest
-    logger.info("Resuming the run in %s from step %s.", folder.path, f"{step:,}")
-    trainer.continue_from(step, checkpoint)
-    if step < recipe.steps:
-        trainer.train(resume_from_checkpoint=str(checkpoint))
-
-
 def _training_arguments(recipe: PretrainRecipe) -> TrainingArguments:
-    on_gpu = torch.cuda.is_available()
-    if recipe.precision == "fp16" and not on_gpu:
-        raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
     schedules: dict[str, tuple[str, dict[str, float]]] = {
         "linear": ("linear", {}),
         "polynomial": ("polynomial", {"power": recipe.power, "lr_end": 0.0}),
         "constant": ("constant_with_warmup", {}),
     }
     schedule, schedule_options = schedules[recipe.schedule]
-    arguments = TrainingArguments(
+    return training_arguments(
+        recipe,
+        sequences_per_step=recipe.sequences_per_step,
+        micro_batch=recipe.micro_batch,
         output_dir=recipe.output_dir,
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.micro_batch,
-        gradient_accumulation_steps=1,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=schedule,
         lr_scheduler_kwargs=schedule_options,
         warmup_steps=recipe.num_warmup_steps,
         # Only new positions may move; a decay of the table would shrink the old ones.
         weight_decay=0.0 if recipe.trainable == "positions" else recipe.weight_decay,
-        adam_beta1=recipe.betas[0],
-        adam_beta2=recipe.betas[1],
-        adam_epsilon=recipe.eps,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        fp16=recipe.precision == "fp16",
-        use_cpu=not on_gpu and not torch.backends.mps.is_available(),
-        logging_strategy="steps",
-        logging_steps=recipe.log_every,
-        logging_nan_inf_filter=False,
-        eval_strategy="no",
-        save_strategy="steps",
-        save_steps=recipe.save_every,
         seed=recipe.seed,
-        ignore_data_skip=True,
-        disable_tqdm=True,
-        report_to=[],
     )
-    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    arguments.gradient_accumulation_steps = max(
-        1, recipe.sequences_per_step // (recipe.micro_batch * arguments.world_size)
-    )
-    return arguments
-
-
-@contextmanager
-def _alone_in(folder: RunFolder) -> Iterator[None]:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder.path / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise FileExistsError(
-            f"another process is training in output_dir {folder.path}; wait for it or choose another output_dir"
-        ) from error
 
 
 def _make_trainer(
@@ -217,9 +167,7 @@ def _make_trainer(
     )
     check_model_fits(model, tokenizer, recipe.sequence_length, recipe.global_tokens)
     if recipe.gradient_checkpointing:
-        # transformers 5.2x renames the method.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        checkpoint_activations(model)
     show = progress and arguments.process_index == 0
     texts = RunTexts(recipe, folder, tokenizer, layout, show)
     texts.prepare_eval()
@@ -230,7 +178,7 @@ def _make_trainer(
         callbacks=[
             Timetable(recipe.eval_every, bool(recipe.eval)),
             Progress(show),
-            *_tensorboard(folder, arguments),
+            *tensorboard_callbacks(folder, arguments),
             *([CopyToGlobal()] if recipe.global_tokens == "none" and recipe.global_projections == "copy" else []),
             *callbacks,
         ],
@@ -252,36 +200,6 @@ def _make_trainer(
         mlm_probability=recipe.mlm_probability,
         keep_checkpoints=recipe.keep_checkpoints,
     )
-
-
-def _tensorboard(folder: RunFolder, arguments: TrainingArguments) -> list[TrainerCallback]:
-    if arguments.process_index:
-        return []
-    from torch.utils.tensorboard import SummaryWriter
-
-    newest = folder.last_checkpoint()
-    # Steps after the checkpoint will come again.
-    return [
-        TensorBoardCallback(SummaryWriter(str(folder.tensorboard_dir), purge_step=newest[0] + 1 if newest else None))
-    ]
-
-
-def _finish(folder: RunFolder, recipe: PretrainRecipe, trainer: MaskedLMTrainer) -> None:
-    """Put the trained model in its place, then the result, whose presence says that the run is finished."""
-    newest = folder.last_checkpoint()
-    assert newest is not None
-    trainer_files = {STATE_FILE, "trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
-    with atomic_directory(folder.model_dir, "the trained model") as place:
-        for file in newest[1].iterdir():
-            if file.name not in trainer_files and not file.name.startswith("rng_state"):
-                shutil.copy2(file, place / file.name)
-    result = {
-        "steps": recipe.steps,
-        "tokens": trainer.tokens,
-        "seconds": trainer.seconds,
-        "metrics": asdict(trainer.metrics) if trainer.metrics else None,
-    }
-    atomic_text(folder.result_file, json.dumps(result, indent=1) + "\n", "the result")
 
 
 def _read_result(folder: RunFolder) -> PretrainResult:

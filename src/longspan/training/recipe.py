@@ -1,17 +1,13 @@
 """Everything that decides a masked-LM pretraining run, in one frozen dataclass that a YAML file can hold."""
 
-import difflib
-import types
-import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any, ClassVar, Literal
 
 from longspan.data.corpus import LengthUnit
 from longspan.data.layout import GlobalTokens
 from longspan.data.text import TxtDocument
+from longspan.training.recipe_fields import check_names, convert_fields, read_fields
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number type of the matrix products; weights and optimizer stay in fp32."""
@@ -120,7 +116,7 @@ class PretrainRecipe:
     keep_checkpoints: int = 2
     """How many checkpoints are kept."""
 
-    FREE_FIELDS: typing.ClassVar[frozenset[str]] = frozenset(
+    FREE_FIELDS: ClassVar[frozenset[str]] = frozenset(
         {"output_dir", "cache_dir", "micro_batch", "gradient_checkpointing", "eval_batch", "keep_checkpoints"}
         | {"log_every", "eval_every", "save_every"}
     )
@@ -128,9 +124,7 @@ class PretrainRecipe:
     sums."""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is not typing.ClassVar:
-                object.__setattr__(self, name, _as_kind(name, getattr(self, name), kind))
+        convert_fields(self)
         self._check_ranges()
         self._check_combinations()
 
@@ -209,67 +203,10 @@ def load_recipe(path: str | Path, **overrides: Any) -> PretrainRecipe:
             (the message names similar ones) or missing, or see :class:`PretrainRecipe`. TypeError: a value of
             the wrong type.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe {path}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold lines of 'field: value', it holds {type(values).__name__}")
-    return make_recipe({**values, **overrides}, str(path))
+    return make_recipe({**read_fields(path), **overrides}, str(path))
 
 
 def make_recipe(values: dict[str, Any], origin: str) -> PretrainRecipe:
     """A recipe of ``values``, unknown and missing fields reported as coming from ``origin``."""
-    known = [field.name for field in fields(PretrainRecipe)]
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
-            raise ValueError(f"{origin}: a recipe has no field {key!r}; {hint}")
-    missing = [name for name in ("model", "train", "output_dir", "sequence_length", "steps") if name not in values]
-    if missing:
-        raise ValueError(f"{origin}: {' and '.join(missing)} must be given")
+    check_names(PretrainRecipe, values, origin)
     return PretrainRecipe(**values)
-
-
-def _as_kind(name: str, value: object, kind: Any) -> object:
-    """``value`` as the field's type, so that YAML's lists, its ``3e-5`` (a string) and whole floats are fine."""
-    options = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    if value is None and type(None) in options:
-        return None
-    wanted = next(option for option in options if option is not type(None))
-    optional = " or null" if type(None) in options else ""
-    if get_origin(wanted) is Literal:
-        if value not in get_args(wanted):
-            choices = ", ".join(map(repr, get_args(wanted)))
-            raise ValueError(f"{name} is {value!r}; it must be one of {choices}")
-        return value
-    if get_origin(wanted) is tuple:
-        return _as_tuple(name, value, get_args(wanted))
-    if wanted is bool and isinstance(value, bool):
-        return value
-    if wanted is str and isinstance(value, (str, Path)):
-        return str(value)
-    if wanted in (int, float) and not isinstance(value, bool):
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            number = float("nan")
-        if wanted is float and number == number:
-            return number
-        if wanted is int and number.is_integer():
-            return int(number)
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    raise TypeError(f"{name} is {value!r}; it must be {names[wanted]}{optional}")
-
-
-def _as_tuple(name: str, value: object, parts: tuple[Any, ...]) -> tuple[object, ...]:
-    entries = list(value) if isinstance(value, (list, tuple)) else [value]
-    if parts[-1] is Ellipsis:
-        return tuple(_as_kind(name, entry, parts[0]) for entry in entries)
-    if len(entries) != len(parts):
-        raise TypeError(f"{name} is {value!r}; it must be a list of {len(parts)} values")
-    return tuple(_as_kind(name, entry, part) for entry, part in zip(entries, parts, strict=True))

@@ -6,15 +6,24 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
+from filelock import FileLock, Timeout
 
 from longspan.data.atomic import atomic_directory, atomic_text, staging_directory
 from longspan.training.recipe import PretrainRecipe
 
 LogEntry = dict[str, Any]
 """One line of the log: ``step`` and numbers; those of an evaluation begin with ``eval_``."""
+
+
+class Settings(Protocol):
+    """A recipe, or what decides one stage of one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that YAML holds."""
+        ...
 
 
 class RunFolder:
@@ -41,7 +50,23 @@ class RunFolder:
         self.checkpoints_dir = self.path / "checkpoints"
         self.tensorboard_dir = self.path / "tensorboard"
 
-    def begin(self, recipe: PretrainRecipe, resume: bool) -> None:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, and keep other processes out of it.
+
+        Raises:
+            FileExistsError: another process is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise FileExistsError(
+                f"another process is training in output_dir {self.path}; wait for it or choose another output_dir"
+            ) from error
+
+    def begin(self, recipe: Settings, resume: bool) -> None:
         """Write the recipe of a new run, or see that it is the one that the folder was begun with.
 
         A run has begun when it has a checkpoint. What an attempt without one left behind is cleared away.
@@ -64,7 +89,7 @@ class RunFolder:
         text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
         atomic_text(self.recipe_file, text, "the recipe")
 
-    def _check_same(self, recipe: PretrainRecipe) -> None:
+    def _check_same(self, recipe: Settings) -> None:
         begun = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
         for name, value in recipe.to_dict().items():
             if name not in PretrainRecipe.FREE_FIELDS and begun.get(name) != value:

@@ -1,0 +1,107 @@
+"""Recipes are dataclasses that a YAML file holds: reading the file, checking its names, and its values' types."""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """The ``field: value`` lines of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: the file isn't such YAML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold lines of 'field: value', it holds {type(values).__name__}")
+    return values
+
+
+def check_names(kind: type, values: Mapping[str, Any], origin: str) -> None:
+    """See that every name is a field of the dataclass ``kind``, and every field without a default is named.
+
+    Raises:
+        ValueError: a name is unknown (the message has similar ones) or missing in ``origin``.
+    """
+    known = {entry.name: entry for entry in fields(kind)}
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+            raise ValueError(f"{origin}: there is no field {name!r}; {hint}")
+    required = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(f"{origin}: {' and '.join(missing)} must be given")
+
+
+def convert_fields(instance: Any, but: tuple[str, ...] = ()) -> None:
+    """Bring YAML's values to the types of a frozen dataclass's fields, except the fields ``but``.
+
+    Raises:
+        TypeError, ValueError: see :func:`as_kind`.
+    """
+    for name, kind in get_type_hints(type(instance)).items():
+        if get_origin(kind) is not typing.ClassVar and name not in but:
+            object.__setattr__(instance, name, as_kind(name, getattr(instance, name), kind))
+
+
+def as_kind(name: str, value: object, kind: Any) -> object:
+    """``value`` as the field's type, so that YAML's lists, its ``3e-5`` (a string) and whole floats are fine.
+
+    Args:
+        name: the field's name, for messages.
+        value: what was given.
+        kind: the annotation: a number, str, bool, ``Literal``, a tuple of these, or one of these or None.
+
+    Raises:
+        TypeError: a value of another type. ValueError: none of a ``Literal``'s values.
+    """
+    options = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    if value is None and type(None) in options:
+        return None
+    wanted = next(option for option in options if option is not type(None))
+    optional = " or null" if type(None) in options else ""
+    if get_origin(wanted) is Literal:
+        if value not in get_args(wanted):
+            choices = ", ".join(map(repr, get_args(wanted)))
+            raise ValueError(f"{name} is {value!r}; it must be one of {choices}")
+        return value
+    if get_origin(wanted) is tuple:
+        return _as_tuple(name, value, get_args(wanted))
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is str and isinstance(value, (str, Path)):
+        return str(value)
+    if wanted in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = float("nan")
+        if wanted is float and number == number:
+            return number
+        if wanted is int and number.is_integer():
+            return int(number)
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    raise TypeError(f"{name} is {value!r}; it must be {names[wanted]}{optional}")
+
+
+def _as_tuple(name: str, value: object, parts: tuple[Any, ...]) -> tuple[object, ...]:
+    entries = list(value) if isinstance(value, (list, tuple)) else [value]
+    if parts[-1] is Ellipsis:
+        return tuple(as_kind(name, entry, parts[0]) for entry in entries)
+    if len(entries) != len(parts):
+        raise TypeError(f"{name} is {value!r}; it must be a list of {len(parts)} values")
+    return tuple(as_kind(name, entry, part) for entry, part in zip(entries, parts, strict=True))

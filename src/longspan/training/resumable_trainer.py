@@ -1,0 +1,263 @@
+"""``transformers.Trainer`` that loses nothing when it is killed.
+
+What this adds to ``Trainer``: batches that are a function of the step alone, dropout that depends on the sequence and
+not on the process, checkpoints that are whole or not there, and a log that a resumed run continues bit for bit.
+Subclasses say what a batch is, what is lost on it, and what of it is logged.
+"""
+
+import json
+import logging
+import math
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerControl
+
+from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.progress import no_transformers_bars
+from longspan.training.run_folder import LogEntry, RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
+
+_STATE_FILE = "longspan_state.json"  # in a checkpoint: what Trainer doesn't keep
+_TRAINER_FILES = {
+    _STATE_FILE,
+    "trainer_state.json",
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+}
+
+MASK_KEY, DROPOUT_KEY = 1, 2
+"""Keep the draws of masks and dropout apart under one seed."""
+
+
+class Share(NamedTuple):
+    """Which sequences of a step one process trains on."""
+
+    sequences_per_step: int
+    micro_batch: int
+    process: int
+    processes: int
+
+    def owns(self, index: int) -> bool:
+        """Micro-batches go to the processes in turn, so that all processes together read a step in order."""
+        return index % self.sequences_per_step // self.micro_batch % self.processes == self.process
+
+
+class ResumableTrainer(Trainer):
+    """See the module.
+
+    Args:
+        share: which sequences this process trains on. A batch names its first one as ``first_sequence``.
+        folder: where checkpoints and log go.
+        keep_checkpoints: how many checkpoints are kept.
+        **trainer_arguments: ``Trainer``'s.
+    """
+
+    control: TrainerControl
+    metrics_kind: type
+    """The dataclass of an evaluation."""
+
+    def __init__(self, *, share: Share, folder: RunFolder, keep_checkpoints: int, **trainer_arguments: Any) -> None:
+        super().__init__(**trainer_arguments)
+        # The loss is divided by what the whole step has, so have Trainer leave it as it is.
+        self.model_accepts_loss_kwargs = True
+        self.pop_callback(PrinterCallback)
+        self.share, self.folder, self.keep_checkpoints = share, folder, keep_checkpoints
+        self.entries: list[LogEntry] = []
+        self.metrics: Any = None
+        """The last evaluation's."""
+        self.tokens = 0
+        """Tokens trained on, special tokens counted and padding not, up to the last line of the log."""
+        self.seconds = 0.0
+        """Time spent in training steps; evaluations, checkpoints and other runs of the program not counted."""
+        self._window_seconds = 0.0
+        self._clock = time.perf_counter()
+        # Sums since the last line of the log: nats, correct, scored, tokens.
+        kind = torch.float32 if self.args.device.type == "mps" else torch.float64
+        self._window = torch.zeros(4, dtype=kind, device=self.args.device)
+        self._start = 0
+
+    def _make_batches(self) -> Any:
+        """The micro-batches of this process from ``_start`` on."""
+        raise NotImplementedError
+
+    def _position(self) -> Any:
+        """Where reading stands, as a checkpoint keeps it: what JSON holds."""
+        raise NotImplementedError
+
+    def _take_position(self, position: Any) -> None:
+        """Go on from a checkpoint's position."""
+        raise NotImplementedError
+
+    def _numbers(self, loss: float, correct: int, scored: int, tokens: int) -> dict[str, float]:
+        """A log line's numbers beyond loss, rate and time, of what was trained on since the line before."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Train from the newest checkpoint, or from the beginning, to the last step."""
+        newest = self.folder.last_checkpoint()
+        if newest is None:
+            self.train()
+            return
+        step, checkpoint = newest
+        logger.info("Resuming the run in %s from step %s.", self.folder.path, f"{step:,}")
+        self._continue_from(step, checkpoint)
+        if step < self.args.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+
+    def publish(self) -> None:
+        """Put the trained model in its place, then the result, whose presence says that the run is finished."""
+        newest = self.folder.last_checkpoint()
+        assert newest is not None
+        with atomic_directory(self.folder.model_dir, "the trained model") as place:
+            for file in newest[1].iterdir():
+                if file.name not in _TRAINER_FILES and not file.name.startswith("rng_state"):
+                    shutil.copy2(file, place / file.name)
+        result = {
+            "steps": self.args.max_steps,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "metrics": asdict(self.metrics) if self.metrics else None,
+        }
+        atomic_text(self.folder.result_file, json.dumps(result, indent=1) + "\n", "the result")
+
+    def _continue_from(self, step: int, checkpoint: Path) -> None:
+        """Take up the sums and the place in the text of a checkpoint."""
+        state = json.loads((checkpoint / _STATE_FILE).read_text(encoding="utf-8"))
+        self._take_position(state["position"])
+        self._start = step
+        self.seconds, self._window_seconds, self.tokens = state["seconds"], state["window_seconds"], state["tokens"]
+        self.metrics = self.metrics_kind(**state["metrics"]) if state["metrics"] else None
+        if self.is_world_process_zero():
+            self._window += self._window.new_tensor(state["window"])
+            self.entries = self.folder.rewind_log(step)
+
+    def get_train_dataloader(self) -> "DataLoader":
+        """The micro-batches of this process from the step on where the run stands."""
+        batches: DataLoader = self._make_batches()
+        self._clock = time.perf_counter()
+        return batches
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward of one micro-batch, its dropout drawn for its first sequence."""
+        key = (self.args.seed, DROPOUT_KEY, int(inputs.pop("first_sequence")))
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write a line of the log: the sums since the last one, over all processes.
+
+        Raises:
+            FloatingPointError: the loss is infinite or NaN.
+        """
+        if "loss" not in logs:
+            return
+        self._account()
+        nats, correct, scored, tokens = self._take_window().tolist()
+        self.tokens += int(tokens)
+        loss = nats / scored if scored else math.nan
+        entry = {
+            "loss": loss,
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm", math.nan),
+            **self._numbers(loss, int(correct), int(scored), int(tokens)),
+            "seconds": self.seconds,
+        }
+        self._window_seconds = 0.0
+        self._write(entry)
+        if scored and not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {self.state.global_step:,}; resume from the last checkpoint is of no use: "
+                "lower learning_rate, lengthen the warmup, or use precision bf16 or fp32 instead of fp16"
+            )
+
+    def _per_second(self, tokens: int) -> float:
+        """``tokens`` by the training time since the last line of the log."""
+        return tokens / self._window_seconds if self._window_seconds else math.nan
+
+    def _log_metrics(self) -> dict[str, float]:
+        """Write the log line of ``metrics``, and tell the callbacks."""
+        entry = {f"eval_{name}": value for name, value in self.metrics.to_dict().items()}
+        self._write(entry)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
+        self._clock = time.perf_counter()
+        return entry
+
+    def _write(self, entry: dict[str, float]) -> None:
+        line = {"step": self.state.global_step, **entry}
+        self.entries.append(line)
+        if self.is_world_process_zero():
+            self.folder.append_log(line)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(entry))
+
+    def _account(self) -> None:
+        """Add the time since the clock was last read to training."""
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self._window_seconds += now - self._clock
+        self._clock = now
+
+    def _take_window(self) -> Tensor:
+        """The sums of all processes since they were last taken."""
+        total = self.accelerator.reduce(self._window, "sum")
+        self._window = torch.zeros_like(self._window)
+        return total
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Write a checkpoint beside its place and rename it when every process has written its part."""
+        self._account()
+        step, main = self.state.global_step, self.is_world_process_zero()
+        window = self._take_window()
+        if main:
+            self._window += window
+        place = self.folder.checkpoint_in_progress(step)
+        output_dir = self.args.output_dir
+        with self.folder.new_checkpoint(step) if main else nullcontext():
+            self.accelerator.wait_for_everyone()
+            try:
+                self.args.output_dir = str(place)
+                with no_transformers_bars():
+                    super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = output_dir
+            self.accelerator.wait_for_everyone()
+            if main:
+                # Trainer has put everything into a folder of its own.
+                inner = place / f"checkpoint-{step}"
+                for file in inner.iterdir():
+                    file.rename(place / file.name)
+                inner.rmdir()
+                (place / _STATE_FILE).write_text(json.dumps(self._state(window)), encoding="utf-8")
+        if main:
+            self.folder.keep_newest(self.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+        self._clock = time.perf_counter()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn of keys that a checkpoint lacks, but not of tied weights, which are saved once."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
+    def _state(self, window: Tensor) -> dict[str, Any]:
+        return {
+            "position": self._position(),
+            "window": window.tolist(),
+            "window_seconds": self._window_seconds,
+            "seconds": self.seconds,
+            "tokens": self.tokens,
+            "metrics": self.metrics.to_dict() if self.metrics else None,
+        }

@@ -1,0 +1,90 @@
+"""What every training asks of ``transformers.Trainer``."""
+
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from longspan.training.recipe import Precision
+from longspan.training.run_folder import RunFolder
+
+
+class Optimization(Protocol):
+    """The fields that the recipes of all trainings have."""
+
+    @property
+    def betas(self) -> tuple[float, float]: ...  # noqa: D102
+    @property
+    def eps(self) -> float: ...  # noqa: D102
+    @property
+    def max_grad_norm(self) -> float: ...  # noqa: D102
+    @property
+    def precision(self) -> Precision: ...  # noqa: D102
+    @property
+    def log_every(self) -> int: ...  # noqa: D102
+    @property
+    def save_every(self) -> int: ...  # noqa: D102
+
+
+def training_arguments(
+    recipe: Optimization, *, sequences_per_step: int, micro_batch: int, **fields: Any
+) -> TrainingArguments:
+    """Arguments of a ``Trainer`` whose batches, evaluations and bars are its subclass's.
+
+    Args:
+        recipe: what it says of AdamW, precision and how often to log and save.
+        sequences_per_step: of an optimizer step, over all processes.
+        micro_batch: sequences a process holds at once; the rest is gradient accumulation.
+        **fields: more fields of ``TrainingArguments``.
+
+    Raises:
+        ValueError: the precision is fp16, and there is no GPU.
+    """
+    on_gpu = torch.cuda.is_available()
+    if recipe.precision == "fp16" and not on_gpu:
+        raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
+    arguments = TrainingArguments(
+        per_device_train_batch_size=micro_batch,
+        adam_beta1=recipe.betas[0],
+        adam_beta2=recipe.betas[1],
+        adam_epsilon=recipe.eps,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.precision == "bf16",
+        fp16=recipe.precision == "fp16",
+        use_cpu=not on_gpu and not torch.backends.mps.is_available(),
+        logging_strategy="steps",
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        ignore_data_skip=True,
+        disable_tqdm=True,
+        report_to=[],
+        **fields,
+    )
+    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.gradient_accumulation_steps = max(1, sequences_per_step // (micro_batch * arguments.world_size))
+    return arguments
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Have a model compute activations again in the backward pass instead of keeping them."""
+    # transformers 5.2x renames the method.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def tensorboard_callbacks(folder: RunFolder, arguments: TrainingArguments) -> list[TrainerCallback]:
+    """A callback that logs to ``folder.tensorboard_dir``, in the first process only."""
+    if arguments.process_index:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    newest = folder.last_checkpoint()
+    # Steps after the checkpoint will come again.
+    return [
+        TensorBoardCallback(SummaryWriter(str(folder.tensorboard_dir), purge_step=newest[0] + 1 if newest else None))
+    ]
