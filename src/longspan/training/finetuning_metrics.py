@@ -1,0 +1,242 @@
+"""Metrics of the tasks, by scikit-learn and seqeval, and their confidence intervals. Needs the extra ``finetune``."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from longspan.data.examples import Answer, TaskName
+from longspan.training.finetuning_prediction import Prediction
+from longspan.training.finetuning_task import FinetunedTask
+
+DEFAULT_METRICS: dict[TaskName, str] = {
+    "classification": "accuracy",
+    "multi-label": "micro_f1",
+    "nli": "macro_f1",
+    "sequential": "macro_f1",
+    "multiple-choice": "accuracy",
+    "qa": "f1",
+    "tokens": "f1",
+}
+"""The metric that chooses the best checkpoint, if a recipe names none."""
+
+METRICS: dict[TaskName, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1", "weighted_f1", "mcc", "log_loss"),
+    "multi-label": ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "exact_match"),
+    "nli": ("accuracy", "macro_f1", "weighted_f1", "mcc", "log_loss"),
+    "sequential": ("accuracy", "macro_f1", "micro_f1", "weighted_f1"),
+    "multiple-choice": ("accuracy", "log_loss"),
+    "qa": ("f1", "exact_match"),
+    "tokens": ("f1", "precision", "recall", "accuracy"),
+}
+"""The metrics of each task. All lie in 0 .. 1 and are better when greater, but ``mcc`` in -1 .. 1, and ``log_loss``,
+in nats, is better when smaller."""
+
+SMALLER_IS_BETTER = frozenset({"log_loss"})
+
+_ENTITY = re.compile(r"[BIESLU]-.+|O")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+class Interval(NamedTuple):
+    """A metric and where it would lie for other examples of the same kind."""
+
+    value: float
+    low: float
+    high: float
+
+
+def score(task: FinetunedTask, targets: Sequence[Any], predictions: Sequence[Prediction]) -> dict[str, float]:
+    """The metrics of predictions.
+
+    ``macro_f1`` is the mean over all the task's labels, one that neither occurs nor is predicted counting 0;
+    multi-label ``exact_match`` counts texts whose labels are all right. Sentences without a label don't count.
+    ``f1`` of tokens is that of whole entities (CoNLL-2003) if the tags are B-, I- and O, else the macro-F1 of tags.
+
+    Args:
+        task: what was predicted.
+        targets: of each example, see :class:`longspan.data.examples.Example`.
+        predictions: of each example.
+
+    Raises:
+        ValueError: there is no example.
+    """
+    if not targets:
+        raise ValueError("there is no example to score")
+    if task.task in ("classification", "nli"):
+        found = [prediction["label"] for prediction in predictions]
+        given = [prediction["probabilities"][target] for target, prediction in zip(targets, predictions, strict=True)]
+        return {**_classes(task, targets, found), "mcc": _mcc(targets, found), "log_loss": _log_loss(given)}
+    if task.task == "multi-label":
+        return _multi_label(task, targets, predictions)
+    if task.task == "sequential":
+        pairs = [
+            (label, found)
+            for target, prediction in zip(targets, predictions, strict=True)
+            for label, found in zip(target, prediction["labels"], strict=True)
+            if label is not None
+        ]
+        if not pairs:
+            raise ValueError("no sentence has a label to score")
+        # A sentence that the model didn't get to see is an error, whatever its label.
+        classes = _classes(task, [label for label, _ in pairs], [found or "" for _, found in pairs])
+        return {**classes, "micro_f1": classes["accuracy"]}
+    if task.task == "multiple-choice":
+        right = [target == prediction["choice"] for target, prediction in zip(targets, predictions, strict=True)]
+        chances = [prediction["probabilities"][target] for target, prediction in zip(targets, predictions, strict=True)]
+        return {"accuracy": float(np.mean(right)), "log_loss": _log_loss(chances)}
+    if task.task == "qa":
+        scores = [answer_scores(p["answer"], target) for target, p in zip(targets, predictions, strict=True)]
+        exact, f1 = np.mean(scores, axis=0)
+        return {"f1": float(f1), "exact_match": float(exact)}
+    return _tags(task, targets, [prediction["tags"] for prediction in predictions])
+
+
+def example_scores(task: FinetunedTask, targets: Sequence[Any], predictions: Sequence[Prediction]) -> list[float]:
+    """How right each prediction is, from 0 to 1.
+
+    1 or 0 for a label or a choice; the share of right sentences or tags; the F1 of an answer or of a set of labels
+    (1 where both are empty). Examples without any label give NaN.
+    """
+    scores = []
+    for target, prediction in zip(targets, predictions, strict=True):
+        if task.task in ("classification", "nli"):
+            scores.append(float(target == prediction["label"]))
+        elif task.task == "multiple-choice":
+            scores.append(float(target == prediction["choice"]))
+        elif task.task == "qa":
+            scores.append(answer_scores(prediction["answer"], target)[1])
+        elif task.task == "multi-label":
+            both, sizes = len(set(target) & set(prediction["labels"])), len(target) + len(prediction["labels"])
+            scores.append(2 * both / sizes if sizes else 1.0)
+        else:
+            found = prediction["tags" if task.task == "tokens" else "labels"]
+            right = [label == other for label, other in zip(target, found, strict=True) if label is not None]
+            scores.append(float(np.mean(right)) if right else float("nan"))
+    return scores
+
+
+def bootstrap(
+    task: FinetunedTask,
+    targets: Sequence[Any],
+    predictions: Sequence[Prediction],
+    *,
+    resamples: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Confidence intervals of the metrics: percentiles over examples drawn again, with replacement.
+
+    They cover the choice of test examples, not that of the training's seed.
+
+    Args:
+        task, targets, predictions: as :func:`score`.
+        resamples: how many times to draw.
+        level: the chance that an interval is to have.
+        seed: of the draws.
+    """
+    values = score(task, targets, predictions)
+    draws: dict[str, list[float]] = {name: [] for name in values}
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        chosen = generator.integers(len(targets), size=len(targets))
+        try:
+            drawn = score(task, [targets[at] for at in chosen], [predictions[at] for at in chosen])
+        except ValueError:  # only examples without any label
+            continue
+        for name, value in drawn.items():
+            draws[name].append(value)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return {
+        name: Interval(value, *(float(bound) for bound in np.quantile(draws[name] or [value], tails)))
+        for name, value in values.items()
+    }
+
+
+def answer_scores(answer: str, right: Sequence[Answer]) -> tuple[float, float]:
+    """Exact match and F1 of an answer, as SQuAD's official script computes them.
+
+    Small letters, no punctuation, no articles, single spaces; the best over the right answers. Where there is no right
+    answer, an empty one is right and any other wrong.
+    """
+    found = _normalize(answer)
+    if not right:
+        return float(not found), float(not found)
+    exact = f1 = 0.0
+    for text, _ in right:
+        wanted = _normalize(text)
+        exact = max(exact, float(found == wanted))
+        words, other = found.split(), wanted.split()
+        common = sum((Counter(words) & Counter(other)).values())
+        if not words or not other:
+            f1 = max(f1, float(words == other))
+        elif common:
+            f1 = max(f1, 2 * common / (len(words) + len(other)))
+    return exact, f1
+
+
+def _normalize(text: str) -> str:
+    bare = "".join(character for character in text.lower() if character not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def _classes(task: FinetunedTask, targets: Sequence[str], found: Sequence[str]) -> dict[str, float]:
+    from sklearn.metrics import accuracy_score, f1_score  # type: ignore[import-untyped]
+
+    return {
+        "accuracy": float(accuracy_score(targets, found)),
+        **{
+            f"{average}_f1": float(f1_score(targets, found, labels=list(task.labels), average=average, zero_division=0))
+            for average in ("macro", "weighted")
+        },
+    }
+
+
+def _mcc(targets: Sequence[str], found: Sequence[str]) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    # One class alone on both sides has no correlation; scikit-learn warns and gives 0.
+    return 0.0 if len({*targets, *found}) < 2 else float(matthews_corrcoef(targets, found))
+
+
+def _log_loss(chances: Sequence[float]) -> float:
+    """Mean nats of the right label; probabilities have six decimals."""
+    return float(-np.log(np.clip(chances, 5e-7, 1.0)).mean())
+
+
+def _multi_label(task: FinetunedTask, targets: Sequence[Any], predictions: Sequence[Prediction]) -> dict[str, float]:
+    from sklearn.metrics import f1_score, precision_score, recall_score
+
+    right = np.array([[label in target for label in task.labels] for target in targets])
+    found = np.array([[label in prediction["labels"] for label in task.labels] for prediction in predictions])
+    micro: dict[str, Any] = {"average": "micro", "zero_division": 0}
+    return {
+        "micro_f1": float(f1_score(right, found, **micro)),
+        "macro_f1": float(f1_score(right, found, average="macro", zero_division=0)),
+        "micro_precision": float(precision_score(right, found, **micro)),
+        "micro_recall": float(recall_score(right, found, **micro)),
+        "exact_match": float((right == found).all(axis=1).mean()),
+    }
+
+
+def _tags(task: FinetunedTask, targets: Sequence[Any], found: Sequence[list[str]]) -> dict[str, float]:
+    right = [list(target) for target in targets]
+    flat, flat_found = [tag for row in right for tag in row], [tag for row in found for tag in row]
+    accuracy = float(np.mean([tag == other for tag, other in zip(flat, flat_found, strict=True)]))
+    if all(_ENTITY.fullmatch(label) for label in task.labels):
+        from seqeval.metrics import f1_score, precision_score, recall_score  # type: ignore[import-untyped]
+
+        functions = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
+        return {
+            **{name: float(function(right, found, zero_division=0)) for name, function in functions.items()},
+            "accuracy": accuracy,
+        }
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        flat, flat_found, labels=list(task.labels), average="macro", zero_division=0
+    )
+    return {"f1": float(f1), "precision": float(precision), "recall": float(recall), "accuracy": accuracy}

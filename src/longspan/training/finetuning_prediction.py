@@ -1,0 +1,309 @@
+"""Predictions of a finetuned model: for examples in memory, and for files of any size as a stream."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from longspan.data.atomic import atomic_text, write_error_message
+from longspan.data.examples import Example, read_examples
+from longspan.data.examples_files import find_record_files
+from longspan.data.progress import progress_bar
+from longspan.training.finetuning_encoding import EncodedExample, EncodedPiece, ExampleEncoder
+from longspan.training.finetuning_task import FinetunedTask, load_finetuned
+from longspan.training.recipe import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Prediction = dict[str, Any]
+"""What a model says of an example, as plain values:
+
+* classification, nli: ``label``, ``probabilities`` (label to number)
+* multi-label: ``labels``, ``probabilities``
+* sequential: ``labels``, ``confidences``, one for each sentence; both null for one beyond what the model reads
+* multiple-choice: ``choice`` (index from 0), ``probabilities`` (one for each choice)
+* qa: ``answer``, ``start`` and ``stop`` in the context's characters (null for no answer), ``score``
+* tokens: ``tags``, ``confidences``, one for each word
+"""
+
+_CHUNK = 256
+"""Examples that a stream holds at once, to sort them by length."""
+_CANDIDATES = 20
+"""Starts and ends that are paired for an answer, as Beltagy et al. (2020) for TriviaQA, their code."""
+
+
+class Predictor:
+    """Predict with a model in memory; pieces of like length share a batch.
+
+    Args:
+        model: from :func:`longspan.training.finetuning_task.load_task_model`; it runs where it is.
+        tokenizer: the model's.
+        task: what it does.
+        batch_size: pieces at once.
+        precision: number type of the matrix products.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel | nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        task: FinetunedTask,
+        *,
+        batch_size: int = 1,
+        precision: Precision = "fp32",
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.model, self.task, self.batch_size, self.precision = model, task, batch_size, precision
+        self.encoder = ExampleEncoder(task, tokenizer)
+
+    def predict(self, examples: Sequence[Example], encoded: Sequence[EncodedExample] | None = None) -> list[Prediction]:
+        """The predictions of examples, in their order.
+
+        Args:
+            examples: the examples; their targets aren't looked at.
+            encoded: the same, if they are encoded already.
+        """
+        encoded = [self.encoder.encode(example) for example in examples] if encoded is None else encoded
+        pieces = [(example, piece) for example, held in enumerate(encoded) for piece in held.pieces]
+        outputs: list[list[NDArray[np.float32]]] = [[] for _ in examples]
+        by_piece: dict[int, NDArray[np.float32]] = {}
+        order = sorted(range(len(pieces)), key=lambda at: -pieces[at][1].length)
+        for first in range(0, len(order), self.batch_size):
+            chosen = order[first : first + self.batch_size]
+            for at, logits in zip(chosen, self.logits([pieces[at][1] for at in chosen]), strict=True):
+                by_piece[at] = logits
+        for at, (example, _) in enumerate(pieces):
+            outputs[example].append(by_piece[at])
+        return [
+            _decode(self.task, example, held, logits)
+            for example, held, logits in zip(examples, encoded, outputs, strict=True)
+        ]
+
+    def logits(self, pieces: Sequence[EncodedPiece]) -> list[NDArray[np.float32]]:
+        """The model's outputs for each piece: ``[L]``, ``[S, L]``, ``[M]``, ``[N, L]``, or ``[2, N]`` for qa."""
+        batch = self.encoder.collate(pieces)
+        batch = {name: tensor for name, tensor in batch.items() if name not in pieces[0].targets}
+        device = next(self.model.parameters()).device
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode(), self._autocast(device):
+                output = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
+        finally:
+            self.model.train(was_training)
+        if self.task.task == "qa":
+            both = torch.stack([output.start_logits, output.end_logits], dim=1)  # [B, 2, N]
+            return [rows[:, : piece.length] for rows, piece in zip(both.float().cpu().numpy(), pieces, strict=True)]
+        logits = output.logits.float().cpu().numpy()
+        if self.task.task == "multiple-choice":
+            return [row[: len(piece.input_ids)] for row, piece in zip(logits, pieces, strict=True)]
+        return list(logits)
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
+
+
+def predict_files(
+    model: str | Path,
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    device: "torch.device | str | None" = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> int:
+    """Predict for every example of files into a ``.jsonl`` file, in their order, in constant memory.
+
+    All files are checked before the model is loaded. What is predicted is kept beside ``output`` as it grows; the
+    same call goes on from there if it was stopped. ``output`` itself appears whole, at the end. Each of its lines
+    is a :data:`Prediction` with ``example`` (counted from 1), ``id`` if the record has one, and ``cut``, the tokens
+    that the model didn't get to see, if there are any.
+
+    Args:
+        model: folder of a finetuned model.
+        files: files of examples, see :mod:`longspan.data.examples_files`; their target isn't needed.
+        output: the ``.jsonl`` file to write; one that is there is replaced at the end.
+        columns: as :func:`longspan.data.examples.read_examples`; ``None``: those of the training.
+        batch_size: pieces at once.
+        precision: number type of the matrix products.
+        device: where to run; ``None``: the first accelerator, else the CPU.
+        resume: go on with what is there; else begin anew.
+        progress: show a bar.
+
+    Returns:
+        How many examples there are.
+
+    Raises:
+        FileNotFoundError, ValueError: the model or an example can't be used, see their readers; ``output`` doesn't
+            end in ``.jsonl`` or is one of ``files``. OSError: ``output`` can't be written; what is predicted stays.
+    """
+    paths, output = find_record_files(files), Path(output)
+    if output.suffix != ".jsonl":
+        raise ValueError(f"output {output} must end in .jsonl; predictions are written as JSON lines")
+    if any(output.exists() and output.samefile(path) for path in paths):
+        raise ValueError(f"output {output} is one of the files to read; name another")
+    task = FinetunedTask.load(model)
+    columns = task.columns if columns is None else dict(columns)
+    total = sum(1 for _ in read_examples(paths, task.task, columns=columns, with_target=False))
+
+    partial = output.with_name(f".{output.name}.partial")
+    begun = output.with_name(f".{output.name}.begun")
+    plan = json.dumps(
+        {
+            "model": _stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
+            "files": _stamp(*paths),
+            "task": asdict(task),
+            "columns": columns,
+            "precision": precision,
+        }
+    )
+    done = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
+        done = _whole_lines(partial)
+    else:
+        partial.unlink(missing_ok=True)
+        atomic_text(begun, plan, "the plan of the predictions")
+    network, tokenizer, _ = load_finetuned(model)
+    if device is None:
+        device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
+    predictor = Predictor(network.to(device), tokenizer, task, batch_size=batch_size, precision=precision)
+    examples = islice(read_examples(paths, task.task, columns=columns, with_target=False), done, None)
+    bar = progress_bar("predict", "examples", shown=progress, total=total, initial=done)
+    try:
+        with partial.open("ab") as stream:
+            while chunk := list(islice(examples, _CHUNK)):
+                for line in _lines(predictor, chunk, done):
+                    stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+                done += len(chunk)
+                bar.update(len(chunk))
+        partial.replace(output)
+    except OSError as error:
+        raise OSError(write_error_message(error, output, "the predictions")) from error
+    finally:
+        bar.close()
+    begun.unlink(missing_ok=True)
+    return total
+
+
+def _lines(predictor: Predictor, examples: Sequence[Example], before: int) -> Iterator[bytes]:
+    encoded = [predictor.encoder.encode(example) for example in examples]
+    predictions = predictor.predict(examples, encoded)
+    for number, (example, held, prediction) in enumerate(zip(examples, encoded, predictions, strict=True), before + 1):
+        line: dict[str, Any] = {"example": number}
+        if example.id is not None:
+            line["id"] = example.id
+        line |= prediction
+        if held.cut:
+            line["cut"] = held.cut
+        yield (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def _stamp(*paths: Path) -> list[list[Any]]:
+    """What changes when files do."""
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+def _whole_lines(file: Path) -> int:
+    """Cut off a line that a killed process left unfinished, and count the others."""
+    whole = end = 0
+    with file.open("r+b") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                whole, end = whole + 1, end + len(line)
+        stream.truncate(end)
+    return whole
+
+
+# ---- from a model's outputs to a prediction
+
+
+def _decode(
+    task: FinetunedTask, example: Example, encoded: EncodedExample, logits: Sequence[NDArray[np.float32]]
+) -> Prediction:
+    if task.task in ("classification", "nli"):
+        chances = _softmax(logits[0])
+        return {"label": task.labels[int(chances.argmax())], "probabilities": _named(task, chances)}
+    if task.task == "multi-label":
+        chances = 1 / (1 + np.exp(-logits[0].astype(np.float64)))
+        held = [label for label, chance in zip(task.labels, chances, strict=True) if chance >= task.threshold]
+        return {"labels": held, "probabilities": _named(task, chances)}
+    if task.task == "multiple-choice":
+        chances = _softmax(logits[0])
+        return {"choice": int(chances.argmax()), "probabilities": [_round(chance) for chance in chances]}
+    if task.task == "qa":
+        return _best_answer(task, example.inputs["context"], encoded, logits)
+    is_tokens = task.task == "tokens"
+    items = len(example.inputs["tokens" if is_tokens else "sentences"])
+    labels: list[str | None] = [None] * items
+    confidences: list[float | None] = [None] * items
+    for piece, rows in zip(encoded.pieces, logits, strict=True):
+        for column, item in piece.places:
+            chances = _softmax(rows[column])
+            labels[item], confidences[item] = task.labels[int(chances.argmax())], _round(chances.max())
+    if is_tokens:
+        # A word the tokenizer has no token for, such as a control character, is outside of everything.
+        outside = "O" if "O" in task.labels else task.labels[0]
+        return {"tags": [outside if label is None else label for label in labels], "confidences": confidences}
+    return {"labels": labels, "confidences": confidences}
+
+
+def _best_answer(
+    task: FinetunedTask, context: str, encoded: EncodedExample, logits: Sequence[NDArray[np.float32]]
+) -> Prediction:
+    """The best span of all pieces; nothing, if that may be and every piece prefers its first token."""
+    best, nothing = (-np.inf, 0, 0), np.inf
+    for piece, (start_logits, end_logits) in zip(encoded.pieces, logits, strict=True):
+        nothing = min(nothing, float(start_logits[0] + end_logits[0]))
+        if not len(piece.places):
+            continue
+        columns = piece.places[:, 0]
+        starts, ends = start_logits[columns], end_logits[columns]
+        first = np.argsort(-starts, kind="stable")[:_CANDIDATES]
+        last = np.argsort(-ends, kind="stable")[:_CANDIDATES]
+        fits = (first[:, None] <= last) & (last < first[:, None] + task.max_answer_tokens)
+        scores = np.where(fits, starts[first][:, None] + ends[last], -np.inf)
+        row, column = np.unravel_index(scores.argmax(), scores.shape)
+        # The best start alone is always a span, should no pair fit.
+        begin, end = (first[row], last[column]) if fits.any() else (first[0], first[0])
+        score = float(starts[begin] + ends[end])
+        if score > best[0]:
+            best = (score, int(piece.places[begin, 1]), int(piece.places[end, 2]))
+    score, start, stop = best
+    if score == -np.inf or (task.may_have_no_answer and nothing >= score):
+        return {"answer": "", "start": None, "stop": None, "score": _round(nothing)}
+    while start < stop and context[start].isspace():  # tokens of some tokenizers begin with the space before
+        start += 1
+    return {"answer": context[start:stop], "start": start, "stop": stop, "score": _round(score)}
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return powers / powers.sum()
+
+
+def _named(task: FinetunedTask, chances: NDArray[np.float64]) -> dict[str, float]:
+    return {label: _round(chance) for label, chance in zip(task.labels, chances, strict=True)}
+
+
+def _round(number: float) -> float:
+    """Six decimals: a file of them stays readable, and equal to within what batching changes."""
+    return round(float(number), 6)

@@ -1,0 +1,152 @@
+"""What a finetuned model is for: its task, labels and input lengths, kept beside its weights; and loading both."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from longspan.data.atomic import atomic_text
+from longspan.data.examples import TaskName, check_task
+from longspan.data.progress import no_transformers_bars
+from longspan.training.masked_lm import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASK_FILE = "longspan_task.json"
+"""In a finetuned model's folder, beside its ``config.json``."""
+
+_HEADS: dict[TaskName, str] = {
+    "classification": "ForSequenceClassification",
+    "multi-label": "ForSequenceClassification",
+    "nli": "ForSequenceClassification",
+    "sequential": "ForSequentialSentenceClassification",
+    "multiple-choice": "ForMultipleChoice",
+    "qa": "ForQuestionAnswering",
+    "tokens": "ForTokenClassification",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunedTask:
+    """A task as one model does it."""
+
+    task: TaskName
+    """Which task."""
+    labels: tuple[str, ...] = ()
+    """The labels in the order of the model's outputs; none for multiple-choice and qa."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column of the task to its name in the files it was trained on, where they differ."""
+    max_length: int
+    """Tokens that the model is given at most, special tokens included."""
+    segment_length: int = 128
+    """sequential: tokens of a segment, its header included."""
+    overlap: int = 128
+    """qa: tokens that neighbouring pieces of a context share."""
+    may_have_no_answer: bool = False
+    """qa: answer with an empty string where the model finds none; else always with its best span."""
+    max_answer_tokens: int = 30
+    """qa: the longest answer. 30 as Beltagy et al. (2020) for TriviaQA, their code."""
+    threshold: float = 0.5
+    """multi-label: a label is given from this probability on."""
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        for name, least in (("max_length", 8), ("segment_length", 2), ("overlap", 0), ("max_answer_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, as 0.5")
+        if self.task == "sequential" and self.max_length < self.segment_length:
+            raise ValueError(
+                f"max_length is {self.max_length}, less than a segment of {self.segment_length} tokens; "
+                f"lower segment_length"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write the task beside a model."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+        atomic_text(folder / TASK_FILE, text, "the description of the task")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "FinetunedTask":
+        """Read the task of a finetuned model.
+
+        Raises:
+            FileNotFoundError: the folder is none, or holds no finetuned model.
+        """
+        file = Path(folder) / TASK_FILE
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"there is no model folder {folder}")
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"folder {folder} holds no {TASK_FILE}, so it is no finetuned model; make one: longspan finetune"
+            )
+        return cls(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any) -> "PreTrainedModel":
+    """A model with the task's head, in fp32: this package's for a Longformer, else ``transformers``' own.
+
+    A head that the model lacks is drawn at random; set the seed before.
+
+    Args:
+        model: a folder, or a hub name.
+        task: what it is for; gives the head, the labels and their kind.
+        config_fields: fields of the configuration to set, such as ``global_attention_policy``.
+
+    Raises:
+        FileNotFoundError: there is no such model. ValueError: it can't do the task, or has a field of the wrong kind.
+    """
+    import transformers
+    from transformers import AutoConfig
+
+    path = Path(model)
+    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+    fields = {name: value for name, value in config_fields.items() if value is not None}
+    if task.labels:
+        fields["id2label"] = dict(enumerate(task.labels))
+        fields["label2id"] = {label: number for number, label in enumerate(task.labels)}
+        kind = "multi_label_classification" if task.task == "multi-label" else "single_label_classification"
+        fields["problem_type"] = None if task.task == "tokens" else kind
+    head = _HEADS[task.task]
+    try:
+        config = AutoConfig.from_pretrained(str(model))
+        if config.model_type == "longformer":
+            import longspan.models
+
+            builder: Any = getattr(longspan.models, f"Longformer{head}")
+            if task.task == "sequential":
+                fields["segment_length"] = task.segment_length
+            config = longspan.models.LongformerConfig.from_pretrained(str(model), **fields)
+        else:
+            builder = getattr(transformers, f"AutoModel{head}", None)
+            foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "segment_length"})
+            if builder is None or foreign:
+                lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
+                raise ValueError(
+                    f"model {str(model)!r} is a {config.model_type!r}, which has no {lacks}; make it a Longformer: "
+                    f"longspan convert"
+                )
+            config = AutoConfig.from_pretrained(str(model), **fields)
+        with no_transformers_bars():
+            return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+    except OSError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
+
+
+def load_finetuned(
+    folder: str | Path,
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, FinetunedTask]":
+    """The model in evaluation mode, its tokenizer and its task, from a folder that ``finetune`` wrote.
+
+    Raises:
+        FileNotFoundError: as :meth:`FinetunedTask.load` and :func:`load_task_model`.
+    """
+    task = FinetunedTask.load(folder)
+    return load_task_model(folder, task).eval(), load_tokenizer(folder), task
