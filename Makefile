@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test test-slow lint types format bench clean
 
 help:
-	@echo "make demo       the whole story on your own machine, six minutes on two cores (writes demo-run/report.html)"
+	@echo "make demo       the whole story on your own machine, five minutes on two cores (writes demo-run/report.html)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-slow  the tests marked slow as well"
 	@echo "make bench      the benchmarks, printed and written to benchmarks/results/"

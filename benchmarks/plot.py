@@ -19,7 +19,13 @@ from benchmarks.report import seconds, size
 Result = dict[str, Any]
 """A report as :meth:`benchmarks.report.Report.as_dict` gives it and the JSON file holds it."""
 
-COLOURS = {"longspan": "#0b6e4f", "huggingface": "#c8553d", "sdpa": "#4a5899", "local-attention": "#8d8d8d"}
+COLOURS = {
+    "longspan": "#0b6e4f",
+    "longspan-sparse": "#58b09c",
+    "huggingface": "#c8553d",
+    "sdpa": "#4a5899",
+    "local-attention": "#8d8d8d",
+}
 """By rival; one that isn't named is drawn in black."""
 
 

@@ -118,6 +118,17 @@ class Longspan(Rival):
         return LongformerConfig(attention_window=case.window, **_shared_config(case))
 
 
+class SparseLongspan(Longspan):
+    """The package as ``longspan pretrain`` uses it: logits at the masked positions alone, 15 % of them."""
+
+    name = "longspan-sparse"
+    label = "longspan, sparse"
+    tasks = ("train-step",)
+
+    def _config(self, case: Case) -> LongformerConfig:
+        return LongformerConfig(attention_window=case.window, sparse_prediction=True, **_shared_config(case))
+
+
 class HuggingFaceLongformer(Rival):
     """``transformers``' Longformer.
 
@@ -250,7 +261,7 @@ class LookAround(Rival):
         return lambda query, key, value, global_qkv: module(query, key, value)
 
 
-RIVALS: tuple[Rival, ...] = (Longspan(), HuggingFaceLongformer(), FullAttention(), LookAround())
+RIVALS: tuple[Rival, ...] = (Longspan(), SparseLongspan(), HuggingFaceLongformer(), FullAttention(), LookAround())
 """In the order of the tables; longspan first."""
 
 

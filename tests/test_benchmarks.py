@@ -169,7 +169,8 @@ def test_every_task_agrees_with_its_rivals(run: Callable[..., tuple[int, dict]],
 
     assert code == 0
     compared = {(row["rival"], row["global_tokens"]): row["check"] for row in result["rows"] if "check" in row}
-    assert set(compared) == {(name, count) for name in ("huggingface", "sdpa") for count in (0, 1)}
+    sparse = ["longspan-sparse"] if task == "train-step" else []
+    assert set(compared) == {(name, count) for name in ["huggingface", "sdpa", *sparse] for count in (0, 1)}
     assert all(check["equal"] for check in compared.values())
 
 
@@ -240,7 +241,7 @@ def test_useful_operations_are_those_of_the_definition(length: int) -> None:
 
 def test_equal_names_get_equal_weights() -> None:
     case = Case(task="train-step", length=64, backward=True, window=16, size=TINY)
-    ours, theirs = (build(case, rival) for rival in RIVALS[:2])
+    ours, theirs = (build(case, rival) for rival in (LONGSPAN, HuggingFaceLongformer()))
 
     assert ours.values()["loss"].item() == pytest.approx(theirs.values()["loss"].item(), rel=1e-6)
     before = {name: tensor.clone() for name, tensor in ours.parameters.items()}
@@ -325,7 +326,7 @@ def test_the_grid_goes_from_short_to_long() -> None:
     ("arguments", "message"),
     [
         (["--window", "7"], "window must be an even number of at least 4 tokens (both sides), got 7"),
-        (["--rivals", "bogus"], "no rival is called bogus; there are huggingface, sdpa, local-attention"),
+        (["--rivals", "bogus"], "no rival is called bogus; there are longspan-sparse, huggingface, sdpa, local-attention"),
         (["--device", "tpu"], "--device must be cpu or cuda, got tpu"),
         (["--quick", "--globals", "99"], "global_tokens must be between 0 and the length 64, got 99"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 class DemoBudget:
     """How much text, how large a model, how many steps.
 
-    The defaults take some five minutes on two cores of a server CPU of 2023.
+    The defaults take four to six minutes on two cores of a server CPU of 2023.
 
     Raises:
         ValueError: a size out of range, or two that contradict.
