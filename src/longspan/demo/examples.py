@@ -59,17 +59,17 @@ def choose_examples(
     beyond: int,
     letters: int = 2,
 ) -> tuple[list[Choice], int]:
-    """The masked words that the long model gains most on, loses most on, and the one in the middle.
+    """The masked tokens that the long model gains most on, loses most on, and the one in the middle.
 
-    Only words are candidates that stand, as the same token, nowhere within ``beyond`` tokens but further away: tokens
-    of a space and at least ``letters`` letters, digits and underscores.
+    Candidates are tokens of at least ``letters`` letters, digits and underscores, a space before them or not, that
+    stand nowhere within ``beyond`` tokens but further away.
 
     Args:
         tokenizer: of the sequences.
         sequences: with tokens masked.
         short, long: what the two models say about them.
         beyond: distance that the short model can't bridge.
-        letters: length of the shortest word.
+        letters: length of the shortest candidate.
 
     Returns:
         The choices, best first, none if there is no candidate; and the number of candidates.
