@@ -41,6 +41,7 @@ class Stages:
         Raises:
             ValueError: the folder holds a run with other settings; the message names the first that differs.
             FileExistsError: another process is at work in it, or it is a file.
+            KeyboardInterrupt: Ctrl-C in the block; its message says how to go on.
         """
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"output {folder} is a file; name a folder")
@@ -49,7 +50,12 @@ class Stages:
             with FileLock(folder / ".lock", timeout=0):
                 stages = cls(folder, settings)
                 stages._check_settings()
-                yield stages
+                try:
+                    yield stages
+                except KeyboardInterrupt as interrupt:
+                    if str(interrupt):
+                        raise
+                    raise KeyboardInterrupt("Stopped. Run the same command again to go on.") from interrupt
         except Timeout as error:
             raise FileExistsError(
                 f"another process is at work in output {folder}; wait for it or name another folder"

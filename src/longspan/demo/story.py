@@ -1,19 +1,15 @@
 """The demo's report: its numbers as tables, pictures and sentences."""
 
 import datetime
-import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from longspan.attention import AttentionPattern
 from longspan.demo.budget import DemoBudget
 from longspan.demo.cost import FULL, HUGGING_FACE, OURS
+from longspan.demo.machine import describe_machine, stage_table
 from longspan.demo.stages import Result
+from longspan.demo.windows import draw_windows
 from longspan.report import (
     Bar,
     Curve,
@@ -114,7 +110,7 @@ def write_report(
             "rows": rows,
             "bits": bits,
             "table": table_of_rows(rows, results, budget),
-            "pattern": image_uri(_draw_pattern(budget), "png"),
+            "pattern": image_uri(draw_windows(budget.attention_window, length=budget.long_length), "png"),
             "bars": image_uri(_draw_rows(bits, budget)),
             "losses": image_uri(_draw_losses(results, budget)),
             "distances": image_uri(_draw_distances(results["lookups"])),
@@ -123,7 +119,7 @@ def write_report(
             "cost_table": _cost_table(results["cost"]),
             "cost_at_longest": _at_longest(results["cost"]),
             "names": {"ours": OURS, "hugging_face": HUGGING_FACE, "full": FULL},
-            "stage_table": _stage_table(seconds),
+            "stage_table": stage_table(seconds, _STAGES),
             "total_seconds": sum(seconds.values()),
             "machine": describe_machine(),
             "today": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -135,42 +131,8 @@ def write_report(
     return path
 
 
-def describe_machine() -> dict[str, str]:
-    """Processor, threads and versions; nothing that names the host."""
-    return {
-        "processor": _processor(),
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} logical cores",
-        "system": f"{platform.system()} {platform.machine()}",
-        "Python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("longspan", "torch", "transformers", "tokenizers")},
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return f"{value.strip()}, {torch.backends.cpu.get_cpu_capability()}"
-    return f"{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def _sum(*parts: Result) -> dict[str, float]:
     return {name: sum(part[name] for part in parts) for name in ("tokens", "seconds")}
-
-
-def _draw_pattern(budget: DemoBudget) -> "Figure":
-    """The long model's layers at a scale that can be drawn: 64 squares for all its tokens."""
-    scale = budget.long_length / 64
-    widths = sorted(set(budget.attention_window))
-    windows = [(max(1, round(width / 2 / scale)),) * 2 for width in widths]
-    figure = AttentionPattern.make(len(windows), [(left, right) for left, right in windows]).draw(length=64)
-    for axes, width in zip(figure.axes, widths, strict=True):
-        layers = [str(number) for number, each in enumerate(budget.attention_window, start=1) if each == width]
-        axes.set_title(f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}", fontsize=9, fontweight="bold")
-        axes.set_xlabel(f"window of {width:,} tokens", fontsize=8)
-    return figure
 
 
 def _draw_rows(bits: Mapping[str, float], budget: DemoBudget) -> "Figure":
@@ -303,7 +265,3 @@ def _at_longest(cost: Result) -> dict[str, float]:
         for what in ("seconds", "bytes")
         for name in (HUGGING_FACE, FULL)
     }
-
-
-def _stage_table(seconds: Mapping[str, float]) -> Table:
-    return Table(columns=["stage", "seconds"], rows=[[_STAGES[name], f"{took:,.1f}"] for name, took in seconds.items()])
