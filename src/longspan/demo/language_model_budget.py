@@ -20,25 +20,25 @@ class LanguageModelBudget:
     """Long files never trained on."""
     long_characters: int = 24_000
     """A file of at least so many characters is long."""
-    excerpt_characters: int = 4_000
+    excerpt_characters: int = 3_000
     """How much of each held-out file the evaluation reads."""
     max_characters: int | None = None
     """How much text there is altogether; None: all of the standard library's."""
 
-    hidden_size: int = 160
+    hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    intermediate_size: int = 640
-    attention_window: tuple[int, ...] = (16, 32, 64, 128)
+    intermediate_size: int = 512
+    attention_window: tuple[int, ...] = (4, 8, 32, 128)
     """Keys that a character sees in each layer, itself included, in a stage of ``window_scale`` 1."""
-    initializer_range: float = 0.08
+    initializer_range: float = 0.09
     """Standard deviation of the first weights, about 1 / sqrt(hidden_size)."""
     stages: tuple[Stage, ...] = (
-        Stage(sequence_length=256, steps=500, learning_rate=4e-3, sequences_per_step=4, micro_batch=4),
-        Stage(sequence_length=512, steps=200, learning_rate=2e-3, window_scale=2, sequences_per_step=2, micro_batch=2),
-        Stage(sequence_length=1024, steps=100, learning_rate=5e-4, window_scale=4, sequences_per_step=1, micro_batch=1),
+        Stage(sequence_length=256, steps=800, learning_rate=5e-3, sequences_per_step=4, micro_batch=4),
+        Stage(sequence_length=512, steps=350, learning_rate=2e-3, window_scale=2, sequences_per_step=2, micro_batch=2),
+        Stage(sequence_length=1024, steps=200, learning_rate=5e-4, window_scale=4, sequences_per_step=1),
     )
-    evaluate_every: int = 100
+    evaluate_every: int = 200
     """Steps between evaluations."""
 
     prompt: str = "\n\ndef "
@@ -50,7 +50,7 @@ class LanguageModelBudget:
     long_context: int = 50_000
     """The same, far into a text."""
     timed_characters: int = 200
-    rounds: int = 3
+    rounds: int = 2
     """How often writing is timed after each context, in turn."""
 
     def __post_init__(self) -> None:
