@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "data": {"attention"},
     "integrations": {"attention", "models", "data"},
     "convert": {"attention", "models", "integrations"},
+    "tasks": {"attention", "models", "convert", "data"},
     "training": {"attention", "models", "convert", "data"},
     "report": {"attention", "models", "convert", "data"},
     "demo": {"attention", "models", "convert", "data", "training", "report"},
