@@ -1,0 +1,153 @@
+"""How texts, queries and summaries become a model's inputs, and which tokens are global."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from longspan.data.masking import IGNORED
+from longspan.data.progress import no_transformers_bars
+from longspan.training.masked_lm import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class EncodedText(NamedTuple):
+    """One text as token ids."""
+
+    input_ids: list[int]
+    global_tokens: int
+    """So many tokens at the front are global."""
+    labels: list[int] | None = None
+    """The summary's token ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizationInputs:
+    """Encodes and collates for one model.
+
+    Without a query the first token is global (paper, section 7). A query stands in front of the text, as
+    ``<s> query </s> text </s>``, and all its tokens are global, its separators too. A text that is too
+    long loses its end.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    max_input_length: int
+    """Tokens of query and text together, special ones included."""
+    max_target_length: int = 256
+    """Tokens of a summary to learn, special ones included."""
+    has_global_attention: bool = True
+    """The model takes a ``global_attention_mask``, as LED does and BART doesn't."""
+
+    def encode(self, text: str, query: str | None = None, summary: str | None = None) -> EncodedText:
+        """Token ids of one example.
+
+        Raises:
+            ValueError: the query leaves no room for the text.
+        """
+        front: list[int] = self.tokenizer(query).input_ids if query else []
+        room = self.max_input_length - len(front)
+        if room < 8:
+            raise ValueError(
+                f"a query takes {len(front)} of {self.max_input_length} tokens; shorten it or raise max_input_length"
+            )
+        begins = bool(front) and front[0] == self.tokenizer.bos_token_id
+        ids: list[int] = self.tokenizer(text, truncation=True, max_length=room + begins).input_ids
+        if begins and ids[0] == self.tokenizer.bos_token_id:
+            ids = ids[1:]
+        labels = None
+        if summary is not None:
+            labels = self.tokenizer(text_target=summary, truncation=True, max_length=self.max_target_length).input_ids
+        return EncodedText(front + ids, len(front) or 1, labels)
+
+    def collate(self, examples: Sequence[EncodedText]) -> dict[str, Tensor]:
+        """A padded batch.
+
+        Returns:
+            int64 ``input_ids``, ``attention_mask`` and, if the model takes it, ``global_attention_mask`` ``[B, N]``;
+            ``labels`` ``[B, T]`` if the examples have some, -100 where there is none.
+        """
+        pad = self.tokenizer.pad_token_id
+        longest = max(len(example.input_ids) for example in examples)
+        input_ids = torch.full((len(examples), longest), pad)
+        attention_mask, global_mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
+        for row, example in enumerate(examples):
+            input_ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
+            attention_mask[row, : len(example.input_ids)] = 1
+            global_mask[row, : example.global_tokens] = 1
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.has_global_attention:
+            batch["global_attention_mask"] = global_mask
+        targets = [example.labels for example in examples if example.labels is not None]
+        if targets:
+            labels = torch.full((len(examples), max(map(len, targets))), IGNORED)
+            for row, target in enumerate(targets):
+                labels[row, : len(target)] = torch.tensor(target)
+            batch["labels"] = labels
+        return batch
+
+
+def load_sequence_to_sequence(
+    model: str | Path, *, tokenizer: "PreTrainedTokenizerBase | None" = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """An encoder-decoder in fp32 and its tokenizer; an LED becomes :class:`longspan.LEDForConditionalGeneration`.
+
+    Args:
+        model: a folder, or a hub name. Any model of ``AutoModelForSeq2SeqLM`` will do, such as a BART.
+        tokenizer: return this, instead of loading the model's.
+
+    Raises:
+        FileNotFoundError: there is no such model or tokenizer. ValueError: it is no encoder-decoder.
+    """
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    from longspan.models import LEDConfig, LEDForConditionalGeneration
+
+    path = Path(model)
+    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+    try:
+        config = AutoConfig.from_pretrained(str(model))
+        if not config.is_encoder_decoder:
+            raise ValueError(
+                f"model {str(model)!r} is a {config.model_type!r}, which writes no summaries; take an LED, or make one "
+                "of a BART: longspan convert"
+            )
+        builder: Any = AutoModelForSeq2SeqLM
+        if config.model_type == "led":
+            builder, config = LEDForConditionalGeneration, LEDConfig.from_pretrained(str(model))
+        with no_transformers_bars():
+            loaded = builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+    except OSError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
+    return loaded, tokenizer or load_tokenizer(model)
+
+
+def position_limits(config: Any) -> tuple[int | None, int | None]:
+    """Tokens that an encoder reads and its decoder writes; None where any number goes."""
+    both = getattr(config, "max_position_embeddings", None)
+    return (
+        getattr(config, "max_encoder_position_embeddings", both),
+        getattr(config, "max_decoder_position_embeddings", both),
+    )
+
+
+def check_lengths(config: Any, max_input_length: int, max_target_length: int) -> None:
+    """See that a model has the positions.
+
+    Raises:
+        ValueError: it hasn't.
+    """
+    given = {"max_input_length": max_input_length, "max_target_length": max_target_length}
+    for (name, wanted), limit in zip(given.items(), position_limits(config), strict=True):
+        if limit is not None and wanted > limit:
+            option = "--max-positions" if name == "max_input_length" else "--max-decoder-positions"
+            raise ValueError(
+                f"{name} is {wanted:,} but the {config.model_type} model has {limit:,} positions; lower it, or "
+                f"lengthen the model: longspan convert {option} {wanted}"
+            )

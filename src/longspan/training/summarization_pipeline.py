@@ -1,0 +1,67 @@
+"""``pipeline("summarization")``, which ``transformers`` 5 dropped."""
+
+from typing import Any
+
+from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
+
+from longspan.training.summarization_inputs import EncodedText, SummarizationInputs, position_limits
+from longspan.training.summarization_writing import one_limit
+
+
+class SummarizationPipeline(Pipeline):
+    """Texts in, summaries out, by an LED or any other encoder-decoder.
+
+    A text is one string or a list of strings; the result is ``{"summary_text": ...}`` for each, in a list. Options of a
+    call, or of the pipeline: ``query`` (what the summary is about; its tokens are global), ``max_input_length``
+    (tokens; a longer text loses its end; default: all that the model reads), and those of ``generate``, as
+    ``num_beams=4``.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+
+    def _sanitize_parameters(
+        self, query: str | None = None, max_input_length: int | None = None, **generation: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        limit, _ = position_limits(self.model.config)
+        if max_input_length is not None and limit is not None and max_input_length > limit:
+            raise ValueError(f"max_input_length is {max_input_length:,}, but the model reads {limit:,} tokens")
+        encoding = {"query": query, "max_input_length": max_input_length}
+        return {name: value for name, value in encoding.items() if value is not None}, generation, {}
+
+    def preprocess(self, input_: str, query: str | None = None, max_input_length: int | None = None) -> dict[str, Any]:
+        """One text as a batch of one."""
+        if not isinstance(input_, str):
+            raise TypeError(f"a text must be a string, not a {type(input_).__name__}")
+        limit, _ = position_limits(self.model.config)
+        inputs = SummarizationInputs(
+            tokenizer=self.tokenizer,
+            max_input_length=max_input_length or limit or self.tokenizer.model_max_length,
+            has_global_attention=self.model.config.model_type == "led",
+        )
+        encoded: EncodedText = inputs.encode(input_, query)
+        return dict(inputs.collate([encoded]))
+
+    def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, Any]:
+        return {"ids": self.model.generate(**model_inputs, **one_limit(generation))}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:
+        """The summary of one text."""
+        texts = self.tokenizer.batch_decode(model_outputs["ids"], skip_special_tokens=True)
+        return [{"summary_text": text.strip()} for text in texts]
+
+
+def register_summarization() -> None:
+    """Have ``transformers.pipeline("summarization", model=...)`` make a :class:`SummarizationPipeline`.
+
+    Calling it twice is calling it once.
+    """
+    # Some versions refuse the name before they look it up.
+    getattr(pipelines, "REMOVED_TASKS", {}).pop("summarization", None)
+    registry = pipelines.PIPELINE_REGISTRY
+    if registry.supported_tasks.get("summarization", {}).get("impl") is not SummarizationPipeline:
+        registry.register_pipeline(
+            "summarization", pipeline_class=SummarizationPipeline, pt_model=AutoModelForSeq2SeqLM
+        )

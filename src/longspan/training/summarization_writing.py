@@ -1,0 +1,276 @@
+"""A model that writes summaries, and whole files of texts summarized as a stream."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from longspan.data.atomic import atomic_text, write_error_message
+from longspan.data.progress import progress_bar
+from longspan.training.summarization_inputs import SummarizationInputs, load_sequence_to_sequence, position_limits
+from longspan.training.summarization_texts import (
+    SummarizationColumns,
+    SummarizationExample,
+    read_summarization_examples,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SETTINGS_FILE = "longspan_summarization.json"
+"""In a finetuned model's folder, beside its ``config.json``."""
+_LONGEST = 16384  # tokens read by a model that says no limit of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizationSettings:
+    """What a finetuned model's folder says beside weights and generation settings."""
+
+    max_input_length: int
+    """Tokens that the model was trained to read."""
+    max_target_length: int
+    """Tokens of the summaries it was trained on."""
+
+    def save(self, folder: Path) -> None:
+        """Write them beside a model."""
+        atomic_text(folder / SETTINGS_FILE, json.dumps(asdict(self)) + "\n", "the description of the task")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summarizer:
+    """A model with its inputs."""
+
+    model: "PreTrainedModel"
+    inputs: SummarizationInputs
+
+    @classmethod
+    def load(cls, model: str | Path, *, max_input_length: int | None = None) -> "Summarizer":
+        """A finetuned model, or any encoder-decoder, in evaluation mode.
+
+        Args:
+            model: a folder, or a hub name.
+            max_input_length: tokens of a text, the rest is cut off; None: as the model was finetuned, or all it reads.
+
+        Raises:
+            FileNotFoundError, ValueError: as :func:`load_sequence_to_sequence`; or the model reads fewer tokens.
+        """
+        loaded, tokenizer = load_sequence_to_sequence(model)
+        limit, written = position_limits(loaded.config)
+        file = Path(model) / SETTINGS_FILE
+        if file.is_file():
+            settings = SummarizationSettings(**json.loads(file.read_text(encoding="utf-8")))
+        else:
+            settings = SummarizationSettings(max_input_length=limit or _LONGEST, max_target_length=written or 256)
+        if max_input_length is not None and limit is not None and max_input_length > limit:
+            raise ValueError(
+                f"max_input_length is {max_input_length:,}, but model {str(model)!r} reads {limit:,} tokens"
+            )
+        inputs = SummarizationInputs(
+            tokenizer=tokenizer,
+            max_input_length=max_input_length or settings.max_input_length,
+            max_target_length=settings.max_target_length,
+            has_global_attention=loaded.config.model_type == "led",
+        )
+        return cls(model=loaded.eval(), inputs=inputs)
+
+    def summarize(
+        self, texts: Sequence[str], queries: Sequence[str | None] | None = None, **generation: Any
+    ) -> list[str]:
+        """The summaries of a few texts, all in one batch.
+
+        Args:
+            texts: at least one; a blank text has a blank summary.
+            queries: what each summary is about; None: everything.
+            **generation: what replaces the model's settings, as ``num_beams=4, max_new_tokens=200``.
+        """
+        queries = [None] * len(texts) if queries is None else queries
+        written = [""] * len(texts)
+        real = [number for number, text in enumerate(texts) if text.strip()]
+        if not real:
+            return written
+        batch = self.inputs.collate([self.inputs.encode(texts[number], queries[number]) for number in real])
+        with torch.inference_mode():
+            ids = self.model.generate(
+                **{name: tensor.to(self.model.device) for name, tensor in batch.items()}, **one_limit(generation)
+            )
+        for number, summary in zip(real, self.decode(ids), strict=True):
+            written[number] = summary
+        return written
+
+    def decode(self, ids: Any) -> list[str]:
+        """Summaries of token ids ``[B, T]``."""
+        return [text.strip() for text in self.inputs.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def one_limit(generation: dict[str, Any]) -> dict[str, Any]:
+    """Settings of ``generate`` in which ``max_new_tokens`` takes the place of the model's own ``max_length``."""
+    return {"max_length": None, **generation} if generation.get("max_new_tokens") else generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummarizedFiles:
+    """The result of :func:`summarize_files`."""
+
+    output: Path
+    """The file of summaries."""
+    summaries: int
+    """How many it holds."""
+    written: int
+    """How many of them this call wrote."""
+    seconds: float
+    """What that took."""
+
+
+def summarize_files(
+    paths: Sequence[str | Path],
+    output: str | Path,
+    *,
+    model: Summarizer | str | Path,
+    columns: SummarizationColumns | None = None,
+    query: str | None = None,
+    batch_size: int = 1,
+    force: bool = False,
+    progress: bool = True,
+    **generation: Any,
+) -> SummarizedFiles:
+    """Summarize every text of files, in order, in the memory of one batch.
+
+    A line of the output is ``{"origin": file and place, "id": the record's, if it has one, "summary": ...}``. What a
+    stopped call has written stays in a hidden file beside the output; called again, it goes on there, and the output
+    appears when all is done.
+
+    Args:
+        paths: ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv``, ``.parquet`` and ``.txt`` files.
+        output: a ``.jsonl`` file.
+        model: a folder, a hub name, or what :meth:`Summarizer.load` gave.
+        columns: where the files have text and query; None: the text in one of the known columns, no query.
+        query: one query for all texts, instead of a column's.
+        batch_size: texts at once.
+        force: replace the output, and forget what a stopped call has written.
+        progress: show a bar.
+        **generation: as :meth:`Summarizer.summarize`.
+
+    Raises:
+        FileNotFoundError, ValueError: as :meth:`Summarizer.load` and :func:`read_summarization_examples`.
+        ValueError: a stopped call had other settings, or other texts.
+        FileExistsError: the output exists, or another process is writing it.
+        OSError: something can't be written.
+    """
+    output = Path(output)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if query is not None and columns is not None and columns.query is not None:
+        raise ValueError("give a query or a column of queries, not both")
+    if output.is_dir():
+        raise FileExistsError(f"{output} is a folder; give a .jsonl file to write")
+    if output.exists() and not force:
+        raise FileExistsError(f"{output} exists already; pass force=True (--force) to replace it")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = _Partial(output)
+    named = model if isinstance(model, (str, Path)) else model.model.name_or_path
+    settings = {
+        "model": str(named),
+        "paths": [str(path) for path in paths],
+        "columns": asdict(columns or SummarizationColumns()),
+        "query": query,
+        "generation": generation,
+    }
+    try:
+        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
+            if force:
+                partial.forget()
+            examples = iter(read_summarization_examples(paths, columns, with_summary=False))
+            done = partial.begin(settings, examples)
+            started = time.perf_counter()
+            summarizer = model if isinstance(model, Summarizer) else Summarizer.load(model)
+            written = 0
+            with progress_bar("summarize", "texts", shown=progress, initial=done) as bar:
+                while batch := tuple(islice(examples, batch_size)):
+                    partial.append(_lines(summarizer, batch, query, generation))
+                    written += len(batch)
+                    bar.update(len(batch))
+            partial.finish()
+    except Timeout as error:
+        raise FileExistsError(f"another process is writing {output}; wait for it or choose another output") from error
+    return SummarizedFiles(
+        output=output, summaries=done + written, written=written, seconds=time.perf_counter() - started
+    )
+
+
+def _lines(
+    summarizer: Summarizer, batch: Sequence[SummarizationExample], query: str | None, generation: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    try:
+        summaries = summarizer.summarize(
+            [example.text for example in batch], [query or example.query for example in batch], **generation
+        )
+    except ValueError as error:
+        raise ValueError(f"{batch[0].origin}: {error}") from error
+    for example, summary in zip(batch, summaries, strict=True):
+        name = {} if example.id is None else {"id": example.id}
+        yield {"origin": example.origin, **name, "summary": summary}
+
+
+class _Partial:
+    """The output while it grows: whole lines, and the settings that made them."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.lines_file = output.with_name(f".{output.name}.partial")
+        self.settings_file = output.with_name(f".{output.name}.settings.json")
+
+    def forget(self) -> None:
+        self.lines_file.unlink(missing_ok=True)
+        self.settings_file.unlink(missing_ok=True)
+
+    def begin(self, settings: dict[str, Any], examples: Iterator[SummarizationExample]) -> int:
+        """Take as many examples as there are lines already, and see that they are the ones."""
+        if not self.settings_file.is_file():
+            self.lines_file.unlink(missing_ok=True)
+            atomic_text(self.settings_file, json.dumps(settings, default=str), "the settings of the summaries")
+            return 0
+        begun = json.loads(self.settings_file.read_text(encoding="utf-8"))
+        for name, value in json.loads(json.dumps(settings, default=str)).items():
+            if begun.get(name) != value:
+                raise ValueError(
+                    f"the summaries for {self.output} were begun with {name} {begun.get(name)!r}, and now it is "
+                    f"{value!r}; put it back to go on, or pass force=True (--force) to begin anew"
+                )
+        if not self.lines_file.is_file():
+            return 0
+        done = size = 0
+        with self.lines_file.open("rb") as stream:
+            for line in stream:
+                if not line.endswith(b"\n"):  # torn by a kill
+                    break
+                origin, example = json.loads(line)["origin"], next(examples, None)
+                if example is None or example.origin != origin:
+                    raise ValueError(
+                        f"the summaries for {self.output} were begun with other texts: {origin} was there; pass "
+                        "force=True (--force) to begin anew"
+                    )
+                done, size = done + 1, size + len(line)
+        os.truncate(self.lines_file, size)
+        return done
+
+    def append(self, lines: Iterable[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        try:
+            with self.lines_file.open("a", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise OSError(write_error_message(error, self.output, "a summary")) from error
+
+    def finish(self) -> None:
+        self.lines_file.touch()
+        self.lines_file.replace(self.output)
+        self.settings_file.unlink()
