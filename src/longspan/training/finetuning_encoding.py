@@ -18,7 +18,7 @@ Separators are those of the tokenizer. The part that is kept takes at most half 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,8 @@ class EncodedPiece:
     targets: dict[str, Any] = field(default_factory=dict)
     """``labels``, or ``start_positions`` and ``end_positions``; empty without a target."""
     places: NDArray[np.int64]
-    """Rows ``[column, item]``: sequential: segment and sentence; tokens: column and word; qa: ``[column, start, stop]``
-    in the context's characters; else empty."""
+    """Sequential: rows ``[segment, sentence]``; tokens: ``[column, word]``, of each word's first token; else ``[column,
+    start, stop]``, the characters of each token of the text that is cut or searched."""
 
     @property
     def length(self) -> int:
@@ -177,10 +177,8 @@ class ExampleEncoder:
         for start in range(0, max(len(ids) - room, 0) + step, step):
             part = slice(start, start + room)
             piece = self._joined(self._pair, question, ids[part])
-            columns = np.arange(len(ids[part])) + len(self._pair.before) + len(question) + len(self._pair.between)
-            places = np.column_stack([columns, offsets[part]])
-            targets = {} if target is None else _span(places, target)
-            pieces.append(_with(piece, places=places, targets=targets))
+            places = _places(len(self._pair.before) + len(question) + len(self._pair.between), offsets[part])
+            pieces.append(_with(piece, places, {} if target is None else _span(places, target)))
             if start + room >= len(ids):
                 break
         return EncodedExample(pieces=tuple(pieces), tokens=len(ids), cut=0)
@@ -206,7 +204,7 @@ class ExampleEncoder:
                 labels = np.full(piece.input_ids.size, IGNORED)
                 labels[places[:, 0]] = [self._numbers[target[word]] for word in places[:, 1]]
                 targets["labels"] = labels
-            pieces.append(_with(piece, places=places, targets=targets))
+            pieces.append(_with(piece, places, targets))
             start = stop
         return EncodedExample(pieces=tuple(pieces), tokens=len(ids), cut=0)
 
@@ -290,19 +288,25 @@ class ExampleEncoder:
         )
 
     def _cut_single(self, text: str) -> tuple[EncodedPiece, int, int]:
-        ids = self._ids(text)[0]
+        ids, offsets = self._ids(text)
         kept = ids[: self.task.max_length - self._single.size]
-        return self._joined(self._single, kept), len(ids), len(ids) - len(kept)
+        piece = self._joined(self._single, kept)
+        return _with(piece, _places(len(self._single.before), offsets[: len(kept)]), {}), len(ids), len(ids) - len(kept)
 
     def _cut_pair(self, kept_text: str, cut_text: str, kept_last: bool = False) -> tuple[EncodedPiece, int, int]:
         """A pair of a text that stays and one that is cut."""
         room = self.task.max_length - self._pair.size
-        stays, long = self._ids(kept_text)[0], self._ids(cut_text)[0]
+        stays, (long, offsets) = self._ids(kept_text)[0], self._ids(cut_text)
         if len(stays) + len(long) > room:
             stays = stays[: room // 2]
         kept = long[: room - len(stays)]
-        piece = self._joined(self._pair, kept, stays) if kept_last else self._joined(self._pair, stays, kept)
-        return piece, len(long), len(long) - len(kept)
+        first = len(self._pair.before)
+        if kept_last:
+            piece = self._joined(self._pair, kept, stays)
+        else:
+            piece = self._joined(self._pair, stays, kept)
+            first += len(stays) + len(self._pair.between)
+        return _with(piece, _places(first, offsets[: len(kept)]), {}), len(long), len(long) - len(kept)
 
 
 @dataclass(frozen=True)
@@ -316,14 +320,13 @@ class _Template:
         return len(self.before) + len(self.between) + len(self.after)
 
 
-def _with(piece: EncodedPiece, *, places: NDArray[np.int64], targets: dict[str, Any]) -> EncodedPiece:
-    return EncodedPiece(
-        input_ids=piece.input_ids,
-        attention_mask=piece.attention_mask,
-        token_type_ids=piece.token_type_ids,
-        places=places,
-        targets=targets,
-    )
+def _with(piece: EncodedPiece, places: NDArray[np.int64], targets: dict[str, Any]) -> EncodedPiece:
+    return replace(piece, places=places, targets=targets)
+
+
+def _places(first: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows ``[column, start, stop]`` of tokens that stand from column ``first`` on."""
+    return np.column_stack([np.arange(first, first + len(offsets)), offsets])
 
 
 def _span(places: NDArray[np.int64], answers: tuple[Answer, ...]) -> dict[str, Any]:

@@ -1,0 +1,434 @@
+"""``finetune``: files of examples in, models for each seed, their metrics and predictions out."""
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.examples import Example, TaskName, collect_labels, labels_of, read_examples
+from longspan.data.progress import no_transformers_bars
+from longspan.training.finetuning_encoding import EncodedExample, ExampleEncoder
+from longspan.training.finetuning_metrics import SMALLER_IS_BETTER, score
+from longspan.training.finetuning_prediction import Predictor
+from longspan.training.finetuning_recipe import FinetuneRecipe
+from longspan.training.finetuning_task import FinetunedTask, load_task_model
+from longspan.training.finetuning_trainer import FinetuneProgress, FinetuningTrainer, class_weights, predict_together
+from longspan.training.masked_lm import check_model_fits, load_tokenizer, max_sequence_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_POLICIES: dict[TaskName, str] = {"nli": "question"}
+_HEADS = ("classifier", "qa_outputs", "sentencizer", "pooler")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """How long the texts of examples are, in tokens, and how much of them is cut."""
+
+    tokens: tuple[int, ...]
+    """Of each example."""
+    cut: tuple[int, ...]
+    """Tokens of each that the model doesn't get."""
+    max_length: int
+    """Tokens that the model is given at most."""
+
+    @classmethod
+    def of(cls, encoded: Sequence[EncodedExample], max_length: int) -> "Lengths":
+        """Those of encoded examples."""
+        return cls(
+            tokens=tuple(example.tokens for example in encoded),
+            cut=tuple(example.cut for example in encoded),
+            max_length=max_length,
+        )
+
+    def histogram(self, width: int = 40) -> str:
+        """A bar of characters for each doubling of the length, and what is cut with what to do about it."""
+        counts = Counter(max(length, 1).bit_length() for length in self.tokens)
+        lines = []
+        for bits in range(min(counts), max(counts) + 1):
+            bar = "█" * math.ceil(width * counts[bits] / max(counts.values()))
+            lines.append(f"{2 ** (bits - 1):>9,} .. {2**bits - 1:<9,} {counts[bits]:>8,} {bar}".rstrip())
+        middle, most = np.quantile(self.tokens, [0.5, 0.95])
+        lines.append(f"median {middle:,.0f}, 95 % up to {most:,.0f}, longest {max(self.tokens):,} tokens")
+        affected = sum(cut > 0 for cut in self.cut)
+        if affected:
+            share = sum(self.cut) / sum(self.tokens)
+            lines.append(
+                f"{affected:,} of {len(self.cut):,} texts don't fit into max_length {self.max_length:,}: {share:.1%} "
+                f"of all tokens are cut; a longer model reads them: longspan convert MODEL NEW_MODEL --max-positions N"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResult:
+    """One seed's model."""
+
+    seed: int
+    """The seed."""
+    model_dir: Path
+    """Its folder, with tokenizer and task."""
+    eval: dict[str, float]
+    """Metrics on the development examples, of the checkpoint they chose."""
+    test: dict[str, float] | None
+    """Metrics on the test examples, if there are any."""
+    epoch: float
+    """After how many epochs that checkpoint was taken."""
+    seconds: float
+    """Time of the training, evaluations included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """A finished finetuning."""
+
+    task: FinetunedTask
+    """What was learnt."""
+    metric: str
+    """The metric that chose."""
+    seeds: tuple[SeedResult, ...]
+    """In the order of the recipe."""
+    lengths: Lengths
+    """Of the training examples."""
+
+    @property
+    def best(self) -> SeedResult:
+        """The seed that does best on the development examples."""
+        sign = -1 if self.metric in SMALLER_IS_BETTER else 1
+        return max(self.seeds, key=lambda run: sign * run.eval[self.metric])
+
+    def mean_and_spread(self, split: str = "eval") -> dict[str, tuple[float, float]]:
+        """Of each metric its mean over the seeds and their standard deviation (n - 1; 0 for one seed).
+
+        Args:
+            split: ``"eval"`` or ``"test"``.
+        """
+        rows: list[dict[str, float]] = [values for run in self.seeds if (values := getattr(run, split)) is not None]
+        spread = {}
+        for name in rows[0] if rows else ():
+            values = [row[name] for row in rows]
+            spread[name] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+        return spread
+
+    @property
+    def table(self) -> str:
+        """Metrics of each seed, mean and spread, in Markdown."""
+        splits = [split for split in ("eval", "test") if self.mean_and_spread(split)]
+        names = [(split, name) for split in splits for name in self.mean_and_spread(split)]
+        lines = [
+            "| seed | " + " | ".join(f"{split} {name}" for split, name in names) + " |",
+            "|---:|" + "---:|" * len(names),
+        ]
+        for run in self.seeds:
+            lines.append(f"| {run.seed} | " + " | ".join(f"{getattr(run, s)[name]:.4f}" for s, name in names) + " |")
+        spreads = [self.mean_and_spread(split)[name] for split, name in names]
+        lines.append("| mean ± sd | " + " | ".join(f"{mean:.4f} ± {sd:.4f}" for mean, sd in spreads) + " |")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """Examples with their pieces."""
+
+    examples: list[Example]
+    encoded: list[EncodedExample]
+
+    @property
+    def targets(self) -> list[Any]:
+        return [example.target for example in self.examples]
+
+
+def finetune(
+    recipe: FinetuneRecipe, *, callbacks: Sequence[TrainerCallback] = (), resume: bool = True, progress: bool = True
+) -> FinetuneResult:
+    """Finetune a model for a task, once for each seed, or go on where it stopped.
+
+    All files are read and checked before anything is trained. In ``recipe.output_dir`` each seed has a folder
+    with its ``model``, ``eval_predictions.jsonl``, ``test_predictions.jsonl`` and ``result.json``, which is written
+    last; ``results.md`` has the table of all. Called again, finished seeds are kept and an unfinished one goes on
+    from its newest checkpoint. Several processes are an option of the launch (``torchrun``, ``accelerate launch``).
+
+    Args:
+        recipe: what to do.
+        callbacks: more ``transformers`` callbacks.
+        resume: False refuses to go on with what the folder holds.
+        progress: show bars.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: files, model or tokenizer can't be used, or the folder was begun
+            with another recipe; the message names file and line, or the field. FileExistsError: the folder holds
+            results and ``resume`` is False, or another process works in it. OSError: something can't be written.
+        KeyboardInterrupt: Ctrl-C; its message says how to go on.
+    """
+    folder = Path(recipe.output_dir)
+    arguments = _training_arguments(recipe, folder, recipe.seeds[0])
+    if recipe.batch_size % (recipe.micro_batch * arguments.world_size):
+        raise ValueError(
+            f"batch_size is {recipe.batch_size}, which is no multiple of micro_batch {recipe.micro_batch} times "
+            f"{arguments.world_size} processes; change one of them"
+        )
+    task, splits = _read(recipe)
+    tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
+    network = _load(recipe, task, recipe.seeds[0])
+    limit = max_sequence_length(network)
+    length = recipe.max_length or limit
+    if length is None:
+        raise ValueError(f"model {recipe.model!r} doesn't say how much it reads; give max_length")
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"max_length is {length:,}, but the model has {limit:,} positions; lower it, or make the model longer: "
+            f"longspan convert {recipe.model} NEW_MODEL --max-positions {length}"
+        )
+    check_model_fits(network, tokenizer, length)
+    del network
+    task = replace(task, max_length=length)
+    encoder = ExampleEncoder(task, tokenizer)
+    encoded = {
+        name: _Split(examples=rows, encoded=[encoder.encode(row) for row in rows]) for name, rows in splits.items()
+    }
+    lengths = Lengths.of(encoded["train"].encoded, length)
+    if arguments.process_index == 0:
+        logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
+    with _alone_in(folder, arguments):
+        if arguments.process_index == 0:
+            _begin(folder, recipe, resume)
+        runs = []
+        for seed in recipe.seeds:
+            place = folder / f"seed-{seed}"
+            if not (place / "result.json").is_file():
+                try:
+                    with no_transformers_bars():
+                        _train_seed(recipe, place, seed, task, tokenizer, encoded, callbacks, progress)
+                except KeyboardInterrupt as interrupt:
+                    raise KeyboardInterrupt(
+                        f"Stopped. {folder} holds what is done: run the same command again to go on from there."
+                    ) from interrupt
+            if arguments.world_size > 1:
+                torch.distributed.barrier()
+            values = json.loads((place / "result.json").read_text(encoding="utf-8"))
+            runs.append(SeedResult(seed=seed, model_dir=place / "model", **values))
+        result = FinetuneResult(task=task, metric=recipe.metric_name, seeds=tuple(runs), lengths=lengths)
+        if arguments.process_index == 0:
+            atomic_text(folder / "results.md", result.table, "the table of results")
+    return result
+
+
+def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example]]]:
+    """The task but for its length, and all examples, checked."""
+    options: dict[str, Any] = {"columns": recipe.columns}
+    train = list(read_examples(recipe.train, recipe.task, labels=recipe.labels, **options))
+    if not train:
+        raise ValueError(f"{', '.join(recipe.train)}: there is no example to train on")
+    labels: tuple[str, ...] = ()
+    if recipe.task not in ("multiple-choice", "qa"):
+        labels = recipe.labels or collect_labels(recipe.task, train)
+        unseen = sorted(set(labels) - {label for example in train for label in labels_of(recipe.task, example.target)})
+        if unseen:
+            logger.warning("No training example has label %s; the model can't learn it.", ", ".join(map(repr, unseen)))
+    splits = {"train": train}
+    for name, files in {"eval": recipe.eval, "test": recipe.test}.items():
+        splits[name] = list(read_examples(files, recipe.task, labels=labels or None, **options)) if files else []
+        if files and not splits[name]:
+            raise ValueError(f"{', '.join(files)}: there is no example for {name}")
+    task = FinetunedTask(
+        task=recipe.task,
+        labels=labels,
+        columns=dict(recipe.columns),
+        max_length=recipe.max_length or 2**20,
+        segment_length=recipe.segment_length,
+        overlap=recipe.overlap,
+        may_have_no_answer=recipe.task == "qa" and any(not example.target for example in train),
+    )
+    return task, splits
+
+
+def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrainedModel":
+    set_seed(seed)
+    is_ours = _DEFAULT_POLICIES.get(recipe.task)
+    policy = recipe.global_attention_policy
+    if policy is None and is_ours is not None and _is_longformer(recipe.model):
+        policy = is_ours
+    model = load_task_model(recipe.model, task, global_attention_policy=policy, pooling=recipe.pooling)
+    if recipe.gradient_checkpointing:
+        # transformers 5.2x renames the method.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if recipe.lora_rank is None:
+        return model
+    import peft
+
+    heads = [name for name in _HEADS if any(part == name for part, _ in model.named_children())]
+    return peft.get_peft_model(model, peft.LoraConfig(r=recipe.lora_rank, modules_to_save=heads))
+
+
+def _is_longformer(model: str) -> bool:
+    from transformers import AutoConfig
+
+    try:
+        return bool(AutoConfig.from_pretrained(model).model_type == "longformer")
+    except (OSError, ValueError):
+        return False  # load_task_model says what is wrong
+
+
+def _train_seed(
+    recipe: FinetuneRecipe,
+    place: Path,
+    seed: int,
+    task: FinetunedTask,
+    tokenizer: "PreTrainedTokenizerBase",
+    splits: dict[str, _Split],
+    callbacks: Sequence[TrainerCallback],
+    progress: bool,
+) -> None:
+    model = _load(recipe, task, seed)
+    pieces = [piece for example in splits["train"].encoded for piece in example.pieces]
+    arguments = _training_arguments(recipe, place / "checkpoints", seed, len(pieces))
+    predictor = Predictor(model, tokenizer, task, batch_size=recipe.micro_batch, precision=recipe.precision)
+    trainer = FinetuningTrainer(
+        predictor=predictor,
+        held_out=(splits["eval"].examples, splits["eval"].encoded),
+        class_weights=class_weights(task, pieces) if recipe.class_weights == "balanced" else None,
+        model=model,
+        args=arguments,
+        train_dataset=pieces,
+        eval_dataset=[piece for example in splits["eval"].encoded for piece in example.pieces],
+        data_collator=predictor.encoder.collate,
+        processing_class=tokenizer,
+        callbacks=[
+            FinetuneProgress(f"seed {seed}", recipe.metric_name, progress),
+            *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
+            *callbacks,
+        ],
+    )
+    begun = time.perf_counter()
+    newest = _newest_checkpoint(place / "checkpoints")
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    seconds = time.perf_counter() - begun
+    # Trainer has put the best checkpoint's weights into its model.
+    predictor.model = trainer.model
+    values: dict[str, dict[str, float] | None] = {"eval": None, "test": None}
+    for name in ("eval", "test"):
+        if splits[name].examples:
+            made = predict_together(predictor, splits[name].examples, splits[name].encoded, arguments)
+            values[name] = score(task, splits[name].targets, made)
+            if arguments.process_index == 0:
+                rows = zip(splits[name].examples, made, strict=True)
+                lines = [{"origin": row.origin, "target": row.target, **prediction} for row, prediction in rows]
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                atomic_text(place / f"{name}_predictions.jsonl", text, "the predictions")
+    if arguments.process_index == 0:
+        with atomic_directory(place / "model", "the finetuned model") as staging:
+            finished: Any = trainer.model if recipe.lora_rank is None else trainer.model.merge_and_unload()
+            finished.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            task.save(staging)
+        result = {**values, "epoch": _best_epoch(trainer, recipe.metric_name), "seconds": seconds}
+        atomic_text(place / "result.json", json.dumps(result, indent=1) + "\n", "the result")
+
+
+def _best_epoch(trainer: FinetuningTrainer, metric: str) -> float:
+    step = trainer.state.best_global_step
+    return next(
+        (row["epoch"] for row in trainer.state.log_history if row["step"] == step and f"eval_{metric}" in row), 0.0
+    )
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole: ``Trainer`` writes its state last."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found.append((int(path.name.removeprefix("checkpoint-")), path))
+    return max(found, default=(0, None))[1]
+
+
+def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces: int = 1) -> TrainingArguments:
+    on_gpu = torch.cuda.is_available()
+    if recipe.precision == "fp16" and not on_gpu:
+        raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
+    fields: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.micro_batch,
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "bf16": recipe.precision == "bf16",
+        "fp16": recipe.precision == "fp16",
+        "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": recipe.metric_name,
+        "greater_is_better": recipe.metric_name not in SMALLER_IS_BETTER,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": on_gpu,
+        "seed": seed,
+        "disable_tqdm": True,
+        "report_to": [],
+    }
+    try:
+        arguments = TrainingArguments(**{**fields, **recipe.trainer})
+    except TypeError as error:
+        raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
+    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    arguments.gradient_accumulation_steps = max(1, recipe.batch_size // (recipe.micro_batch * arguments.world_size))
+    steps = math.ceil(recipe.epochs * math.ceil(pieces / recipe.batch_size))
+    if "warmup_steps" not in recipe.trainer:
+        arguments.warmup_steps = round(recipe.warmup_ratio * steps)
+    return arguments
+
+
+@contextmanager
+def _alone_in(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
+    if arguments.process_index:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise FileExistsError(
+            f"another process is training in output_dir {folder}; wait for it or choose another output_dir"
+        ) from error
+
+
+def _begin(folder: Path, recipe: FinetuneRecipe, resume: bool) -> None:
+    """Write the recipe, or see that it is the one that the folder was begun with."""
+    file = folder / "recipe.yaml"
+    begun = any(folder.glob("seed-*/checkpoints/checkpoint-*")) or any(folder.glob("seed-*/result.json"))
+    if begun and not resume:
+        raise FileExistsError(
+            f"output_dir {folder} already holds a run; resume it, choose another output_dir or delete it"
+        )
+    if begun and file.is_file():
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for name, value in recipe.to_dict().items():
+            if name not in FinetuneRecipe.FREE_FIELDS and before.get(name) != value:
+                raise ValueError(
+                    f"the run in {folder} was begun with {name} = {before.get(name)!r}, and now {name} is {value!r}; "
+                    f"put it back to resume, or choose another output_dir"
+                )
+    atomic_text(file, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), "the recipe")

@@ -1,0 +1,162 @@
+"""Everything that decides a finetuning, in one frozen dataclass that a YAML file can hold."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from longspan.data.examples import TaskName, task_columns
+from longspan.training.finetuning_metrics import DEFAULT_METRICS, METRICS
+from longspan.training.recipe import Precision
+from longspan.training.recipe_fields import check_names, convert_fields, read_fields
+
+_RESERVED = frozenset({"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "eval_strategy"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe:
+    """Finetuning of a model for a task on files of examples.
+
+    Defaults are those of Beltagy et al. (2020) for their classification tasks (section 6.3 and appendix: batch 32,
+    learning rate 3e-5, warmup 10 %, linear decay, up to 15 epochs); stopping early is our choice.
+
+    Raises:
+        TypeError: a field of the wrong type. ValueError: a value out of range, or two fields that contradict.
+    """
+
+    task: TaskName
+    """What is learnt, see :mod:`longspan.data.examples`."""
+    model: str
+    """Folder (or hub name) of the model to start from."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer; None: the model's."""
+    train: tuple[str, ...]
+    """Files of training examples."""
+    eval: tuple[str, ...]
+    """Files of development examples: they choose the checkpoint."""
+    test: tuple[str, ...] = ()
+    """Files of test examples, scored once at the end; they choose nothing."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column of the task to its name in the files, where they differ."""
+    labels: tuple[str, ...] | None = None
+    """The labels, in the order of the model's outputs; None: those of the training examples, sorted."""
+    output_dir: str
+    """Folder of checkpoints, results and models."""
+
+    max_length: int | None = None
+    """Tokens that the model is given at most; None: as many as it reads."""
+    global_attention_policy: str | None = None
+    """Which tokens attend globally, see :mod:`longspan.models.global_policies`; None: the head's default, for nli
+    ``question``, which is the hypothesis."""
+    pooling: str | None = None
+    """What stands for a text, see :class:`longspan.models.pooling.Pooling`; None: the first token."""
+    segment_length: int = 128
+    """sequential: tokens of a segment, its header included."""
+    overlap: int = 128
+    """qa: tokens that neighbouring pieces of a context share."""
+
+    epochs: float = 15.0
+    """Passes over the training examples, at most."""
+    patience: int | None = 3
+    """Stop after so many evaluations without a better metric; None: never."""
+    metric: str | None = None
+    """The metric on ``eval`` that chooses the checkpoint; None: the task's usual one."""
+    batch_size: int = 32
+    """Pieces of an optimizer step, over all processes; an example is one piece, or several if its task says so."""
+    micro_batch: int = 1
+    """Pieces that a process holds at once; the rest of the step is gradient accumulation."""
+    learning_rate: float = 3e-5
+    """Peak learning rate of AdamW."""
+    warmup_ratio: float = 0.1
+    """Share of all steps that is warmup."""
+    weight_decay: float = 0.01
+    """AdamW's decay of all weights but biases and LayerNorms."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced``: a label counts by the inverse of its frequency in training, for multi-label its positives by
+    negatives over positives."""
+    seeds: tuple[int, ...] = (42,)
+    """A model is trained for each: its head, dropout and order of examples. The report has mean and spread."""
+    precision: Precision = "fp32"
+    """Number type of the matrix products."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    lora_rank: int | None = None
+    """Train adapters of this rank instead of all weights, and merge them at the end; needs ``peft``."""
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    """Any other fields of ``transformers.TrainingArguments``, such as ``report_to`` for trackers."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]] = frozenset({"output_dir", "micro_batch", "gradient_checkpointing", "seeds"})
+    """Fields that a resumed finetuning may change; more seeds may be added."""
+
+    def __post_init__(self) -> None:
+        convert_fields(self, but=("columns", "trainer"))
+        for name in ("columns", "trainer"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{name} is {value!r}; it must hold 'name: value' pairs")
+            object.__setattr__(self, name, dict(value))
+        at_least = {
+            "max_length": 8, "segment_length": 2, "overlap": 0, "patience": 1, "batch_size": 1, "micro_batch": 1,
+            "weight_decay": 0, "lora_rank": 1,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        for name in ("learning_rate", "epochs"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, as 0.1")
+        if self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, which micro_batch {self.micro_batch} doesn't divide; make one a "
+                f"multiple of the other"
+            )
+        for name in ("train", "eval", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds is {list(self.seeds)}; give different whole numbers from 0")
+        if self.metric is not None and self.metric not in METRICS[self.task]:
+            raise ValueError(f"metric is {self.metric!r}; task {self.task!r} has {', '.join(METRICS[self.task])}")
+        if self.class_weights != "none" and self.task in ("multiple-choice", "qa"):
+            raise ValueError(
+                f"class_weights is {self.class_weights!r}, but task {self.task!r} has no classes; use 'none'"
+            )
+        taken = sorted(_RESERVED & self.trainer.keys())
+        if taken:
+            raise ValueError(f"trainer holds {taken[0]!r}, which the recipe decides itself; take it out")
+        strange = sorted(self.columns.keys() - set(task_columns(self.task)))
+        if strange:
+            known = ", ".join(task_columns(self.task))
+            raise ValueError(f"columns names {strange[0]!r}, but the columns of task {self.task!r} are {known}")
+
+    @property
+    def metric_name(self) -> str:
+        """The metric that chooses the checkpoint."""
+        return self.metric or DEFAULT_METRICS[self.task]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that YAML and JSON hold; :func:`load_finetune_recipe` reads them again."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def load_finetune_recipe(path: str | Path, **overrides: Any) -> FinetuneRecipe:
+    """Read a recipe from a YAML file of ``field: value`` lines.
+
+    Args:
+        path: the file.
+        **overrides: fields that replace the file's.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: the file isn't such YAML, a field is unknown (the message
+            names similar ones) or missing, or see :class:`FinetuneRecipe`. TypeError: a value of the wrong type.
+    """
+    return make_finetune_recipe({**read_fields(path), **overrides}, str(path))
+
+
+def make_finetune_recipe(values: Mapping[str, Any], origin: str) -> FinetuneRecipe:
+    """A recipe of ``values``, unknown and missing fields reported as coming from ``origin``."""
+    check_names(FinetuneRecipe, values, origin)
+    return FinetuneRecipe(**values)

@@ -1,0 +1,164 @@
+"""``transformers.Trainer`` for finetuning: evaluation by the task's metrics, and losses that its own heads lack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from longspan.data.examples import Example
+from longspan.data.progress import progress_bar
+from longspan.training.finetuning_encoding import IGNORED, EncodedExample, EncodedPiece
+from longspan.training.finetuning_metrics import score
+from longspan.training.finetuning_prediction import Prediction, Predictor
+from longspan.training.finetuning_task import FinetunedTask
+
+
+class FinetuningTrainer(Trainer):
+    """See the module. Made by :func:`longspan.training.finetuning.finetune`.
+
+    Args:
+        predictor: of the model that is trained.
+        held_out: examples with targets, and the same encoded.
+        class_weights: ``[L]``, see :func:`class_weights`, or None.
+        trainer_arguments: of ``Trainer``.
+    """
+
+    control: TrainerControl
+
+    def __init__(
+        self,
+        *,
+        predictor: Predictor,
+        held_out: tuple[Sequence[Example], Sequence[EncodedExample]],
+        class_weights: Tensor | None,
+        **trainer_arguments: Any,
+    ) -> None:
+        super().__init__(**trainer_arguments)
+        self.pop_callback(PrinterCallback)
+        self.predictor, self.held_out = predictor, held_out
+        self.class_weights = None if class_weights is None else class_weights.to(self.args.device)
+        # The loss below divides by the labels of the whole step, so have Trainer count them.
+        self.own_loss = class_weights is not None or predictor.task.task == "multiple-choice"
+        self.model_accepts_loss_kwargs |= self.own_loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The head's loss; with class weights, or choices of different number, the same with these."""
+        if not self.own_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        logits = outputs.logits.float()
+        if self.predictor.task.task == "multiple-choice":
+            # Examples with fewer choices were padded with choices of one token.
+            logits = logits.masked_fill(inputs["attention_mask"].sum(-1) <= 1, -torch.inf)
+        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        # DistributedDataParallel averages over the processes; the quotient is already over all of them.
+        loss = weighted_loss(logits, labels, self.class_weights) / max(items, 1) * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """The task's metrics on the held-out examples, computed by all processes together."""
+        examples, encoded = self.held_out
+        predictions = predict_together(self.predictor, examples, encoded, self.args)
+        values = score(self.predictor.task, [example.target for example in examples], predictions)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class FinetuneProgress(TrainerCallback):
+    """A bar of steps; a line for each evaluation."""
+
+    def __init__(self, description: str, metric: str, enabled: bool) -> None:
+        self.description, self.metric, self.enabled = description, metric, enabled
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar where the run stands."""
+        shown = self.enabled and state.is_world_process_zero
+        self.bar = progress_bar(
+            self.description, "steps", shown=shown, total=state.max_steps, initial=state.global_step
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar."""
+        self.bar.update(1)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Show the metric."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self.metric} {metrics[f'eval_{self.metric}']:.4f}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+def predict_together(
+    predictor: Predictor, examples: Sequence[Example], encoded: Sequence[EncodedExample], arguments: TrainingArguments
+) -> list[Prediction]:
+    """Predictions of all examples on every process, each of which makes its share."""
+    if arguments.world_size == 1:
+        return predictor.predict(examples, encoded)
+    from accelerate.utils import gather_object
+
+    mine = range(arguments.process_index, len(examples), arguments.world_size)
+    made = predictor.predict([examples[at] for at in mine], [encoded[at] for at in mine])
+    whole = dict(gather_object(list(zip(mine, made, strict=True))))
+    return [whole[at] for at in range(len(examples))]
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """The sum of the losses of logits ``[..., L]``.
+
+    Args:
+        logits: fp32.
+        labels: int ``[...]``, a class each, or float ``[..., L]``, 0 or 1 for each class; -100 is no label.
+        weights: ``[L]``: of the classes, or of each class's positives; ``None``: 1.
+    """
+    if labels.is_floating_point():
+        losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), pos_weight=weights, reduction="none")
+        return losses.masked_fill(labels == IGNORED, 0.0).sum()
+    classes = logits.shape[-1]
+    return F.cross_entropy(
+        logits.reshape(-1, classes), labels.reshape(-1), weights, ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def class_weights(task: FinetunedTask, pieces: Sequence[EncodedPiece]) -> Tensor:
+    """Weights by the inverse of a label's frequency, ``[L]``.
+
+    ``n / (L * n_label)``, scikit-learn's ``balanced``, whose mean over the examples is 1; for multi-label
+    ``negatives / positives``, for ``pos_weight``. A label that doesn't occur gets 1.
+    """
+    if task.task == "multi-label":
+        held = np.stack([piece.targets["labels"] for piece in pieces])
+        positives = held.sum(axis=0)
+        weights = np.where(positives > 0, (len(held) - positives) / np.maximum(positives, 1), 1.0)
+    else:
+        labels = np.concatenate([np.ravel(piece.targets["labels"]) for piece in pieces])
+        counts = np.bincount(labels[labels != IGNORED].astype(np.int64), minlength=len(task.labels))
+        weights = np.where(counts > 0, counts.sum() / (len(counts) * np.maximum(counts, 1)), 1.0)
+    return torch.tensor(weights, dtype=torch.float32)

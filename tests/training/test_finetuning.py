@@ -1,0 +1,188 @@
+"""Finetuning of tiny models on tiny files, for every task, stopped and resumed."""
+
+# ruff: noqa: F811 - fixtures are imported
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetuning_runs import longformer_dir, make_recipe, run, write  # noqa: F401
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from longspan.data.examples import read_examples
+from longspan.training.finetuning import Lengths
+from longspan.training.finetuning_prediction import Predictor, predict_files
+from longspan.training.finetuning_recipe import FinetuneRecipe, load_finetune_recipe
+from longspan.training.finetuning_task import load_finetuned
+from longspan.training.finetuning_trainer import class_weights, weighted_loss
+
+pytest.importorskip("accelerate")
+pytest.importorskip("sklearn")
+pytest.importorskip("seqeval")
+
+
+@pytest.mark.parametrize(
+    "task", ["classification", "multi-label", "nli", "sequential", "multiple-choice", "qa", "tokens"]
+)
+def test_every_task_is_learnt_and_saved_and_predicts_alike(tmp_path: Path, longformer_dir: Path, task: str) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, task)
+    result = run(recipe)
+    assert result.best.eval[result.metric] > 0.85, result.table
+    model, tokenizer, saved = load_finetuned(result.best.model_dir)
+    assert saved == result.task
+    examples = list(read_examples(recipe.eval, saved.task))
+    made = Predictor(model, tokenizer, saved, batch_size=3).predict(examples)
+    file = result.best.model_dir.parent / "eval_predictions.jsonl"
+    kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    key = {"multi-label": "labels", "sequential": "labels", "multiple-choice": "choice", "qa": "answer",
+           "tokens": "tags"}.get(task, "label")  # fmt: skip
+    assert [row[key] for row in made] == [row[key] for row in kept]
+    assert kept[0]["origin"] == f"{recipe.eval[0]} line 1"
+    output = tmp_path / "out.jsonl"
+    assert predict_files(result.best.model_dir, recipe.eval, output, batch_size=3, device="cpu", progress=False) == 8
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [line[key] for line in lines] == [row[key] for row in made]
+    assert [(line["example"], line["id"]) for line in lines] == [(n + 1, n + 24) for n in range(8)]
+    assert sorted(path.name for path in tmp_path.glob(".out*")) == []
+
+
+class Stop(TrainerCallback):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch >= 2:
+            raise KeyboardInterrupt
+
+
+def test_seeds_have_mean_and_spread_and_a_stopped_run_goes_on(tmp_path: Path, longformer_dir: Path) -> None:
+    fields = {"seeds": (1, 2), "epochs": 3, "patience": None, "learning_rate": 1e-3}
+    recipe = make_recipe(
+        tmp_path,
+        longformer_dir,
+        "classification",
+        test=(str(write(tmp_path / "t.jsonl", "classification", 5)),),
+        **fields,
+    )
+    with pytest.raises(KeyboardInterrupt, match="run the same command again"):
+        run(recipe, callbacks=[Stop()])
+    assert list((tmp_path / "run" / "seed-1" / "checkpoints").glob("checkpoint-*"))
+    resumed = run(recipe)
+    whole = run(
+        make_recipe(
+            tmp_path, longformer_dir, "classification", output_dir=str(tmp_path / "whole"), test=recipe.test, **fields
+        )
+    )
+    assert [seed.eval for seed in resumed.seeds] == [seed.eval for seed in whole.seeds]
+    assert whole.seeds[0].eval != whole.seeds[1].eval
+    mean, spread = whole.mean_and_spread("test")["log_loss"]
+    values = [seed.test["log_loss"] for seed in whole.seeds if seed.test]
+    assert mean == pytest.approx(sum(values) / 2)
+    assert spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert f"{mean:.4f} ± {spread:.4f}" in (tmp_path / "whole" / "results.md").read_text(encoding="utf-8")
+    assert run(recipe) == resumed  # nothing is left to do
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        run(recipe, resume=False)
+    with pytest.raises(ValueError, match=r"begun with learning_rate = 0\.001, and now learning_rate is 0\.5"):
+        run(FinetuneRecipe(**{**recipe.to_dict(), "learning_rate": 0.5}))
+
+
+def test_faults_of_files_come_before_training(tmp_path: Path, longformer_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "classification")
+    with Path(recipe.eval[0]).open("a") as stream:
+        stream.write('{"text": "t", "label": "perhaps"}\n')
+    with pytest.raises(ValueError, match=r"dev\.jsonl line 9: label 'perhaps' is not one of the 2 labels"):
+        run(recipe)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="max_length is 4,096, but the model has 64 positions"):
+        run(make_recipe(tmp_path, longformer_dir, "classification", max_length=4096))
+
+
+# PEFT still uses a name that transformers has given another.
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+def test_balanced_weights_and_lora(tmp_path: Path, longformer_dir: Path) -> None:
+    pytest.importorskip("peft")
+    recipe = make_recipe(
+        tmp_path, longformer_dir, "classification", class_weights="balanced", lora_rank=4, micro_batch=2, epochs=2
+    )
+    result = run(recipe)
+    assert load_finetuned(result.best.model_dir)[0].config.label2id == {"no": 0, "yes": 1}
+
+
+def test_class_weights_are_scikit_learns(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    from longspan.data.examples import Example
+    from longspan.training.finetuning_encoding import ExampleEncoder
+    from longspan.training.finetuning_task import FinetunedTask
+
+    def pieces(task: FinetunedTask, targets: list[Any]) -> list[Any]:
+        encode = ExampleEncoder(task, tokenizer).encode
+        return [encode(Example(inputs={"text": "court"}, target=target, origin="")).pieces[0] for target in targets]
+
+    single = FinetunedTask(task="classification", labels=("a", "b", "c"), max_length=32)
+    assert class_weights(single, pieces(single, ["a", "a", "a", "b"])).tolist() == pytest.approx([4 / 9, 4 / 3, 1])
+    several = FinetunedTask(task="multi-label", labels=("a", "b"), max_length=32)
+    assert class_weights(several, pieces(several, [("a",), ("a",), ("a",), ()])).tolist() == pytest.approx([1 / 3, 1])
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1, -100])
+    wanted = 0.5 * torch.nn.functional.cross_entropy(logits[:1], labels[:1]) + 2 * torch.tensor(2.0).log()
+    assert weighted_loss(logits, labels, torch.tensor([0.5, 2.0])).item() == pytest.approx(wanted.item())
+
+
+def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
+    tmp_path: Path, longformer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = run(make_recipe(tmp_path, longformer_dir, "classification", epochs=1)).best.model_dir
+    file, output = write(tmp_path / "many.jsonl", "classification", 23), tmp_path / "out.jsonl"
+    options: dict[str, Any] = {"batch_size": 4, "device": "cpu", "progress": False}
+    predict_files(model, [file], output, **options)
+    whole = output.read_bytes()
+    output.unlink()
+    monkeypatch.setattr("longspan.training.finetuning_prediction._CHUNK", 5)
+    calls = []
+
+    def predict(self: Predictor, *args: Any) -> Any:
+        calls.append(len(args[0]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    original = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", predict)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(model, [file], output, **options)
+    assert not output.exists()
+    partial = tmp_path / ".out.jsonl.partial"
+    assert len(partial.read_bytes().splitlines()) == 10
+    with partial.open("ab") as stream:
+        stream.write(b'{"example": 11, "la')
+    predict_files(model, [file], output, **options)
+    assert sum(calls[3:]) == 13  # ten were kept
+    ours, wanted = ([json.loads(line) for line in data.splitlines()] for data in (output.read_bytes(), whole))
+    assert [(row["example"], row["label"]) for row in ours] == [(row["example"], row["label"]) for row in wanted]
+    with pytest.raises(ValueError, match="is one of the files to read"):
+        predict_files(model, [file], file, **options)
+    with pytest.raises(FileNotFoundError, match="is no finetuned model"):
+        predict_files(longformer_dir, [file], output, **options)
+
+
+def test_lengths_say_what_is_cut() -> None:
+    text = Lengths(tokens=(10, 12, 100, 5000), cut=(0, 0, 0, 904), max_length=4098).histogram()
+    assert "8 .. 15" in text
+    assert "longest 5,000 tokens" in text
+    assert "1 of 4 texts don't fit into max_length 4,098: 17.6% of all tokens are cut" in text
+
+
+def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("task: nli\nmodel: m\ntrain: [a.jsonl]\neval: [b.jsonl]\noutput_dir: out\nlearning_rate: 1e-5\n")
+    recipe = load_finetune_recipe(file, seeds=[1, 2])
+    assert (recipe.learning_rate, recipe.seeds, recipe.metric_name) == (1e-5, (1, 2), "macro_f1")
+    for fields, message in [
+        ({"metric": "bleu"}, "metric is 'bleu'; task 'nli' has accuracy"),
+        ({"task": "ner"}, "task is 'ner'; it must be one of"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"columns": {"text": "x"}}, "columns names 'text', but the columns of task 'nli' are"),
+        ({"batch_size": 3, "micro_batch": 2}, "batch_size is 3, which micro_batch 2 doesn't divide"),
+        ({"trainer": {"seed": 3}}, "trainer holds 'seed', which the recipe decides"),
+        ({"epoch": 3}, "no field 'epoch'; did you mean epochs"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_finetune_recipe(file, **fields)
