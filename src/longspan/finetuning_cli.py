@@ -1,0 +1,196 @@
+"""The verbs ``finetune``, ``evaluate-task`` and ``predict``: they only read options, call the package and print."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from longspan.data.examples import Example
+    from longspan.training.finetuning_evaluation import Evaluation
+    from longspan.training.finetuning_prediction import Predictor
+
+_ERRORS_SHOWN, _TEXTS_SHOWN, _EXCERPT = 20, 6, 160
+
+
+def finetune(
+    recipe: Annotated[Path | None, typer.Option(help="YAML file of a recipe; options replace its fields.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="classification, multi-label, nli, sequential, multiple-choice, qa or tokens."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder of the model to start from.")] = None,
+    train: Annotated[list[str] | None, typer.Option(help="Training examples: .jsonl, .csv, .tsv, .parquet.")] = None,
+    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Development examples.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Test examples, scored once at the end.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder of checkpoints, results and models.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name in the files: text=body.")
+    ] = None,
+    label_file: Annotated[Path | None, typer.Option(help="The labels, one a line; else those of the training.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What chooses the checkpoint.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Train a model for each.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with what the output folder holds.")] = True,
+) -> None:
+    """Finetune a model on your examples; run it again to go on where it stopped."""
+    import yaml
+
+    from longspan.data.examples import read_label_file
+    from longspan.training.finetuning import finetune as run
+    from longspan.training.finetuning_recipe import load_finetune_recipe, make_finetune_recipe
+
+    options: dict[str, Any] = {
+        "task": task,
+        "model": model,
+        "train": train or None,
+        "eval": eval_ or None,
+        "test": test or None,
+        "output_dir": output,
+        "columns": _pairs("--column", column) or None,
+        "labels": None if label_file is None else read_label_file(label_file),
+        "metric": metric,
+        "seeds": seed or None,
+    }
+    fields = {name: value for name, value in options.items() if value is not None}
+    for name, value in _pairs("--set", set_).items():
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}={value}: the value is not valid YAML; lists are written [a, b]") from error
+    plan = load_finetune_recipe(recipe, **fields) if recipe else make_finetune_recipe(fields, "the command line")
+    result = run(plan, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(result.table)
+        typer.echo(f"best on {result.metric}: {result.best.model_dir}")
+
+
+def evaluate_task(
+    model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
+    files: Annotated[list[Path], typer.Argument(help="Labelled examples: .jsonl, .csv, .tsv, .parquet.")],
+    column: Annotated[list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pieces at once.")] = 1,
+    report: Annotated[Path | None, typer.Option(help="Write a page of HTML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Metrics of a finetuned model with confidence intervals, and a page to read."""
+    from longspan.training.finetuning_evaluation import evaluate_files
+
+    columns = _pairs("--column", column) or None
+    evaluation, predictor = evaluate_files(model, files, columns=columns, batch_size=batch_size)
+    intervals = evaluation.intervals()
+    if as_json:
+        typer.echo(json.dumps({name: interval._asdict() for name, interval in intervals.items()}))
+    else:
+        for name, (value, low, high) in intervals.items():
+            typer.echo(f"{name:16} {value:.4f}   95 % {low:.4f} .. {high:.4f}")
+    if report is not None:
+        write_evaluation_page(report, evaluation, predictor, title=model.resolve().name, intervals=intervals)
+        typer.echo(str(report), err=as_json)
+
+
+def predict(
+    model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
+    files: Annotated[list[Path], typer.Argument(help="Examples: .jsonl, .csv, .tsv, .parquet.")],
+    output: Annotated[Path, typer.Option(help="File of predictions to write: .jsonl.")],
+    column: Annotated[list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pieces at once.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on where it stopped.")] = True,
+) -> None:
+    """Predict for every example of files of any size; run it again to go on where it stopped."""
+    from longspan.training.finetuning_prediction import predict_files
+
+    count = predict_files(
+        model, files, output, columns=_pairs("--column", column) or None, batch_size=batch_size, resume=resume
+    )
+    typer.echo(f"{count:,} predictions: {output}")
+
+
+def write_evaluation_page(
+    path: Path, evaluation: "Evaluation", predictor: "Predictor", *, title: str, intervals: dict[str, Any] | None = None
+) -> None:
+    """Write an evaluation as a page; the worst errors of text classification show what they rest on.
+
+    Args:
+        path: the HTML file.
+        evaluation: the predictions.
+        predictor: of the same model.
+        title: heading.
+        intervals: ``evaluation.intervals()``, if it is there already.
+    """
+    from longspan.report.finetuning import FinetuningPage, ShadedText, write_finetuning_page
+    from longspan.report.page import Table
+    from longspan.training.finetuning_evaluation import attribute_sentences
+
+    intervals = intervals or evaluation.intervals()
+    task, worst = evaluation.task, evaluation.errors(_ERRORS_SHOWN)
+    rows = [[name, f"{value:.4f}", f"{low:.4f} to {high:.4f}"] for name, (value, low, high) in intervals.items()]
+    errors = [
+        [
+            evaluation.examples[number].origin,
+            _shown(evaluation.examples[number].target),
+            _shown(_answer(evaluation.predictions[number])),
+            _excerpt(evaluation.examples[number]),
+        ]
+        for number in worst
+    ]
+    texts = []
+    if task.task in ("classification", "multi-label", "nli"):
+        wrong = worst[:_TEXTS_SHOWN]
+        right = [number for number in range(len(evaluation.examples)) if number not in worst]
+        for number in [*wrong, *right[: _TEXTS_SHOWN - len(wrong)]]:
+            example = evaluation.examples[number]
+            text = example.inputs["premise" if task.task == "nli" else "text"]
+            spans = attribute_sentences(predictor, example)
+            note = f"predicted {_shown(_answer(evaluation.predictions[number]))}, right {_shown(example.target)}"
+            stretches = [(text[span.start : span.stop], span.weight) for span in spans]
+            texts.append(ShadedText(title=example.origin, note=note, stretches=stretches))
+    confusion = evaluation.confusion()
+    cut = [example.cut for example in evaluation.encoded]
+    total = sum(example.tokens for example in evaluation.encoded)
+    page = FinetuningPage(
+        title=title,
+        summary=f"{task.task} on {len(evaluation.examples):,} examples, up to {task.max_length:,} tokens at once.",
+        metrics=Table(columns=["metric", "value", "95 % interval"], rows=rows),
+        labels=task.labels if confusion is not None else (),
+        confusion=[] if confusion is None else confusion.tolist(),
+        by_length=[(f"{g.low:,} to {g.high:,}", g.mean_score, g.examples) for g in evaluation.by_length()],
+        cut=f"{sum(map(bool, cut)):,} texts were cut, {sum(cut) / total:.1%} of all tokens." if any(cut) else "",
+        errors=Table(columns=["where", "right", "predicted", "text"], rows=errors, text_columns=4),
+        texts=texts,
+    )
+    write_finetuning_page(path, page)
+
+
+def _pairs(option: str, pairs: list[str] | None) -> dict[str, str]:
+    fields = {}
+    for pair in pairs or []:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"{option} {pair!r} has no '='; write it as {option} NAME=VALUE")
+        fields[name.strip()] = value.strip()
+    return fields
+
+
+def _answer(prediction: dict[str, Any]) -> Any:
+    return next(prediction[key] for key in ("label", "labels", "choice", "answer", "tags") if key in prediction)
+
+
+def _shown(value: Any) -> str:
+    """A target or answer in a table's cell."""
+    if isinstance(value, (tuple, list)):
+        if value and hasattr(value[0], "text"):
+            value = value[0].text
+        else:
+            value = ", ".join("–" if entry is None else str(entry) for entry in value)
+    text = str(value)
+    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 3] + "..."
+
+
+def _excerpt(example: "Example") -> str:
+    text = next(iter(example.inputs.values()))
+    return _shown(" ".join((text if isinstance(text, str) else " ".join(text)).split()))

@@ -1,0 +1,68 @@
+"""The verbs from the first file to the page."""
+
+# ruff: noqa: F811 - fixtures are imported
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from finetuning_runs import longformer_dir, write  # noqa: F401
+from typer.testing import CliRunner
+
+from longspan import finetuning_cli
+
+pytest.importorskip("accelerate")
+pytest.importorskip("sklearn")
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+
+def call(*words: Any) -> str:
+    app = typer.Typer()
+    for verb in (finetuning_cli.finetune, finetuning_cli.evaluate_task, finetuning_cli.predict):
+        app.command()(verb)
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_finetune_evaluate_and_predict(tmp_path: Path, longformer_dir: Path) -> None:
+    train, dev = (
+        write(tmp_path / "train.jsonl", "classification", 8),
+        write(tmp_path / "dev.jsonl", "classification", 6),
+    )
+    for file in (train, dev):
+        file.write_text(file.read_text().replace('"text"', '"body"'))
+    (tmp_path / "labels.txt").write_text("yes\nno\n")
+    run = tmp_path / "run"
+    printed = call(
+        "finetune", "--task", "classification", "--model", longformer_dir, "--train", train, "--eval", dev,
+        "--output", run, "--column", "text=body", "--label-file", tmp_path / "labels.txt", "--seed", 3,
+        "--set", "epochs=1", "--set", "batch_size=4", "--set", "micro_batch=2", "--metric", "macro_f1",
+    )  # fmt: skip
+    model = run / "seed-3" / "model"
+    assert "| 3 |" in printed
+    assert f"best on macro_f1: {model}" in printed
+    config = json.loads((model / "config.json").read_text())
+    assert config["label2id"] == {"yes": 0, "no": 1}
+
+    page = tmp_path / "page.html"
+    printed = call("evaluate-task", dev, "--model", model, "--report", page, "--batch-size", 3, "--json")
+    metrics = json.loads(printed.splitlines()[0])
+    assert metrics["accuracy"]["low"] <= metrics["accuracy"]["value"] <= metrics["accuracy"]["high"]
+    html = page.read_text(encoding="utf-8")
+    for part in ("What the answers rest on", f"{dev} line", "classification on 6 examples", "seller"):
+        assert part in html, part
+
+    output = tmp_path / "out.jsonl"
+    assert "6 predictions" in call("predict", dev, "--model", model, "--output", output)
+    assert len(output.read_text().splitlines()) == 6
+
+
+def test_options_of_the_wrong_form_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--column 'text' has no '='"):
+        call("predict", tmp_path / "a.jsonl", "--model", tmp_path, "--output", tmp_path / "b.jsonl", "--column", "text")
+    with pytest.raises(ValueError, match=r"the command line: .*must be given"):
+        call("finetune", "--task", "nli")
