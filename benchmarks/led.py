@@ -8,9 +8,8 @@ give the same encoding, the same loss and the same tokens.
 
 import argparse
 import gc
-import multiprocessing
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 import longspan.models
 from benchmarks.machine import describe
-from benchmarks.measure import interleave, reset_resident_peak, resident_peak
+from benchmarks.measure import fresh_peak, interleave
 from benchmarks.workloads import Workload
 
 SIZES: dict[str, Any] = {
@@ -82,31 +81,6 @@ class Task(Workload):
         return self.model.generate(**self.inputs, num_beams=4, min_new_tokens=WRITTEN, max_new_tokens=WRITTEN)
 
 
-def peak_memory(task: str, maker: str, length: int, threads: int) -> int:
-    """Bytes that one run needs above weights and inputs, in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_peak, args=(task, maker, length, threads, sender))
-    process.start()
-    sender.close()
-    try:
-        return int(receiver.recv())
-    except EOFError:
-        raise RuntimeError(
-            f"{maker} at {length} tokens died measuring memory: it may need more than there is"
-        ) from None
-    finally:
-        process.join()
-
-
-def _send_peak(task: str, maker: str, length: int, threads: int, sender: Connection) -> None:
-    torch.set_num_threads(threads)
-    workload = Task(task, maker, length)
-    before = reset_resident_peak()
-    workload.step()
-    sender.send(max(0, resident_peak() - before))
-
-
 def main() -> None:
     """Print a table of times and one of memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,7 +111,7 @@ def main() -> None:
 
     print("\n| peak memory of | tokens | longspan MiB | Hugging Face MiB | share |\n|---|---|---|---|---|")
     for task, length in cases[1:3]:
-        peaks = [peak_memory(task, maker, length, arguments.threads) / 2**20 for maker in MAKERS]
+        peaks = [fresh_peak(partial(Task, task, maker, length), arguments.threads) / 2**20 for maker in MAKERS]
         print(f"| {task} | {length:,} | {peaks[0]:,.0f} | {peaks[1]:,.0f} | {peaks[0] / peaks[1]:.2f} |", flush=True)
 
 

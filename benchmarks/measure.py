@@ -6,7 +6,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -109,6 +109,37 @@ def peak_memory(case: Case, rival: Rival, *, threads: int, budget: int, seconds:
         process.join()
         receiver.close()
     return Failure(reason=answer) if isinstance(answer, str) else answer
+
+
+def fresh_peak(build_workload: Callable[[], Workload], threads: int) -> int:
+    """Bytes of resident memory that one run needs above its inputs and weights, in a fresh process on a CPU.
+
+    Args:
+        build_workload: builds it there; pickled, so a function or class of a module, or a ``partial`` of one.
+        threads: for ``torch.set_num_threads``.
+
+    Raises:
+        RuntimeError: the process died, as it does where there is too little memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_peak, args=(build_workload, threads, sender))
+    process.start()
+    sender.close()
+    try:
+        return int(receiver.recv())
+    except EOFError:
+        raise RuntimeError(f"{build_workload} died measuring memory: it may need more than there is") from None
+    finally:
+        process.join()
+
+
+def _send_peak(build_workload: Callable[[], Workload], threads: int, sender: Connection) -> None:
+    torch.set_num_threads(threads)
+    workload = build_workload()
+    before = reset_resident_peak()
+    workload.step()
+    sender.send(max(0, resident_peak() - before))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -137,12 +137,9 @@ def test_a_finished_demo_only_writes_its_report_again(finished: Path, library: P
     assert result.seconds > 0
 
 
-@pytest.mark.parametrize(("stage", "step"), [("stage-1", 7), ("stage-2", 5)])
-def test_a_killed_demo_goes_on_to_the_same_numbers(
-    stage: str, step: int, finished: Path, library: Path, tmp_path: Path
-) -> None:
+def test_a_killed_demo_goes_on_to_the_same_numbers(finished: Path, library: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = [str(library), str(folder), stage, str(step), repr(TINY.to_dict())]
+    arguments = [str(library), str(folder), "stage-2", "5", repr(TINY.to_dict())]
     killed = subprocess.run([sys.executable, "-c", DRIVER, *arguments], capture_output=True, timeout=100, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (folder / "report.html").exists()
