@@ -1,0 +1,115 @@
+"""HotpotQA's official predictions, and exact match and F1 of answer, evidence and both together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longspan.tasks.answers import Overlap, exact_match, normalize_squad_answer, token_overlap
+from longspan.tasks.files import check_object, read_json, take, write_json
+from longspan.tasks.hotpotqa import HotpotQuestion
+
+_ALONE = ("yes", "no", "noanswer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HotpotPrediction:
+    """What is predicted for one question."""
+
+    answer: str
+    """The answer."""
+    supporting_facts: tuple[tuple[str, int], ...]
+    """The evidence, ``(title, number of the sentence)``."""
+
+
+def answer_overlap(prediction: str, truth: str) -> Overlap:
+    """Token overlap of answers; "yes" and "no" agree with nothing but themselves (``hotpot_evaluate_v1.py``)."""
+    forms = normalize_squad_answer(prediction), normalize_squad_answer(truth)
+    if forms[0] != forms[1] and (forms[0] in _ALONE or forms[1] in _ALONE):
+        return Overlap(0.0, 0.0, 0.0)
+    return token_overlap(prediction, truth)
+
+
+def evidence_overlap(prediction: Sequence[tuple[str, int]], truth: Sequence[tuple[str, int]]) -> Overlap:
+    """Overlap of two sets of sentences."""
+    predicted, true = set(prediction), set(truth)
+    hits = len(predicted & true)
+    return _overlap(hits / len(predicted) if predicted else 0.0, hits / len(true) if true else 0.0)
+
+
+def evaluate_hotpotqa(
+    questions: Sequence[HotpotQuestion], predictions: Mapping[str, HotpotPrediction]
+) -> dict[str, float]:
+    """The official scores, each averaged over all questions; one without a prediction counts 0.
+
+    Joint precision and recall are the products of answer's and evidence's, the joint F1 is theirs, and a joint exact
+    match is both at once.
+
+    Args:
+        questions: with answers and evidence.
+        predictions: question id to prediction.
+
+    Returns:
+        ``em``, ``f1``, ``prec``, ``recall``, the same with ``sp_`` for evidence and with ``joint_``, in 0 .. 1.
+
+    Raises:
+        ValueError: no questions, or one without an answer or evidence.
+    """
+    if not questions:
+        raise ValueError("there are no questions to evaluate")
+    totals = {f"{part}{name}": 0.0 for part in ("", "sp_", "joint_") for name in ("em", "f1", "prec", "recall")}
+    for question in questions:
+        if question.answer is None or question.supporting_facts is None:
+            raise ValueError(f"question {question.id} has no answer to evaluate against; use the development set")
+        prediction = predictions.get(question.id)
+        if prediction is None:
+            continue
+        answer = answer_overlap(prediction.answer, question.answer)
+        evidence = evidence_overlap(prediction.supporting_facts, question.supporting_facts)
+        joint = _overlap(answer.precision * evidence.precision, answer.recall * evidence.recall)
+        answer_em = exact_match(prediction.answer, question.answer)
+        evidence_em = set(prediction.supporting_facts) == set(question.supporting_facts)
+        for part, em, overlap in (
+            ("", answer_em, answer),
+            ("sp_", evidence_em, evidence),
+            ("joint_", answer_em and evidence_em, joint),
+        ):
+            for name, value in zip(("em", "f1", "prec", "recall"), (float(em), *overlap), strict=True):
+                totals[f"{part}{name}"] += value
+    return {name: total / len(questions) for name, total in totals.items()}
+
+
+def _overlap(precision: float, recall: float) -> Overlap:
+    both = precision + recall
+    return Overlap(2 * precision * recall / both if both > 0 else 0.0, precision, recall)
+
+
+def write_hotpotqa_predictions(path: str | Path, predictions: Mapping[str, HotpotPrediction]) -> None:
+    """Write predictions in the official form, ``{"answer": {id: text}, "sp": {id: [[title, sentence], ...]}}``.
+
+    Raises:
+        OSError: it couldn't be written.
+    """
+    answers = {name: prediction.answer for name, prediction in predictions.items()}
+    evidence = {name: [list(fact) for fact in prediction.supporting_facts] for name, prediction in predictions.items()}
+    write_json(path, {"answer": answers, "sp": evidence}, "the HotpotQA predictions")
+
+
+def read_hotpotqa_predictions(path: str | Path) -> dict[str, HotpotPrediction]:
+    """Read what :func:`write_hotpotqa_predictions` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it has another form.
+    """
+    top = check_object(read_json(path, "HotpotQA predictions"), str(path))
+    answers, evidence = take(top, "answer", dict, str(path)), take(top, "sp", dict, str(path))
+    predictions = {}
+    for name in answers:
+        facts = take(evidence, name, list, f"{path} 'sp'")
+        for fact in facts:
+            if not (isinstance(fact, list) and len(fact) == 2 and isinstance(fact[0], str) and type(fact[1]) is int):
+                raise ValueError(f"{path} 'sp': {name!r} holds {fact}; it must be [title, number of the sentence]")
+        predictions[name] = HotpotPrediction(
+            answer=take(answers, name, str, f"{path} 'answer'"),
+            supporting_facts=tuple((fact[0], fact[1]) for fact in facts),
+        )
+    return predictions
