@@ -241,8 +241,9 @@ def _make_trainer(
             held_out = ExampleFile(
                 folder.path / "examples" / "eval.jsonl", recipe.eval, recipe.columns, recipe.eval_examples
             )
-    newest = folder.last_checkpoint()
-    folder.rewind_log(newest[0] if newest else 0)
+    if arguments.process_index == 0:
+        newest = folder.last_checkpoint()
+        folder.rewind_log(newest[0] if newest else 0)
     return SummarizationTrainer(
         model=model,
         args=arguments,

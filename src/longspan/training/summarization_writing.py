@@ -174,9 +174,10 @@ def summarize_files(
         raise FileExistsError(f"{output} exists already; pass force=True (--force) to replace it")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = _Partial(output)
-    named = model if isinstance(model, (str, Path)) else model.model.name_or_path
+    summarizer = model if isinstance(model, Summarizer) else Summarizer.load(model)
     settings = {
-        "model": str(named),
+        "model": summarizer.model.name_or_path,
+        "max_input_length": summarizer.inputs.max_input_length,
         "paths": [str(path) for path in paths],
         "columns": asdict(columns or SummarizationColumns()),
         "query": query,
@@ -189,7 +190,6 @@ def summarize_files(
             examples = iter(read_summarization_examples(paths, columns, with_summary=False))
             done = partial.begin(settings, examples)
             started = time.perf_counter()
-            summarizer = model if isinstance(model, Summarizer) else Summarizer.load(model)
             written = 0
             with progress_bar("summarize", "texts", shown=progress, initial=done) as bar:
                 while batch := tuple(islice(examples, batch_size)):

@@ -1,0 +1,71 @@
+"""The verb ``summarize``, and ``finetune`` for summarization: they read options, call the package and print."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: bool) -> None:
+    """Finetune by a recipe's file, fields, or both, and print what came of it.
+
+    Args:
+        recipe: YAML file; None: the fields are all there is.
+        fields: of :class:`longspan.training.summarization_recipe.SummarizationRecipe`; they replace the file's.
+        resume: go on with the run in the output folder.
+    """
+    from longspan.training.summarization import finetune_summarization
+    from longspan.training.summarization_recipe import load_summarization_recipe, make_summarization_recipe
+
+    if recipe is not None:
+        plan = load_summarization_recipe(recipe, **fields)
+    else:
+        plan = make_summarization_recipe(fields, "the command line")
+    result = finetune_summarization(plan, resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if result.metrics is not None:
+        scores = ", ".join(f"{name} {result.metrics[name]:.2f}" for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"))
+        typer.echo(f"step {result.best_step:,} of {result.steps:,}: loss {result.metrics['loss']:.4f}, {scores}")
+    typer.echo(f"{result.model_dir}; to use it: longspan summarize --model {result.model_dir} FILES --output OUT.jsonl")
+
+
+def summarize(
+    files: Annotated[list[Path], typer.Argument(help="Texts: .jsonl, .jsonl.gz, .csv, .tsv, .parquet, .txt.")],
+    model: Annotated[str, typer.Option(help="Folder or hub name of a finetuned LED, or any encoder-decoder.")],
+    output: Annotated[Path, typer.Option(help="The .jsonl file to write, a line for each text.")],
+    text_column: Annotated[str | None, typer.Option(help="Column of the text; default: a known one.")] = None,
+    query_column: Annotated[str | None, typer.Option(help="Column that says what a summary is about.")] = None,
+    query: Annotated[str | None, typer.Option(help="What all summaries are about.")] = None,
+    max_input_length: Annotated[
+        int | None, typer.Option(min=16, help="Tokens of a text that are read; default: as finetuned.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts at once.")] = 1,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; default: the model's.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest summary; default: the model's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output, and begin anew.")] = False,
+) -> None:
+    """Summarize the texts of files; run it again to go on where it stopped."""
+    import torch
+
+    from longspan.training.summarization_texts import SummarizationColumns
+    from longspan.training.summarization_writing import Summarizer, summarize_files
+
+    summarizer = Summarizer.load(model, max_input_length=max_input_length)
+    if torch.accelerator.is_available():
+        summarizer.model.to(torch.accelerator.current_accelerator())
+    options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    result = summarize_files(
+        files,
+        output,
+        model=summarizer,
+        columns=SummarizationColumns(text=text_column, query=query_column),
+        query=query,
+        batch_size=batch_size,
+        force=force,
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    typer.echo(
+        f"{result.output}: {result.summaries:,} summaries, {result.written:,} of them in {result.seconds:,.1f} s"
+    )
