@@ -189,3 +189,9 @@ def test_windows_too_close_to_tell_apart_share_a_panel() -> None:
     figure = draw_windows([16, 17, 256], length=1024, causal=True)
     assert [axes.get_xlabel() for axes in figure.axes] == ["window of 16 and 17 tokens", "window of 256 tokens"]
     assert [axes.get_title() for axes in figure.axes] == ["layers 1, 2", "layer 3"]
+
+
+def test_a_causal_window_is_drawn_with_as_many_keys_as_it_has() -> None:
+    (axes,) = draw_windows([8], length=32, causal=True).axes
+    last_row = axes.images[0].get_array()[-1]  # 0 is drawn where a row sees nothing
+    assert [column for column, kind in enumerate(last_row) if kind] == list(range(24, 32))

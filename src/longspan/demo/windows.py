@@ -26,7 +26,8 @@ def draw_windows(windows: Sequence[int], *, length: int, causal: bool = False) -
     scale = length / squares
     panels: dict[tuple[int, int], list[int]] = {}
     for layer in sorted(range(len(windows)), key=windows.__getitem__):
-        side = max(1, round((windows[layer] if causal else windows[layer] / 2) / scale))
+        # A causal window counts its own token, which the pattern doesn't.
+        side = max(1, round((windows[layer] - 1 if causal else windows[layer] / 2) / scale))
         panels.setdefault((side, 0) if causal else (side, side), []).append(layer)
     figure = AttentionPattern.make(len(panels), list(panels), causal=causal).draw(length=squares)
     for axes, layers in zip(figure.axes, panels.values(), strict=True):
