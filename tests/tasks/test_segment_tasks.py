@@ -159,6 +159,8 @@ def test_articles_are_read_from_folders_and_lines(tmp_path: Path) -> None:
     lines = tmp_path / "dev.jsonl.gz"
     lines.write_bytes(gzip.compress(f"{json.dumps(ARTICLE)}\n\n{json.dumps(ARTICLE)}\n".encode()))
     assert read_race(lines)[:2] == questions[2:]
+    bare = write(tmp_path / "bare.jsonl", json.dumps({**ARTICLE, "questions": [], "options": [], "answers": []}))
+    assert read_race(bare) == []
 
 
 @pytest.mark.parametrize(
