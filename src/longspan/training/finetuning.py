@@ -260,10 +260,9 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
 
 def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrainedModel":
     set_seed(seed)
-    is_ours = _DEFAULT_POLICIES.get(recipe.task)
     policy = recipe.global_attention_policy
-    if policy is None and is_ours is not None and _is_longformer(recipe.model):
-        policy = is_ours
+    if policy is None and recipe.task in _DEFAULT_POLICIES and _is_longformer(recipe.model):
+        policy = _DEFAULT_POLICIES[recipe.task]
     model = load_task_model(recipe.model, task, global_attention_policy=policy, pooling=recipe.pooling)
     if recipe.gradient_checkpointing:
         # transformers 5.2x renames the method.
