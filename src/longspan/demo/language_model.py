@@ -141,7 +141,7 @@ class _Demo:
                 seed=self.seed,
                 log_every=max(1, sum(stage.steps for stage in budget.stages) // 60),
                 eval_every=budget.evaluate_every,
-                save_every=budget.evaluate_every,
+                save_every=max(1, budget.evaluate_every // 2),
                 keep_checkpoints=1,
             )
         )
