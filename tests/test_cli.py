@@ -214,6 +214,29 @@ def test_code_is_added_to_a_model(tmp_path: Path) -> None:
     assert "no-model" in sentence(run("add-code", tmp_path / "no-model"))
 
 
+def test_a_classifier_is_finetuned_evaluated_and_predicts(tmp_path: Path, roberta_dir: Path) -> None:  # noqa: F811
+    for name, count in (("train", 12), ("dev", 6)):
+        rows = [{"text": text, "label": str(number % 2)} for number, text in enumerate(make_texts(count))]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long = tmp_path / "long"
+    assert run("convert", roberta_dir, long, "--max-positions", 64, "--attention-window", 16).exit_code == 0
+    steps = ["--set", "epochs=1", "--seed", 1]
+    files = ["--train", tmp_path / "train.jsonl", "--eval", tmp_path / "dev.jsonl", "--output", tmp_path / "run"]
+    done = run("finetune", "--task", "classification", "--model", long, *files, *steps)
+    assert done.exit_code == 0, done.output
+    model = done.stdout.splitlines()[-1].split(": ")[-1]
+    scored = run("evaluate-task", tmp_path / "dev.jsonl", "--model", model, "--json")
+    assert scored.exit_code == 0, scored.output
+    predicted = run("predict", tmp_path / "dev.jsonl", "--model", model, "--output", tmp_path / "out.jsonl")
+    assert predicted.exit_code == 0, predicted.output
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 6
+    assert "no-such.jsonl" in sentence(
+        run("predict", tmp_path / "no-such.jsonl", "--model", model, "--output", "x.jsonl")
+    )
+    refused = run("finetune", "--task", "summarization", "--model", long, "--train", "x.jsonl", "--metric", "rouge1")
+    assert "takes no metric" in sentence(refused)
+
+
 def test_a_model_is_exported_in_a_sentence_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
     assert "BertModel, which is no model of this package" in sentence(run("export-onnx", tmp_path, tmp_path / "onnx"))

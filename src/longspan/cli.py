@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
 
+from longspan import finetuning_cli, summarization_cli
+
 if TYPE_CHECKING:
     from longspan.data.characters import Split
     from longspan.data.layout import GlobalTokens
@@ -236,30 +238,42 @@ def fill_mask(
 @app.command()
 @_sentence_errors
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder or hub name of an encoder, such as roberta-base.")],
+    source: Annotated[str, typer.Argument(help="Folder or hub name, such as roberta-base or facebook/bart-base.")],
     target: Annotated[Path, typer.Argument(help="New folder of the long model.")],
-    max_positions: Annotated[int, typer.Option(help="Tokens that the long model reads.")] = 4096,
+    max_positions: Annotated[
+        int | None, typer.Option(help="Tokens that the long model reads; 4,096, an LED 16,384.")
+    ] = None,
     attention_window: Annotated[
         int | None, typer.Option(help="Total width of the window, both sides together; 512, or a Longformer's own.")
     ] = None,
+    max_decoder_positions: Annotated[
+        int | None, typer.Option(help="Tokens that an LED writes; default: as the source.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
 ) -> None:
-    """Make an encoder of short texts read long ones."""
+    """Make a model of short texts read long ones: RoBERTa, BERT, ELECTRA, ModernBERT, BART and their like."""
     from longspan.convert import convert_directory
 
     made = convert_directory(
-        source, target, max_positions=max_positions, attention_window=attention_window, force=force
+        source,
+        target,
+        max_positions=max_positions,
+        attention_window=attention_window,
+        max_decoder_positions=max_decoder_positions,
+        force=force,
     )
-    typer.echo(
-        f"{made} reads {max_positions:,} tokens with a window of {_window(made)}; to train it on long text: "
-        f"longspan pretrain --model {made} --sequence-length {max_positions} --train FOLDER ..."
-    )
-
-
-def _window(model: Path) -> str:
-    """The window of a saved model, as its configuration has it; one number if all layers share it."""
-    window = json.loads((model / "config.json").read_text(encoding="utf-8"))["attention_window"]
-    return str(window[0] if isinstance(window, list) and all(width == window[0] for width in window) else window)
+    config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+    length = config.get("max_encoder_position_embeddings", max_positions or 4096)
+    window = config.get("attention_window")
+    if isinstance(window, list) and all(width == window[0] for width in window):
+        window = window[0]
+    message = f"{made} reads {length:,} tokens" + ("" if window is None else f" with a window of {window}")
+    if config["model_type"] == "led":
+        message += f"; to train it: longspan finetune --task summarization --model {made} --train FILE ..."
+    else:
+        message += f"; to train it on long text: longspan pretrain --model {made} --sequence-length {length} "
+        message += "--train FOLDER ..."
+    typer.echo(message)
 
 
 @app.command("show-pattern")
@@ -466,6 +480,12 @@ def add_code(
 
     add_remote_code(model)
     typer.echo(f'{model}: AutoModel.from_pretrained("{model}", trust_remote_code=True)')
+
+
+app.command()(_sentence_errors(finetuning_cli.finetune))
+app.command("evaluate-task")(_sentence_errors(finetuning_cli.evaluate_task))
+app.command()(_sentence_errors(finetuning_cli.predict))
+app.command()(_sentence_errors(summarization_cli.summarize))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longspan.summarization_cli import finetune_summaries
+
 if TYPE_CHECKING:
     from longspan.data.examples import Example
     from longspan.training.finetuning_evaluation import Evaluation
@@ -19,7 +21,9 @@ def finetune(
     recipe: Annotated[Path | None, typer.Option(help="YAML file of a recipe; options replace its fields.")] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="classification, multi-label, nli, sequential, multiple-choice, qa or tokens."),
+        typer.Option(
+            help="classification, multi-label, nli, sequential, multiple-choice, qa, tokens or summarization."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of the model to start from.")] = None,
     train: Annotated[list[str] | None, typer.Option(help="Training examples: .jsonl, .csv, .tsv, .parquet.")] = None,
@@ -62,11 +66,27 @@ def finetune(
             fields[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {name}={value}: the value is not valid YAML; lists are written [a, b]") from error
+    if task == "summarization":
+        _finetune_summaries(recipe, fields, resume=resume)
+        return
     plan = load_finetune_recipe(recipe, **fields) if recipe else make_finetune_recipe(fields, "the command line")
     result = run(plan, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(result.table)
         typer.echo(f"best on {result.metric}: {result.best.model_dir}")
+
+
+def _finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: bool) -> None:
+    """Hand over to the recipe of summarization, which has no labels and one seed."""
+    for name in ("labels", "metric", "seeds", "test"):
+        if name in fields:
+            raise ValueError(
+                f"--task summarization takes no {name}; leave it away, or --set another field of its recipe"
+            )
+    del fields["task"]
+    columns = fields.pop("columns", {})
+    fields |= {f"{column}_column": name for column, name in columns.items()}
+    finetune_summaries(recipe, fields, resume=resume)
 
 
 def evaluate_task(
