@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow lint types format bench clean
+.PHONY: help demo demo-lm test test-slow lint types format bench clean
 
 help:
 	@echo "make demo       the whole story on your own machine, five minutes on two cores (writes demo-run/report.html)"
+	@echo "make demo-lm    a character model learns Python in minutes (writes demo-lm-run/report.html)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-slow  the tests marked slow as well"
 	@echo "make bench      the benchmarks, printed and written to benchmarks/results/"
@@ -21,6 +22,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/longspan demo --output demo-run
+
+demo-lm: $(STAMP)
+	$(BIN)/longspan demo-lm --output demo-lm-run
 
 test: lint types
 	$(BIN)/python -m pytest
@@ -43,4 +47,4 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks all --run-limit 60
 
 clean:
-	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run demo-lm-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -82,7 +82,7 @@ class Longspan(Rival):
     name = "longspan"
     label = "longspan"
     pattern = "longformer"
-    tasks = ("attention", "module", "model", "train-step")
+    tasks: ClassVar[tuple[Task, ...]] = ("attention", "module", "model", "train-step")
 
     def attention(self, case: Case) -> Attention:
         """:func:`longspan.longformer_attention`."""

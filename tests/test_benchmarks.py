@@ -326,7 +326,10 @@ def test_the_grid_goes_from_short_to_long() -> None:
     ("arguments", "message"),
     [
         (["--window", "7"], "window must be an even number of at least 4 tokens (both sides), got 7"),
-        (["--rivals", "bogus"], "no rival is called bogus; there are longspan-sparse, huggingface, sdpa, local-attention"),
+        (
+            ["--rivals", "bogus"],
+            "no rival is called bogus; there are longspan-sparse, huggingface, sdpa, local-attention",
+        ),
         (["--device", "tpu"], "--device must be cpu or cuda, got tpu"),
         (["--quick", "--globals", "99"], "global_tokens must be between 0 and the length 64, got 99"),
     ],

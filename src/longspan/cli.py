@@ -331,6 +331,21 @@ def demo(
     typer.echo(f"\n{result.table}\n\n{result.seconds:,.0f} s; the story with pictures: {result.report}")
 
 
+@app.command("demo-lm")
+@_sentence_errors
+def demo_lm(
+    output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-lm-run"),
+    seed: Annotated[int, typer.Option(help="Of the weights, the order of the text and the samples.")] = 0,
+) -> None:
+    """A character language model learns Python from the standard library: growing windows, a sample, a report."""
+    from longspan.demo import run_language_model_demo
+
+    result = run_language_model_demo(output_dir=output, seed=seed)
+    typer.echo(
+        f"\n{result.table}\n\n{result.sample}\n\n{result.seconds:,.0f} s; the story with pictures: {result.report}"
+    )
+
+
 @app.command("train-lm")
 @_sentence_errors
 def train_lm(
