@@ -28,7 +28,7 @@ from longspan.data.characters import Alphabet
 from longspan.demo.language_model_speed import time_writing
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
 from longspan.models.causal_layers import Rotation
-from longspan.training.language_modelling_text import LanguageModel
+from longspan.training.language_modelling.text import LanguageModel
 
 WINDOW = 512
 """Characters seen before a character."""

@@ -373,7 +373,7 @@ def train_lm(
     options = {"text": text or None, "eval": eval_ or None, "output_dir": output, "unit": unit, "size": size}
     fields = {name: value for name, value in options.items() if value is not None} | _assignments(set_ or [])
     from longspan.training.language_modelling import train_language_model
-    from longspan.training.language_modelling_recipe import load_language_model_recipe, make_language_model_recipe
+    from longspan.training.language_modelling.recipe import load_language_model_recipe, make_language_model_recipe
 
     if recipe:
         plan = load_language_model_recipe(recipe, **fields)
@@ -402,7 +402,7 @@ def evaluate_lm(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bits per character of a character language model on held-out text."""
-    from longspan.training.language_modelling_text import evaluate_language_model_on_files, load_language_model
+    from longspan.training.language_modelling.text import evaluate_language_model_on_files, load_language_model
 
     loaded = load_language_model(model)
     loaded = loaded._replace(model=_on_device(loaded.model))
@@ -440,7 +440,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Write the same text each time.")] = None,
 ) -> None:
     """Have a character language model write."""
-    from longspan.training.language_modelling_text import generate_text, load_language_model
+    from longspan.training.language_modelling.text import generate_text, load_language_model
 
     if file is not None:
         prompt = file.read_text(encoding="utf-8")

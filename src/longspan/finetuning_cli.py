@@ -11,8 +11,8 @@ from longspan.summarization_cli import finetune_summaries
 
 if TYPE_CHECKING:
     from longspan.data.examples import Example
-    from longspan.training.finetuning_evaluation import Evaluation
-    from longspan.training.finetuning_prediction import Predictor
+    from longspan.training.finetuning.evaluation import Evaluation
+    from longspan.training.finetuning.prediction import Predictor
 
 _ERRORS_SHOWN, _TEXTS_SHOWN, _EXCERPT = 20, 6, 160
 
@@ -46,7 +46,7 @@ def finetune(
 
     from longspan.data.examples import read_label_file
     from longspan.training.finetuning import finetune as run
-    from longspan.training.finetuning_recipe import load_finetune_recipe, make_finetune_recipe
+    from longspan.training.finetuning.recipe import load_finetune_recipe, make_finetune_recipe
 
     options: dict[str, Any] = {
         "task": task,
@@ -98,7 +98,7 @@ def evaluate_task(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Metrics of a finetuned model with confidence intervals, and a page to read."""
-    from longspan.training.finetuning_evaluation import evaluate_files
+    from longspan.training.finetuning.evaluation import evaluate_files
 
     columns = _pairs("--column", column) or None
     evaluation, predictor = evaluate_files(model, files, columns=columns, batch_size=batch_size)
@@ -122,7 +122,7 @@ def predict(
     resume: Annotated[bool, typer.Option(help="Go on where it stopped.")] = True,
 ) -> None:
     """Predict for every example of files of any size; run it again to go on where it stopped."""
-    from longspan.training.finetuning_prediction import predict_files
+    from longspan.training.finetuning.prediction import predict_files
 
     count = predict_files(
         model, files, output, columns=_pairs("--column", column) or None, batch_size=batch_size, resume=resume
@@ -144,7 +144,7 @@ def write_evaluation_page(
     """
     from longspan.report.finetuning import FinetuningPage, ShadedText, write_finetuning_page
     from longspan.report.page import Table
-    from longspan.training.finetuning_evaluation import attribute_sentences
+    from longspan.training.finetuning.evaluation import attribute_sentences
 
     intervals = intervals or evaluation.intervals()
     task, worst = evaluation.task, evaluation.errors(_ERRORS_SHOWN)

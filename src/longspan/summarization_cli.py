@@ -12,11 +12,11 @@ def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: b
 
     Args:
         recipe: YAML file; None: the fields are all there is.
-        fields: of :class:`longspan.training.summarization_recipe.SummarizationRecipe`; they replace the file's.
+        fields: of :class:`longspan.training.summarization.recipe.SummarizationRecipe`; they replace the file's.
         resume: go on with the run in the output folder.
     """
     from longspan.training.summarization import finetune_summarization
-    from longspan.training.summarization_recipe import load_summarization_recipe, make_summarization_recipe
+    from longspan.training.summarization.recipe import load_summarization_recipe, make_summarization_recipe
 
     if recipe is not None:
         plan = load_summarization_recipe(recipe, **fields)
@@ -49,8 +49,8 @@ def summarize(
     """Summarize the texts of files; run it again to go on where it stopped."""
     import torch
 
-    from longspan.training.summarization_texts import SummarizationColumns
-    from longspan.training.summarization_writing import Summarizer, summarize_files
+    from longspan.training.summarization.texts import SummarizationColumns
+    from longspan.training.summarization.writing import Summarizer, summarize_files
 
     summarizer = Summarizer.load(model, max_input_length=max_input_length)
     if torch.accelerator.is_available():

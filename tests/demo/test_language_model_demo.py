@@ -15,7 +15,7 @@ from longspan.demo import LanguageModelBudget, run_language_model_demo
 from longspan.demo.windows import draw_windows
 from longspan.models import LongformerForCausalLM
 from longspan.training import PretrainInterrupted
-from longspan.training.language_modelling_recipe import Stage
+from longspan.training.language_modelling.recipe import Stage
 
 TINY = LanguageModelBudget(
     held_out_files=2,
@@ -44,7 +44,7 @@ DRIVER = """
 import os, signal, sys
 from transformers import TrainerCallback
 from longspan.demo import LanguageModelBudget, language_model, run_language_model_demo
-from longspan.training.language_modelling_recipe import Stage
+from longspan.training.language_modelling.recipe import Stage
 
 library, output, stage, step = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 fields = eval(sys.argv[5])

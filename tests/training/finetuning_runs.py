@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longspan.models import LongformerConfig, LongformerForMaskedLM
 from longspan.training.finetuning import FinetuneResult, finetune
-from longspan.training.finetuning_recipe import FinetuneRecipe
+from longspan.training.finetuning.recipe import FinetuneRecipe
 
 FILLER = "was held in the law of a contract"
 

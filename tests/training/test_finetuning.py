@@ -12,11 +12,11 @@ from finetuning_runs import longformer_dir, make_recipe, run, write  # noqa: F40
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from longspan.data.examples import read_examples
-from longspan.training.finetuning import Lengths
-from longspan.training.finetuning_prediction import Predictor, predict_files
-from longspan.training.finetuning_recipe import FinetuneRecipe, load_finetune_recipe
-from longspan.training.finetuning_task import load_finetuned
-from longspan.training.finetuning_trainer import class_weights, weighted_loss
+from longspan.training.finetuning.prediction import Predictor, predict_files
+from longspan.training.finetuning.recipe import FinetuneRecipe, load_finetune_recipe
+from longspan.training.finetuning.run import Lengths
+from longspan.training.finetuning.task import load_finetuned
+from longspan.training.finetuning.trainer import class_weights, weighted_loss
 
 pytest.importorskip("accelerate")
 pytest.importorskip("sklearn")
@@ -110,8 +110,8 @@ def test_balanced_weights_and_lora(tmp_path: Path, longformer_dir: Path) -> None
 
 def test_class_weights_are_scikit_learns(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     from longspan.data.examples import Example
-    from longspan.training.finetuning_encoding import ExampleEncoder
-    from longspan.training.finetuning_task import FinetunedTask
+    from longspan.training.finetuning.encoding import ExampleEncoder
+    from longspan.training.finetuning.task import FinetunedTask
 
     def pieces(task: FinetunedTask, targets: list[Any]) -> list[Any]:
         encode = ExampleEncoder(task, tokenizer).encode
@@ -135,7 +135,7 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
     predict_files(model, [file], output, **options)
     whole = output.read_bytes()
     output.unlink()
-    monkeypatch.setattr("longspan.training.finetuning_prediction._CHUNK", 5)
+    monkeypatch.setattr("longspan.training.finetuning.prediction._CHUNK", 5)
     calls = []
 
     def predict(self: Predictor, *args: Any) -> Any:

@@ -8,8 +8,8 @@ from tiny_text import make_text
 from transformers import PreTrainedTokenizerBase
 
 from longspan.data.examples import Answer, Example
-from longspan.training.finetuning_encoding import IGNORED, ExampleEncoder
-from longspan.training.finetuning_task import FinetunedTask
+from longspan.training.finetuning.encoding import IGNORED, ExampleEncoder
+from longspan.training.finetuning.task import FinetunedTask
 
 S, PAD, E = 0, 1, 2
 

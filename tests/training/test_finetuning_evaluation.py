@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from longspan.data.examples import Example
 from longspan.models import LongformerConfig, LongformerForSequenceClassification
-from longspan.training.finetuning_encoding import ExampleEncoder
-from longspan.training.finetuning_evaluation import Evaluation, attribute_sentences
-from longspan.training.finetuning_prediction import Predictor
-from longspan.training.finetuning_task import FinetunedTask
+from longspan.training.finetuning.encoding import ExampleEncoder
+from longspan.training.finetuning.evaluation import Evaluation, attribute_sentences
+from longspan.training.finetuning.prediction import Predictor
+from longspan.training.finetuning.task import FinetunedTask
 
 
 def example(text: str, target: Any) -> Example:

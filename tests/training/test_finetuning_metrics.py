@@ -5,8 +5,8 @@ import math
 import pytest
 
 from longspan.data.examples import Answer
-from longspan.training.finetuning_metrics import answer_scores, bootstrap, example_scores, score
-from longspan.training.finetuning_task import FinetunedTask
+from longspan.training.finetuning.metrics import answer_scores, bootstrap, example_scores, score
+from longspan.training.finetuning.task import FinetunedTask
 
 pytest.importorskip("sklearn")
 pytest.importorskip("seqeval")

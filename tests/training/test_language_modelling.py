@@ -17,8 +17,8 @@ from longspan.data.characters import Alphabet
 from longspan.integrations import register
 from longspan.models import LongformerForCausalLM
 from longspan.training.language_modelling import LanguageModelResult, train_language_model
-from longspan.training.language_modelling_recipe import LanguageModelRecipe, Stage
-from longspan.training.language_modelling_text import generate_text, load_language_model
+from longspan.training.language_modelling.recipe import LanguageModelRecipe, Stage
+from longspan.training.language_modelling.text import generate_text, load_language_model
 
 TINY = {
     "hidden_size": 32,
@@ -39,7 +39,7 @@ DRIVER = """
 import json, os, signal, sys
 from transformers import TrainerCallback
 from longspan.training.language_modelling import train_language_model
-from longspan.training.language_modelling_recipe import load_language_model_recipe
+from longspan.training.language_modelling.recipe import load_language_model_recipe
 
 class Kill(TrainerCallback):
     def __init__(self, stage, step):
@@ -158,7 +158,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(
 LAUNCHED = """
 import sys
 from longspan.training.language_modelling import train_language_model
-from longspan.training.language_modelling_recipe import load_language_model_recipe
+from longspan.training.language_modelling.recipe import load_language_model_recipe
 train_language_model(load_language_model_recipe(sys.argv[1]), progress=False)
 """
 

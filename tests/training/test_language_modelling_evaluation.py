@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
-from longspan.training.language_modelling_evaluation import LanguageModelMetrics, evaluate_language_model
+from longspan.training.language_modelling.evaluation import LanguageModelMetrics, evaluate_language_model
 
 SYMBOLS = np.random.default_rng(0).integers(0, 11, 400).astype(np.uint8)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from longspan.training.language_modelling_recipe import (
+from longspan.training.language_modelling.recipe import (
     LanguageModelRecipe,
     Stage,
     load_language_model_recipe,

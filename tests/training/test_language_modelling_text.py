@@ -8,7 +8,7 @@ import torch
 
 from longspan.data.characters import Alphabet
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
-from longspan.training.language_modelling_text import (
+from longspan.training.language_modelling.text import (
     LanguageModel,
     evaluate_language_model_on_files,
     generate_text,

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from longspan import LEDForConditionalGeneration
 from longspan.training.summarization import SummarizationInterrupted, finetune_summarization
-from longspan.training.summarization_recipe import SummarizationRecipe
-from longspan.training.summarization_writing import Summarizer
+from longspan.training.summarization.recipe import SummarizationRecipe
+from longspan.training.summarization.writing import Summarizer
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import yaml
 from summaries import make_led, make_records, write_records
 from transformers import PreTrainedTokenizerBase
 
-from longspan.training.summarization_inputs import SummarizationInputs, check_lengths
-from longspan.training.summarization_recipe import SummarizationRecipe, load_summarization_recipe
-from longspan.training.summarization_rouge import rouge_scores
-from longspan.training.summarization_texts import ExampleFile, SummarizationColumns, read_summarization_examples
+from longspan.training.summarization.inputs import SummarizationInputs, check_lengths
+from longspan.training.summarization.recipe import SummarizationRecipe, load_summarization_recipe
+from longspan.training.summarization.rouge import rouge_scores
+from longspan.training.summarization.texts import ExampleFile, SummarizationColumns, read_summarization_examples
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

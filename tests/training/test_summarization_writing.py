@@ -11,10 +11,10 @@ from summaries import make_led, make_records, save_led, write_records
 from transformers import PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from longspan.training.summarization_inputs import SummarizationInputs
-from longspan.training.summarization_pipeline import SummarizationPipeline, register_summarization
-from longspan.training.summarization_texts import SummarizationColumns
-from longspan.training.summarization_writing import Summarizer, summarize_files
+from longspan.training.summarization.inputs import SummarizationInputs
+from longspan.training.summarization.pipeline import SummarizationPipeline, register_summarization
+from longspan.training.summarization.texts import SummarizationColumns
+from longspan.training.summarization.writing import Summarizer, summarize_files
 
 WRITING: dict[str, Any] = {"max_new_tokens": 6, "num_beams": 2}
 
@@ -82,7 +82,7 @@ def test_other_texts_are_not_mixed(summarizer: Summarizer, tmp_path: Path, monke
     file = write_records(tmp_path / "a.jsonl", make_records(3))
     output = tmp_path / "summaries.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr("longspan.training.summarization_writing._Partial.finish", _stop)
+        patch.setattr("longspan.training.summarization.writing._Partial.finish", _stop)
         with pytest.raises(KeyboardInterrupt):
             summarize_files([file], output, model=summarizer, progress=False, **WRITING)
     write_records(file, make_records(2))

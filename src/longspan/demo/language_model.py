@@ -12,8 +12,8 @@ from longspan.demo.language_model_speed import time_writing
 from longspan.demo.language_model_story import table_of_stages, write_language_model_report
 from longspan.demo.stages import Result, Stages
 from longspan.training.language_modelling import train_language_model
-from longspan.training.language_modelling_recipe import LanguageModelRecipe
-from longspan.training.language_modelling_text import generate_text, load_language_model
+from longspan.training.language_modelling.recipe import LanguageModelRecipe
+from longspan.training.language_modelling.text import generate_text, load_language_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from longspan.training.language_modelling_recipe import Stage
+from longspan.training.language_modelling.recipe import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from longspan.data.progress import progress_bar
 from longspan.demo.stages import Result
-from longspan.training.language_modelling_text import LanguageModel
+from longspan.training.language_modelling.text import LanguageModel
 
 
 def time_writing(

@@ -143,6 +143,7 @@ def _training_arguments(recipe: PretrainRecipe) -> TrainingArguments:
         micro_batch=recipe.micro_batch,
         output_dir=recipe.output_dir,
         max_steps=recipe.steps,
+        ignore_data_skip=True,  # the batches begin where the run stands
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=schedule,
         lr_scheduler_kwargs=schedule_options,

@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import time
-from contextlib import nullcontext
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerControl
+from transformers import PrinterCallback, TrainerControl
 
 from longspan.data.atomic import atomic_directory, atomic_text
-from longspan.data.progress import no_transformers_bars
 from longspan.training.run_folder import LogEntry, RunFolder
+from longspan.training.trainer_setup import check_loss
+from longspan.training.whole_checkpoints import WholeCheckpoints
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -56,7 +57,7 @@ class Share(NamedTuple):
         return index % self.sequences_per_step // self.micro_batch % self.processes == self.process
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(WholeCheckpoints, ABC):
     """See the module.
 
     Args:
@@ -90,21 +91,21 @@ class ResumableTrainer(Trainer):
         self._window = torch.zeros(4, dtype=kind, device=self.args.device)
         self._start = 0
 
+    @abstractmethod
     def _make_batches(self) -> Any:
         """The micro-batches of this process from ``_start`` on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _position(self) -> Any:
         """Where reading stands, as a checkpoint keeps it: what JSON holds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_position(self, position: Any) -> None:
         """Go on from a checkpoint's position."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _numbers(self, loss: float, correct: int, scored: int, tokens: int) -> dict[str, float]:
         """A log line's numbers beyond loss, rate and time, of what was trained on since the line before."""
-        raise NotImplementedError
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the beginning, to the last step."""
@@ -178,11 +179,8 @@ class ResumableTrainer(Trainer):
         }
         self._window_seconds = 0.0
         self._write(entry)
-        if scored and not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {self.state.global_step:,}; resume from the last checkpoint is of no use: "
-                "lower learning_rate, lengthen the warmup, or use precision bf16 or fp32 instead of fp16"
-            )
+        if scored:
+            check_loss(loss, self.state.global_step)
 
     def _per_second(self, tokens: int) -> float:
         """``tokens`` by the training time since the last line of the log."""
@@ -217,40 +215,16 @@ class ResumableTrainer(Trainer):
         return total
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Write a checkpoint beside its place and rename it when every process has written its part."""
+        """Write a checkpoint; the time for it isn't the training's."""
         self._account()
-        step, main = self.state.global_step, self.is_world_process_zero()
-        window = self._take_window()
-        if main:
-            self._window += window
-        place = self.folder.checkpoint_in_progress(step)
-        output_dir = self.args.output_dir
-        with self.folder.new_checkpoint(step) if main else nullcontext():
-            self.accelerator.wait_for_everyone()
-            try:
-                self.args.output_dir = str(place)
-                with no_transformers_bars():
-                    super()._save_checkpoint(model, trial)
-            finally:
-                self.args.output_dir = output_dir
-            self.accelerator.wait_for_everyone()
-            if main:
-                # Trainer has put everything into a folder of its own.
-                inner = place / f"checkpoint-{step}"
-                for file in inner.iterdir():
-                    file.rename(place / file.name)
-                inner.rmdir()
-                (place / _STATE_FILE).write_text(json.dumps(self._state(window)), encoding="utf-8")
-        if main:
-            self.folder.keep_newest(self.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
         self._clock = time.perf_counter()
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Warn of keys that a checkpoint lacks, but not of tied weights, which are saved once."""
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
-        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
-        super()._issue_warnings_after_load(load_result)
+    def _complete(self, checkpoint: Path) -> None:
+        window = self._take_window()
+        if self.is_world_process_zero():
+            self._window += window
+            (checkpoint / _STATE_FILE).write_text(json.dumps(self._state(window)), encoding="utf-8")
 
     def _state(self, window: Tensor) -> dict[str, Any]:
         return {

@@ -1,6 +1,7 @@
 """What every training asks of ``transformers.Trainer``."""
 
-from typing import Any, Protocol
+import math
+from typing import Any, Protocol, TypeVar
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -8,6 +9,8 @@ from transformers.integrations import TensorBoardCallback
 
 from longspan.training.recipe import Precision
 from longspan.training.run_folder import RunFolder
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 class Optimization(Protocol):
@@ -27,47 +30,87 @@ class Optimization(Protocol):
     def save_every(self) -> int: ...  # noqa: D102
 
 
-def training_arguments(
-    recipe: Optimization, *, sequences_per_step: int, micro_batch: int, **fields: Any
-) -> TrainingArguments:
-    """Arguments of a ``Trainer`` whose batches, evaluations and bars are its subclass's.
-
-    Args:
-        recipe: what it says of AdamW, precision and how often to log and save.
-        sequences_per_step: of an optimizer step, over all processes.
-        micro_batch: sequences a process holds at once; the rest is gradient accumulation.
-        **fields: more fields of ``TrainingArguments``.
+def device_fields(precision: Precision) -> dict[str, bool]:
+    """The fields of ``TrainingArguments`` that a precision asks for on this machine.
 
     Raises:
         ValueError: the precision is fp16, and there is no GPU.
     """
     on_gpu = torch.cuda.is_available()
-    if recipe.precision == "fp16" and not on_gpu:
+    if precision == "fp16" and not on_gpu:
         raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
-    arguments = TrainingArguments(
+    return {
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
+    }
+
+
+def spread_step(arguments: TrainingArguments, examples_per_step: int) -> None:
+    """Have the processes share a step's examples, by gradient accumulation what doesn't fit at once.
+
+    Args:
+        arguments: changed.
+        examples_per_step: of an optimizer step, over all processes.
+    """
+    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    at_once = arguments.per_device_train_batch_size * arguments.world_size
+    arguments.gradient_accumulation_steps = max(1, examples_per_step // at_once)
+
+
+def training_arguments(
+    recipe: Optimization,
+    *,
+    sequences_per_step: int,
+    micro_batch: int,
+    kind: type[Arguments] = TrainingArguments,
+    **fields: Any,
+) -> Arguments:
+    """Arguments of a ``Trainer`` whose evaluations and bars are its subclass's.
+
+    Args:
+        recipe: what it says of AdamW, precision and how often to log and save.
+        sequences_per_step: of an optimizer step, over all processes.
+        micro_batch: sequences a process holds at once; the rest is gradient accumulation.
+        kind: the class of the arguments.
+        **fields: more fields of it.
+
+    Raises:
+        ValueError: the precision is fp16, and there is no GPU.
+    """
+    arguments = kind(
         per_device_train_batch_size=micro_batch,
         adam_beta1=recipe.betas[0],
         adam_beta2=recipe.betas[1],
         adam_epsilon=recipe.eps,
         max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        fp16=recipe.precision == "fp16",
-        use_cpu=not on_gpu and not torch.backends.mps.is_available(),
         logging_strategy="steps",
         logging_steps=recipe.log_every,
         logging_nan_inf_filter=False,
         eval_strategy="no",
         save_strategy="steps",
         save_steps=recipe.save_every,
-        ignore_data_skip=True,
         disable_tqdm=True,
         report_to=[],
+        **device_fields(recipe.precision),
         **fields,
     )
-    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    arguments.gradient_accumulation_steps = max(1, sequences_per_step // (micro_batch * arguments.world_size))
+    spread_step(arguments, sequences_per_step)
     return arguments
+
+
+def check_loss(loss: float, step: int) -> None:
+    """Stop a training whose loss is infinite or NaN.
+
+    Raises:
+        FloatingPointError: it is.
+    """
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss} at step {step:,}; resume from the last checkpoint is of no use: lower learning_rate, "
+            "lengthen the warmup, or use precision bf16 or fp32 instead of fp16"
+        )
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from longspan.training.recipe import Precision
 from longspan.training.recipe_fields import check_names, convert_fields, read_fields
-from longspan.training.summarization_texts import SummarizationColumns
+from longspan.training.summarization.texts import SummarizationColumns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from longspan.data.characters import Alphabet, CharacterCorpus, Split
 from longspan.data.progress import no_transformers_bars
 from longspan.models import LongformerForCausalLM
-from longspan.training.language_modelling_evaluation import LanguageModelMetrics, evaluate_language_model
+from longspan.training.language_modelling.evaluation import LanguageModelMetrics, evaluate_language_model
 
 
 class LanguageModel(NamedTuple):
@@ -56,7 +56,7 @@ def evaluate_language_model_on_files(
         language_model: the model and its alphabet.
         files: files and folders, see :meth:`longspan.data.characters.CharacterCorpus.of_files`.
         split: the part to evaluate on; ``"test"`` is the last 5 %, as of text8 and enwik8.
-        **options: of :func:`longspan.training.language_modelling_evaluation.evaluate_language_model`.
+        **options: of :func:`longspan.training.language_modelling.evaluation.evaluate_language_model`.
 
     Raises:
         FileNotFoundError, ValueError: as these two.

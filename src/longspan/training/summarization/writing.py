@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from longspan.data.atomic import atomic_text, write_error_message
 from longspan.data.progress import progress_bar
-from longspan.training.summarization_inputs import SummarizationInputs, load_sequence_to_sequence, position_limits
-from longspan.training.summarization_texts import (
+from longspan.training.summarization.inputs import SummarizationInputs, load_sequence_to_sequence, position_limits
+from longspan.training.summarization.texts import (
     SummarizationColumns,
     SummarizationExample,
     read_summarization_examples,

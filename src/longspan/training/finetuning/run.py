@@ -20,13 +20,14 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.examples import Example, TaskName, collect_labels, labels_of, read_examples
 from longspan.data.progress import no_transformers_bars
-from longspan.training.finetuning_encoding import EncodedExample, ExampleEncoder
-from longspan.training.finetuning_metrics import SMALLER_IS_BETTER, score
-from longspan.training.finetuning_prediction import Predictor
-from longspan.training.finetuning_recipe import FinetuneRecipe
-from longspan.training.finetuning_task import FinetunedTask, load_task_model
-from longspan.training.finetuning_trainer import FinetuneProgress, FinetuningTrainer, class_weights, predict_together
+from longspan.training.finetuning.encoding import EncodedExample, ExampleEncoder
+from longspan.training.finetuning.metrics import SMALLER_IS_BETTER, score
+from longspan.training.finetuning.prediction import Predictor
+from longspan.training.finetuning.recipe import FinetuneRecipe
+from longspan.training.finetuning.task import FinetunedTask, load_task_model
+from longspan.training.finetuning.trainer import FinetuneProgress, FinetuningTrainer, class_weights, predict_together
 from longspan.training.masked_lm import check_model_fits, load_tokenizer, max_sequence_length
+from longspan.training.trainer_setup import device_fields, spread_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -361,18 +362,13 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces: int = 1) -> TrainingArguments:
-    on_gpu = torch.cuda.is_available()
-    if recipe.precision == "fp16" and not on_gpu:
-        raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
     fields: dict[str, Any] = {
+        **device_fields(recipe.precision),
         "output_dir": str(folder),
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.micro_batch,
         "learning_rate": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
-        "bf16": recipe.precision == "bf16",
-        "fp16": recipe.precision == "fp16",
-        "use_cpu": not on_gpu and not torch.backends.mps.is_available(),
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
@@ -381,7 +377,7 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
         "metric_for_best_model": recipe.metric_name,
         "greater_is_better": recipe.metric_name not in SMALLER_IS_BETTER,
         "remove_unused_columns": False,
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "seed": seed,
         "disable_tqdm": True,
         "report_to": [],
@@ -390,9 +386,7 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
         arguments = TrainingArguments(**{**fields, **recipe.trainer})
     except TypeError as error:
         raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
-    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    arguments.gradient_accumulation_steps = max(1, recipe.batch_size // (recipe.micro_batch * arguments.world_size))
+    spread_step(arguments, recipe.batch_size)
     steps = math.ceil(recipe.epochs * math.ceil(pieces / recipe.batch_size))
     if "warmup_steps" not in recipe.trainer:
         arguments.warmup_steps = round(recipe.warmup_ratio * steps)

@@ -1,8 +1,6 @@
 """``transformers.Seq2SeqTrainer`` with whole checkpoints, ROUGE, the best model kept, and label smoothing."""
 
 import json
-import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,15 +11,17 @@ from longspan.data.atomic import atomic_directory
 from longspan.data.masking import IGNORED
 from longspan.data.progress import no_transformers_bars
 from longspan.training.run_folder import RunFolder
-from longspan.training.summarization_rouge import rouge_scores
-from longspan.training.summarization_texts import ExampleFile
-from longspan.training.summarization_writing import SummarizationSettings
+from longspan.training.summarization.rouge import rouge_scores
+from longspan.training.summarization.texts import ExampleFile
+from longspan.training.summarization.writing import SummarizationSettings
+from longspan.training.trainer_setup import check_loss
+from longspan.training.whole_checkpoints import WholeCheckpoints
 
 BEST_FILE = "evaluation.json"
 """In the folder of the best model: the step and what was measured."""
 
 
-class SummarizationTrainer(Seq2SeqTrainer):
+class SummarizationTrainer(WholeCheckpoints, Seq2SeqTrainer):
     """See the module.
 
     Args:
@@ -129,38 +129,5 @@ class SummarizationTrainer(Seq2SeqTrainer):
             return
         if self.is_world_process_zero():
             self.folder.append_log({"step": self.state.global_step, **logs})
-        if not math.isfinite(logs.get("loss", 0.0)):
-            raise FloatingPointError(
-                f"the loss is {logs['loss']} at step {self.state.global_step:,}; resume from the last checkpoint is of "
-                "no use: lower learning_rate, lengthen the warmup, or use precision bf16 or fp32 instead of fp16"
-            )
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Write a checkpoint beside its place and rename it when every process has written its part."""
-        step, main = self.state.global_step, self.is_world_process_zero()
-        place = self.folder.checkpoint_in_progress(step)
-        output_dir = self.args.output_dir
-        with self.folder.new_checkpoint(step) if main else nullcontext():
-            self.accelerator.wait_for_everyone()
-            try:
-                self.args.output_dir = str(place)
-                with no_transformers_bars():
-                    super()._save_checkpoint(model, trial)
-            finally:
-                self.args.output_dir = output_dir
-            self.accelerator.wait_for_everyone()
-            if main:
-                # Trainer has put everything into a folder of its own.
-                inner = place / f"checkpoint-{step}"
-                for file in inner.iterdir():
-                    file.rename(place / file.name)
-                inner.rmdir()
-        if main:
-            self.folder.keep_newest(self.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Warn of keys that a checkpoint lacks, but not of tied weights, which are saved once."""
-        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
-        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
-        super()._issue_warnings_after_load(load_result)
+        if "loss" in logs:
+            check_loss(logs["loss"], self.state.global_step)

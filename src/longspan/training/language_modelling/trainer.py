@@ -15,7 +15,7 @@ from longspan.data.characters import Alphabet, CharacterSequences, Symbols
 from longspan.data.progress import progress_bar
 from longspan.training.callbacks import Progress
 from longspan.training.evaluation import LN2
-from longspan.training.language_modelling_evaluation import (
+from longspan.training.language_modelling.evaluation import (
     LanguageModelMetrics,
     evaluate_language_model,
     symbol_nats,

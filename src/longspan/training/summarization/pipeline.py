@@ -4,8 +4,8 @@ from typing import Any
 
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 
-from longspan.training.summarization_inputs import EncodedText, SummarizationInputs, position_limits
-from longspan.training.summarization_writing import one_limit
+from longspan.training.summarization.inputs import EncodedText, SummarizationInputs, position_limits
+from longspan.training.summarization.writing import one_limit
 
 
 class SummarizationPipeline(Pipeline):

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from longspan.data.examples import Answer, Example
 from longspan.data.segments import SegmentLayout
-from longspan.training.finetuning_task import FinetunedTask
+from longspan.training.finetuning.task import FinetunedTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

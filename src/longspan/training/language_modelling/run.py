@@ -20,9 +20,9 @@ from longspan.data.characters import Alphabet, CharacterCorpus, CharacterSequenc
 from longspan.data.progress import no_transformers_bars
 from longspan.models import LongformerForCausalLM
 from longspan.training.callbacks import Timetable
-from longspan.training.language_modelling_evaluation import LanguageModelMetrics
-from longspan.training.language_modelling_recipe import LanguageModelRecipe
-from longspan.training.language_modelling_trainer import HeldOut, LanguageModelProgress, LanguageModelTrainer
+from longspan.training.language_modelling.evaluation import LanguageModelMetrics
+from longspan.training.language_modelling.recipe import LanguageModelRecipe
+from longspan.training.language_modelling.trainer import HeldOut, LanguageModelProgress, LanguageModelTrainer
 from longspan.training.pretraining import PretrainInterrupted
 from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder
@@ -254,6 +254,7 @@ def _arguments(recipe: LanguageModelRecipe, number: int) -> TrainingArguments:
         micro_batch=stage.micro_batch,
         output_dir=str(_folder(Path(recipe.output_dir), number).path),
         max_steps=stage.steps,
+        ignore_data_skip=True,  # the batches begin where the run stands
         learning_rate=stage.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=stage.num_warmup_steps,

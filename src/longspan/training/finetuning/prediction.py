@@ -18,8 +18,8 @@ from longspan.data.atomic import atomic_text, write_error_message
 from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
 from longspan.data.progress import progress_bar
-from longspan.training.finetuning_encoding import EncodedExample, EncodedPiece, ExampleEncoder
-from longspan.training.finetuning_task import FinetunedTask, load_finetuned
+from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
+from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.recipe import Precision
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Predictor:
     """Predict with a model in memory; pieces of like length share a batch.
 
     Args:
-        model: from :func:`longspan.training.finetuning_task.load_task_model`; it runs where it is.
+        model: from :func:`longspan.training.finetuning.task.load_task_model`; it runs where it is.
         tokenizer: the model's.
         task: what it does.
         batch_size: pieces at once.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from longspan.data.examples import TaskName, task_columns
-from longspan.training.finetuning_metrics import DEFAULT_METRICS, METRICS
+from longspan.training.finetuning.metrics import DEFAULT_METRICS, METRICS
 from longspan.training.recipe import Precision
 from longspan.training.recipe_fields import check_names, convert_fields, read_fields
 

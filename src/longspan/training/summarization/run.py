@@ -20,17 +20,17 @@ from longspan.data.progress import progress_bar
 from longspan.training.callbacks import Timetable
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.run_folder import LogEntry, RunFolder
-from longspan.training.summarization_inputs import (
+from longspan.training.summarization.inputs import (
     EncodedText,
     SummarizationInputs,
     check_lengths,
     load_sequence_to_sequence,
 )
-from longspan.training.summarization_recipe import SummarizationRecipe
-from longspan.training.summarization_texts import ExampleFile
-from longspan.training.summarization_trainer import BEST_FILE, SummarizationTrainer
-from longspan.training.summarization_writing import SummarizationSettings
-from longspan.training.trainer_setup import checkpoint_activations
+from longspan.training.summarization.recipe import SummarizationRecipe
+from longspan.training.summarization.texts import ExampleFile
+from longspan.training.summarization.trainer import BEST_FILE, SummarizationTrainer
+from longspan.training.summarization.writing import SummarizationSettings
+from longspan.training.trainer_setup import checkpoint_activations, training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -155,46 +155,25 @@ def _load(
 
 
 def _training_arguments(recipe: SummarizationRecipe) -> Seq2SeqTrainingArguments:
-    on_gpu = torch.cuda.is_available()
-    if recipe.precision == "fp16" and not on_gpu:
-        raise ValueError("precision is 'fp16', which needs a GPU; use 'bf16' or 'fp32' on a CPU")
-    arguments = Seq2SeqTrainingArguments(
+    return training_arguments(
+        recipe,
+        sequences_per_step=recipe.examples_per_step,
+        micro_batch=recipe.micro_batch,
+        kind=Seq2SeqTrainingArguments,
         output_dir=recipe.output_dir,
         max_steps=-1 if recipe.steps is None else recipe.steps,
         num_train_epochs=recipe.epochs or 1.0,
-        per_device_train_batch_size=recipe.micro_batch,
         per_device_eval_batch_size=recipe.eval_batch or recipe.micro_batch,
         optim="adafactor" if recipe.optimizer == "adafactor" else "adamw_torch",
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="linear" if recipe.schedule == "linear" else "constant_with_warmup",
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
-        adam_beta1=recipe.betas[0],
-        adam_beta2=recipe.betas[1],
-        adam_epsilon=recipe.eps,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
-        fp16=recipe.precision == "fp16",
-        use_cpu=not on_gpu and not torch.backends.mps.is_available(),
-        logging_strategy="steps",
-        logging_steps=recipe.log_every,
-        logging_nan_inf_filter=False,
-        eval_strategy="no",  # Timetable says when
-        save_strategy="steps",
-        save_steps=recipe.save_every,
         predict_with_generate=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=on_gpu,
+        dataloader_pin_memory=torch.cuda.is_available(),
         seed=recipe.seed,
-        disable_tqdm=True,
-        report_to=[],
     )
-    # Trainer would spread a micro-batch over all visible GPUs with DataParallel; several GPUs are several processes.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    arguments.gradient_accumulation_steps = max(
-        1, recipe.examples_per_step // (recipe.micro_batch * arguments.world_size)
-    )
-    return arguments
 
 
 class _Encoded(Dataset[EncodedText]):

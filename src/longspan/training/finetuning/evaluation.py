@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from longspan.data.examples import Example, read_examples
 from longspan.data.sentences import split_sentences
-from longspan.training.finetuning_encoding import EncodedExample
-from longspan.training.finetuning_metrics import Interval, bootstrap, example_scores, score
-from longspan.training.finetuning_prediction import Prediction, Predictor
-from longspan.training.finetuning_task import FinetunedTask, load_finetuned
+from longspan.training.finetuning.encoding import EncodedExample
+from longspan.training.finetuning.metrics import Interval, bootstrap, example_scores, score
+from longspan.training.finetuning.prediction import Prediction, Predictor
+from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.recipe import Precision
 
 
@@ -28,7 +28,7 @@ class LengthGroup(NamedTuple):
     examples: int
     """How many there are."""
     mean_score: float
-    """Mean of :func:`longspan.training.finetuning_metrics.example_scores`."""
+    """Mean of :func:`longspan.training.finetuning.metrics.example_scores`."""
 
 
 class WeighedSpan(NamedTuple):
@@ -62,11 +62,11 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """See :func:`longspan.training.finetuning_metrics.score`."""
+        """See :func:`longspan.training.finetuning.metrics.score`."""
         return score(self.task, self.targets, self.predictions)
 
     def intervals(self, resamples: int = 500) -> dict[str, Interval]:
-        """The metrics with 95 % intervals, see :func:`longspan.training.finetuning_metrics.bootstrap`."""
+        """The metrics with 95 % intervals, see :func:`longspan.training.finetuning.metrics.bootstrap`."""
         return bootstrap(self.task, self.targets, self.predictions, resamples=resamples)
 
     def confusion(self) -> NDArray[np.int64] | None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longspan.data.examples import Answer, TaskName
-from longspan.training.finetuning_prediction import Prediction
-from longspan.training.finetuning_task import FinetunedTask
+from longspan.training.finetuning.prediction import Prediction
+from longspan.training.finetuning.task import FinetunedTask
 
 DEFAULT_METRICS: dict[TaskName, str] = {
     "classification": "accuracy",

@@ -11,10 +11,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from longspan.data.examples import Example
 from longspan.data.progress import progress_bar
-from longspan.training.finetuning_encoding import IGNORED, EncodedExample, EncodedPiece
-from longspan.training.finetuning_metrics import score
-from longspan.training.finetuning_prediction import Prediction, Predictor
-from longspan.training.finetuning_task import FinetunedTask
+from longspan.training.finetuning.encoding import IGNORED, EncodedExample, EncodedPiece
+from longspan.training.finetuning.metrics import score
+from longspan.training.finetuning.prediction import Prediction, Predictor
+from longspan.training.finetuning.task import FinetunedTask
 
 
 class FinetuningTrainer(Trainer):

@@ -1,0 +1,54 @@
+"""Checkpoints of ``transformers.Trainer`` that are whole or not there, and load without false alarms."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from longspan.data.progress import no_transformers_bars
+from longspan.training.run_folder import RunFolder
+
+
+class WholeCheckpoints(Trainer):
+    """Writes checkpoints beside their place and renames them; mixes with any ``Trainer``, before it."""
+
+    folder: RunFolder
+    """Where checkpoints go."""
+    keep_checkpoints: int
+    """How many of them are kept."""
+
+    def _complete(self, checkpoint: Path) -> None:
+        """Called on every process when ``Trainer`` has written its files, before the checkpoint takes its place."""
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Write a checkpoint beside its place and rename it when every process has written its part."""
+        step, main = self.state.global_step, self.is_world_process_zero()
+        place = self.folder.checkpoint_in_progress(step)
+        output_dir = self.args.output_dir
+        with self.folder.new_checkpoint(step) if main else nullcontext():
+            self.accelerator.wait_for_everyone()
+            try:
+                self.args.output_dir = str(place)
+                with no_transformers_bars():
+                    super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = output_dir
+            self.accelerator.wait_for_everyone()
+            if main:
+                # Trainer has put everything into a folder of its own.
+                inner = place / f"checkpoint-{step}"
+                for file in inner.iterdir():
+                    file.rename(place / file.name)
+                inner.rmdir()
+            self._complete(place)
+        if main:
+            self.folder.keep_newest(self.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Warn of keys that a checkpoint lacks, but not of tied weights, which are saved once."""
+        tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
