@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longspan.data.sentences import split_sentences
+from longspan.data.tokenization import tokenize_with_offsets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,24 +132,22 @@ class SegmentLayout:
             TypeError: neither a string nor strings. ValueError: a tokenizer without offsets, or more segments
                 than ``max_segments``.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
         parts = [text] if isinstance(text, str) else text
         if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
             raise TypeError(f"text must be a string or a list of strings, got {type(text).__name__}")
         ids: list[list[int]] = []
         offsets: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)]
         for part in parts:
-            encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            tokens, places = encoded["input_ids"], np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+            tokens, of_tokens = tokenize_with_offsets(tokenizer, part)
+            places = np.array(of_tokens, dtype=np.int64).reshape(-1, 2)
             offsets.append(places)
             if isinstance(text, str):
                 stops = [stop for _, stop in split_sentences(part)]
                 sentence = np.searchsorted(stops, places[:, 0], side="right")  # [n], of each token
                 cuts = np.searchsorted(sentence, np.arange(1, len(stops))).tolist()
-                ids += [list(tokens[start:stop]) for start, stop in pairwise([0, *cuts, len(tokens)])]
+                ids += [tokens[start:stop] for start, stop in pairwise([0, *cuts, len(tokens)])]
             else:
-                ids.append(list(tokens))
+                ids.append(tokens)
         return self.arrange(ids, merge=isinstance(text, str), truncate=truncate, offsets=np.concatenate(offsets))
 
     def arrange(

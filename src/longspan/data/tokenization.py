@@ -43,6 +43,49 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list
     return [np.asarray(ids, dtype=np.int64) for ids in encoded]
 
 
+class OffsetTokens(NamedTuple):
+    """Tokens of one text and where each stands in it."""
+
+    ids: list[int]
+    """Token ids, ``[n]``."""
+    offsets: list[tuple[int, int]]
+    """The characters of each, first and after the last, ``[n]``."""
+
+
+def tokenize_with_offsets(
+    tokenizer: "PreTrainedTokenizerBase", text: str, *, leading_space: bool = False
+) -> OffsetTokens:
+    """Tokens of one text with their characters, without special tokens and without a limit of length.
+
+    Special tokens spelled out in the text are plain text, as for :func:`tokenize`.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        text: any text.
+        leading_space: tokenize as if a space stood before the text, which byte-level tokenizers tell apart.
+
+    Raises:
+        ValueError: the tokenizer gives no offsets (a tokenizer written in Python).
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
+    shift = 1 if leading_space and text and not text[0].isspace() else 0
+    encoded = tokenizer(
+        " " * shift + text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        truncation=False,
+        verbose=False,
+    )
+    offsets = encoded["offset_mapping"]
+    if shift:
+        offsets = [(max(start - 1, 0), max(stop - 1, 0)) for start, stop in offsets]
+    return OffsetTokens(list(encoded["input_ids"]), list(offsets))
+
+
 def tokenize_with_extent(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokenized:
     """Tokens of one text with the characters and bytes that each covers.
 
@@ -52,27 +95,13 @@ def tokenize_with_extent(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tok
     add up to the text.
 
     Raises:
-        TypeError: the tokenizer gives no offsets (a tokenizer written in Python).
+        ValueError: the tokenizer gives no offsets (a tokenizer written in Python).
     """
-    if not tokenizer.is_fast:
-        raise TypeError(
-            f"{type(tokenizer).__name__} gives no character offsets, which bits per character need; "
-            "use the fast tokenizer of this model"
-        )
-    encoded = tokenizer(
-        text,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        truncation=False,
-        verbose=False,
-    )
-    tokens = np.asarray(encoded["input_ids"], dtype=np.int64)
+    ids, offsets = tokenize_with_offsets(tokenizer, text)
+    tokens = np.asarray(ids, dtype=np.int64)
     if not tokens.size:
         return Tokenized(tokens, tokens, tokens)
-    ends = np.maximum.accumulate(np.asarray(encoded["offset_mapping"], dtype=np.int64)[:, 1])
+    ends = np.maximum.accumulate(np.asarray(offsets, dtype=np.int64)[:, 1])
     ends[-1] = len(text)
     byte_at = np.concatenate([[0], np.cumsum(_utf8_lengths(text))])  # byte offset of each character, [characters + 1]
     return Tokenized(tokens, np.diff(ends, prepend=0), np.diff(byte_at[ends], prepend=0))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from longspan.tasks.sequences import pad, pad_inputs, special_id, tokenize_text
+from longspan.data.tokenization import tokenize_with_offsets
+from longspan.tasks.sequences import pad, pad_inputs, special_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,7 +59,7 @@ class DocumentLayout:
 
     def encode(self, document: LabelledText) -> EncodedText:
         """Lay a document out."""
-        ids = tokenize_text(self.tokenizer, document.text).ids
+        ids = tokenize_with_offsets(self.tokenizer, document.text).ids
         kept = ids[: self.max_length - 2]
         return EncodedText((self.first_id, *kept, self.separator_id), document.label, len(ids) - len(kept))
 

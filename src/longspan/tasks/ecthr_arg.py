@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from longspan.data.segments import SegmentedText, SegmentLayout
+from longspan.data.tokenization import tokenize_with_offsets
 from longspan.tasks.files import check_object, read_json_lines, take
 from longspan.tasks.recipe import card_recipe
-from longspan.tasks.sequences import tokenize_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -141,7 +141,7 @@ class JudgmentLayout:
                 f"use split_judgment"
             )
         room = self.layout.segment_length - 1
-        ids = [tokenize_text(self.tokenizer, paragraph).ids for paragraph in judgment.paragraphs]
+        ids = [tokenize_with_offsets(self.tokenizer, paragraph).ids for paragraph in judgment.paragraphs]
         row = self.layout.arrange([paragraph[:room] for paragraph in ids], merge=False)
         cut = sum(max(0, len(paragraph) - room) for paragraph in ids)
         return SegmentedText(**{**vars(row), "truncated": cut}), judgment.labels

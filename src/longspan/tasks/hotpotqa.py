@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from longspan.data.tokenization import tokenize_with_offsets
 from longspan.tasks.files import check_object, read_json_entries, take, take_strings
 from longspan.tasks.recipe import TaskRecipe
-from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id, tokenize_text
+from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
 from longspan.tasks.spans import find_answers, pad_positions, token_span
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class HotpotLayout:
             ValueError: the question leaves no room for a paragraph.
         """
         open_query, close_query, open_title, close_title, sentence_end = self.markers
-        asked = tokenize_text(self.tokenizer, question.question, leading_space=True).ids
+        asked = tokenize_with_offsets(self.tokenizer, question.question, leading_space=True).ids
         ids = [self.first_id, open_query, *asked, close_query]
         question_length = len(ids)
         paragraphs: list[int] = []
@@ -198,9 +199,13 @@ class HotpotLayout:
         offsets: list[tuple[tuple[int, int], ...]] = []
         full, truncated = False, 0
         for number, paragraph in enumerate(question.paragraphs):
-            head = [open_title, *tokenize_text(self.tokenizer, paragraph.title, leading_space=True).ids, close_title]
+            head = [
+                open_title,
+                *tokenize_with_offsets(self.tokenizer, paragraph.title, leading_space=True).ids,
+                close_title,
+            ]
             for index, sentence in enumerate(paragraph.sentences):
-                tokens = tokenize_text(self.tokenizer, sentence, leading_space=True)
+                tokens = tokenize_with_offsets(self.tokenizer, sentence, leading_space=True)
                 opening = head if index == 0 else []
                 if full or len(ids) + len(opening) + len(tokens.ids) + 2 > self.max_length:
                     full, truncated = True, truncated + 1

@@ -10,29 +10,12 @@ from typing import Literal
 
 from longspan.tasks.documents import LabelledText, split_by_seed
 from longspan.tasks.files import read_text
-from longspan.tasks.recipe import TaskRecipe
+from longspan.tasks.recipe import classification_recipe
 
 LABELS = ("neg", "pos")
 """The classes in order, which are the names of the folders."""
 
-RECIPE = TaskRecipe(
-    task="imdb",
-    max_length=4096,
-    epochs=15,
-    learning_rate=3e-5,
-    batch_size=32,
-    warmup_ratio=0.1,
-    metric="accuracy",
-    published={
-        "max_length": "paper, section 6.1",
-        "epochs": "paper, appendix D, the best of 10, 15 and 20",
-        "learning_rate": "paper, appendix D, the best of 3e-5 and 5e-5",
-        "batch_size": "paper, appendix D",
-        "warmup_ratio": "paper, appendix D",
-        "schedule": "paper, appendix D",
-        "metric": "paper, Table 7",
-    },
-)
+RECIPE = classification_recipe("imdb", metric="accuracy")
 """The base model's."""
 
 _NAME = re.compile(r"(\d+)_(\d+)\.txt")

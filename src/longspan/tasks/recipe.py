@@ -124,6 +124,33 @@ class TaskRecipe:
         return TrainingArguments(output_dir=str(output_dir), **{**arguments, **more})
 
 
+def classification_recipe(task: str, *, metric: str, seeds: tuple[int, ...] = (42,)) -> TaskRecipe:
+    """The recipe of Beltagy et al. (2020) for the base model's two classification tasks.
+
+    Args:
+        task, metric, seeds: as :class:`TaskRecipe`; which seeds is our choice.
+    """
+    return TaskRecipe(
+        task=task,
+        max_length=4096,
+        epochs=15,
+        learning_rate=3e-5,
+        batch_size=32,
+        warmup_ratio=0.1,
+        metric=metric,
+        seeds=seeds,
+        published={
+            "max_length": "paper, section 6.1",
+            "epochs": "paper, appendix D, the best of 10, 15 and 20",
+            "learning_rate": "paper, appendix D, the best of 3e-5 and 5e-5",
+            "batch_size": "paper, appendix D",
+            "warmup_ratio": "paper, appendix D",
+            "schedule": "paper, appendix D",
+            "metric": "paper, Table 7",
+        },
+    )
+
+
 def card_recipe(task: str, *, batch_size: int, metric: str, source: str, learning_rate: float = 1e-5) -> TaskRecipe:
     """A recipe of Chalkidis et al. (2022), whose finetuning scripts differ in these values only.
 

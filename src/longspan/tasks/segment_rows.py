@@ -11,7 +11,7 @@ import numpy as np
 
 from longspan.data.segments import SegmentedText, SegmentLayout
 from longspan.data.sentences import split_sentences
-from longspan.tasks.sequences import tokenize_text
+from longspan.data.tokenization import tokenize_with_offsets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,8 +44,8 @@ def encode_with_tails(
             f"short texts; use at least {len(tails) + 1}"
         )
     room = layout.segment_length - 1
-    whole = [tokenize_text(tokenizer, tail).ids for tail in tails]
-    ids, offsets = tokenize_text(tokenizer, document)
+    whole = [tokenize_with_offsets(tokenizer, tail).ids for tail in tails]
+    ids, offsets = tokenize_with_offsets(tokenizer, document)
     stops = [stop for _, stop in split_sentences(document)]
     sentence = np.searchsorted(stops, [start for start, _ in offsets], side="right")
     cuts = np.searchsorted(sentence, np.arange(1, len(stops))).tolist()

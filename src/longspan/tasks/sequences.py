@@ -1,7 +1,7 @@
-"""What the tasks' input layouts share: markers in the vocabulary, tokens with their characters, padded batches."""
+"""What the tasks' input layouts share: markers in the vocabulary, special tokens, padded batches."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,43 +11,6 @@ if TYPE_CHECKING:
 
 NO_POSITION = -1
 """What positions of tokens are padded with, where examples have different numbers of them."""
-
-
-class Tokens(NamedTuple):
-    """Tokens of a text."""
-
-    ids: list[int]
-    """Token ids, ``[n]``."""
-    offsets: list[tuple[int, int]]
-    """The characters of each, ``[n]``."""
-
-
-def tokenize_text(tokenizer: "PreTrainedTokenizerBase", text: str, *, leading_space: bool = False) -> Tokens:
-    """Tokens of a text without special tokens; special tokens spelled out in it are plain text.
-
-    Args:
-        tokenizer: a fast tokenizer.
-        text: any text.
-        leading_space: tokenize as if a space stood before the text, which byte-level tokenizers tell apart.
-
-    Raises:
-        ValueError: a tokenizer without offsets.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
-    shift = 1 if leading_space and text and not text[0].isspace() else 0
-    encoded = tokenizer(
-        " " * shift + text,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        truncation=False,
-        verbose=False,
-    )
-    offsets = [(max(start - shift, 0), max(stop - shift, 0)) for start, stop in encoded["offset_mapping"]]
-    return Tokens(list(encoded["input_ids"]), offsets)
 
 
 def special_id(tokenizer: "PreTrainedTokenizerBase", kind: str) -> int:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from longspan.data.tokenization import tokenize_with_offsets
 from longspan.tasks.answers import best_over_aliases, exact_match, normalize_triviaqa_answer, token_f1
 from longspan.tasks.files import check_object, read_json, read_text, take, take_strings, write_json
 from longspan.tasks.recipe import TaskRecipe
-from longspan.tasks.sequences import pad, pad_inputs, special_id, tokenize_text
+from longspan.tasks.sequences import pad, pad_inputs, special_id
 from longspan.tasks.spans import best_span, find_answers, pad_positions, token_span
 
 if TYPE_CHECKING:
@@ -252,8 +253,8 @@ class TriviaQALayout:
             key: what the answer is kept under, see :meth:`TriviaQAQuestion.key`.
             aliases: the right answers, of which every occurrence in the document becomes a label.
         """
-        asked = tokenize_text(self.tokenizer, question).ids[: self.max_question_length]
-        ids, offsets = tokenize_text(self.tokenizer, text, leading_space=True)
+        asked = tokenize_with_offsets(self.tokenizer, question).ids[: self.max_question_length]
+        ids, offsets = tokenize_with_offsets(self.tokenizer, text, leading_space=True)
         spans = [token_span(offsets, start, stop) for start, stop in find_answers(text, aliases or ())]
         room = self.max_length - len(asked) - 3
         step = room - (self.overlap or 0)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from longspan.data.tokenization import tokenize_with_offsets
 from longspan.tasks.files import check_object, read_json, read_json_entries, take, take_strings, write_json
 from longspan.tasks.recipe import TaskRecipe
-from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id, tokenize_text
+from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -217,7 +218,7 @@ class WikiHopLayout:
         }
 
     def _ids(self, text: str) -> list[int]:
-        return tokenize_text(self.tokenizer, text, leading_space=True).ids
+        return tokenize_with_offsets(self.tokenizer, text, leading_space=True).ids
 
 
 def decode_wikihop(examples: Sequence[WikiHopExample], logits: Tensor) -> dict[str, str]:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from longspan.data.examples import Answer, Example
 from longspan.data.segments import SegmentLayout
+from longspan.data.tokenization import tokenize_with_offsets
 from longspan.training.finetuning.task import FinetunedTask
 
 if TYPE_CHECKING:
@@ -86,8 +87,6 @@ class ExampleEncoder:
     """
 
     def __init__(self, task: FinetunedTask, tokenizer: "PreTrainedTokenizerBase") -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
         self.task, self.tokenizer = task, tokenizer
         self._pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._with_types = "token_type_ids" in tokenizer.model_input_names
@@ -246,19 +245,9 @@ class ExampleEncoder:
     # ---- tokens
 
     def _ids(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """Token ids ``[n]`` and offsets ``[n, 2]`` of a text; a special token spelled out in it is plain text."""
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            truncation=False,
-            verbose=False,
-        )
-        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        return np.asarray(encoded["input_ids"], dtype=np.int32), offsets
+        """Token ids ``[n]`` and offsets ``[n, 2]`` of a text."""
+        ids, offsets = tokenize_with_offsets(self.tokenizer, text)
+        return np.asarray(ids, dtype=np.int32), np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
 
     def _template(self, pair: bool = False) -> "_Template":
         """The special tokens around a text or two, read off an example of the tokenizer's own."""

@@ -5,8 +5,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
@@ -27,7 +26,8 @@ from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.task import FinetunedTask, load_task_model
 from longspan.training.finetuning.trainer import FinetuneProgress, FinetuningTrainer, class_weights, predict_together
 from longspan.training.masked_lm import check_model_fits, load_tokenizer, max_sequence_length
-from longspan.training.trainer_setup import device_fields, spread_step
+from longspan.training.run_folder import RunFolder
+from longspan.training.trainer_setup import checkpoint_activations, device_fields, spread_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -206,7 +206,7 @@ def finetune(
     lengths = Lengths.of(encoded["train"].encoded, length)
     if arguments.process_index == 0:
         logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
-    with _alone_in(folder, arguments):
+    with RunFolder(folder).alone() if arguments.process_index == 0 else nullcontext():
         if arguments.process_index == 0:
             _begin(folder, recipe, resume)
         runs = []
@@ -266,9 +266,7 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
         policy = _DEFAULT_POLICIES[recipe.task]
     model = load_task_model(recipe.model, task, global_attention_policy=policy, pooling=recipe.pooling)
     if recipe.gradient_checkpointing:
-        # transformers 5.2x renames the method.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        checkpoint_activations(model)
     if recipe.lora_rank is None:
         return model
     import peft
@@ -391,21 +389,6 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
     if "warmup_steps" not in recipe.trainer:
         arguments.warmup_steps = round(recipe.warmup_ratio * steps)
     return arguments
-
-
-@contextmanager
-def _alone_in(folder: Path, arguments: TrainingArguments) -> Iterator[None]:
-    if arguments.process_index:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise FileExistsError(
-            f"another process is training in output_dir {folder}; wait for it or choose another output_dir"
-        ) from error
 
 
 def _begin(folder: Path, recipe: FinetuneRecipe, resume: bool) -> None:
