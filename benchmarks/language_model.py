@@ -99,10 +99,15 @@ class Task(Workload):
         return loss
 
 
+def full_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    """PyTorch's causal attention in place of ``CausalSelfAttention._attend``, ``[B, H, N, D]``."""
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
 def _attention(rival: str, config: LongformerCausalConfig) -> Callable[..., Tensor] | None:
     """What stands in for ``CausalSelfAttention._attend``; None for longspan's own."""
     if rival == "full":
-        return lambda query, key, value, *rest: F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return full_attention
     if rival == "local-attention":
         local = LocalAttention(
             window_size=config.attention_window - 1,
