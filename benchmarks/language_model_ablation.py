@@ -265,7 +265,7 @@ def draw(results: dict[str, Result]) -> "Figure":
         y = [bits for _, bits in late]
         row = ROWS[name]
         per_character = result["step_seconds"] * result["steps"] / points[-1][0]
-        style = {"label": row.label, "y": y, "color": row.color, "dashed": row.full}
+        style: dict[str, Any] = {"label": row.label, "y": y, "color": row.color, "dashed": row.full}
         by_characters.append(Curve(x=[characters / 1e6 for characters, _ in late], **style))
         by_time.append(Curve(x=[characters * per_character for characters, _ in late], **style))
     return draw_panels(
