@@ -7,6 +7,7 @@ from hypothesis import given, seed, settings
 from torch import Tensor
 
 from longspan import longformer_attention
+from longspan.attention import band
 
 # Relative to the reference's largest magnitude (attention_cases.errors). In the half types sums are held in fp32, so
 # what is left are roundings of half an eps: of the output; and of a gradient's part from the windows, its sum with the
@@ -84,6 +85,41 @@ def test_equals_reference_over_many_blocks(length: int, window: object, dilation
         global_qkv="tensors",
     )
     assert_equals_reference(case, torch.float64)
+
+
+STRETCHES = {
+    "plain": {"window": (40, 7)},
+    "causal": {"window": (60, 0)},
+    "dilated": {"window": (9, 12), "dilation": 3},
+    "per head": {"window": [(3, 3), (50, 0), (0, 5), (30, 1)], "dilation": [1, 2, 7, 1]},
+    "wider than the text": {"window": (2000, 2000)},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", STRETCHES)
+def test_equals_reference_over_many_stretches(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(band, "_CPU_SCORES", 1000)  # blocks of 64 rows, one head at a time
+    monkeypatch.setattr(band, "_STRETCH", 64)
+    length = 450
+    case = random_case(
+        (1, 4, length, 5),
+        **STRETCHES[kind],
+        global_mask=marked(length, [0, 191, 192, 200, 300]),
+        key_mask=lengths_mask(length, length - 60),
+        global_qkv="tensors",
+    )
+    assert_equals_reference(case, dtype)
+
+
+def test_stretches_change_no_bit_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case((1, 4, 900, 8), dtype=torch.float32, window=(50, 50), global_mask=marked(900, [3, 600]))
+    monkeypatch.setattr(band, "_CPU_SCORES", 1000)
+    torch.manual_seed(0)
+    whole = case.run(dropout_p=0.3).out
+    monkeypatch.setattr(band, "_STRETCH", 64)
+    torch.manual_seed(0)
+    assert torch.equal(case.run(dropout_p=0.3).out, whole)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)

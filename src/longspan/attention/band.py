@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from longspan.attention.workspace import Scratch
 _CPU_SCORES = 450_000
 _GPU_SCORES = 16_000_000
 _CPU_ROWS = 64
+
+# Rows of all residues together that are computed between two loads of the buffers.
+_STRETCH = 4096
 
 
 @dataclass
@@ -48,8 +52,33 @@ class BandGradients:
     value: Tensor
 
 
+class _Stretch(NamedTuple):
+    """Consecutive rows of every residue, and what they see."""
+
+    first: int
+    last: int
+    """Rows ``first .. last - 1`` of each residue."""
+    low: int
+    high: int
+    """Their windows' keys are ``low .. high - 1``."""
+    done: int
+    """No later stretch sees a key before this one."""
+    positions: slice
+    """Of the rows in the text."""
+    residues: Residues
+    """Of the rows."""
+
+    @property
+    def num_rows(self) -> int:
+        """Of each residue."""
+        return self.last - self.first
+
+
 class Band:
-    """The local rows of some heads of one text: heads that share window, dilation and causality."""
+    """The local rows of some heads of one text: heads that share window, dilation and causality.
+
+    Long texts go through in stretches of rows, so that the buffers don't grow with the text.
+    """
 
     def __init__(
         self,
@@ -64,6 +93,7 @@ class Band:
         scratch: Scratch,
         dropout: Dropout | None,
     ) -> None:
+        self.inputs = query, key, value
         self.left, self.right = window
         self.text = text
         self.scale = scale
@@ -74,11 +104,6 @@ class Band:
         self.dtype = compute_dtype(query.dtype)
         self.num_globals = G = text.globals_.numel()
         self.problems = self.heads * dilation
-        split_query = residues.split(readable(query, text.real, self.dtype))
-        self.query = torch.mul(split_query, scale * LOG2_E, out=scratch.take("all of query", *split_query.shape))
-        # The first G places are of global keys before the first row; key j stands at place G + j.
-        self.key = self._buffer("key", residues.split(readable(key, text.real, self.dtype)), G)  # [h * d, G + n, D]
-        self.value = self._buffer("value", residues.split(readable(value, text.real, self.dtype)), G)
         if G:
             self.global_key = self._of_globals(key)  # [h, 1, G, D]
             self.global_value = self._of_globals(value)
@@ -91,7 +116,6 @@ class Band:
         ragged = residues.n * dilation != text.length
         self.local = _split_mask(text.local, text.length, residues, ragged, query.device)  # [d, n]
         if self.local is not None:
-            self.dead_rows = (~self.local).flatten().nonzero().squeeze(1)  # of each head's d * n rows
             # For the host: places where no residue has a local row, and places where one has a key to take out.
             self.empty = (~self.local.any(0)).nonzero().squeeze(1).tolist()
             self.dead_keys: list[int] = (~self.local).any(0).nonzero().squeeze(1).tolist()
@@ -105,19 +129,23 @@ class Band:
     def forward(self, out: Tensor, lse: Tensor) -> None:
         """Write ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""
         plain = self.residues.dilation == 1
-        target = out if plain else self.value.new_empty(self.problems, self.residues.n, out.shape[-1])
-        lse2 = self.value.new_empty(self.problems, self.residues.n, 1)
-        for start, stop in self._blocks():
-            keys = self._keys(start, stop)
-            sums = forward_block(self.query[:, start:stop], keys, self.scratch, self._row_dropout(start, stop))
-            torch.div(sums.weighted, sums.total, out=target[:, start:stop])
-            torch.add(sums.top, sums.total.log2_(), out=lse2[:, start:stop])
-        if self.local is not None:
-            _per_head(target, self.heads).index_fill_(1, self.dead_rows, 0.0)
-            _per_head(lse2, self.heads).index_fill_(1, self.dead_rows, -torch.inf)
-        if not plain:
-            out.copy_(self.residues.join(target))
-        torch.mul(self.residues.join(lse2.squeeze(-1)), LN_2, out=lse)
+        for part in self._stretches():
+            query, key, value = self._load(part)
+            target = out[:, part.positions] if plain else value.new_empty(self.problems, part.num_rows, out.shape[-1])
+            lse2 = value.new_empty(self.problems, part.num_rows, 1)
+            for start, stop in self._blocks(part):
+                at = slice(start - part.first, stop - part.first)
+                keys = self._keys(part, key, value, start, stop)
+                sums = forward_block(query[:, at], keys, self.scratch, self._row_dropout(start, stop))
+                torch.div(sums.weighted, sums.total, out=target[:, at])
+                torch.add(sums.top, sums.total.log2_(), out=lse2[:, at])
+            dead = self._dead_rows(part)
+            if dead is not None:
+                _per_head(target, self.heads).index_fill_(1, dead, 0.0)
+                _per_head(lse2, self.heads).index_fill_(1, dead, -torch.inf)
+            if not plain:
+                out[:, part.positions] = part.residues.join(target)
+            torch.mul(part.residues.join(lse2.squeeze(-1)), LN_2, out=lse[:, part.positions])
 
     def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> None:
         """Write the gradients of the local rows.
@@ -128,60 +156,120 @@ class Band:
             lse: ``[h, N]`` from the forward.
             grads: overwritten.
         """
-        split, G = self.residues.split, self.num_globals
-        grad_out, delta, lse2 = split(grad_out.to(self.dtype)), split(delta), split(lse).contiguous() * LOG2_E
-        if self.local is not None:  # an infinite LSE makes every weight of a row exactly 0
-            _per_head(lse2, self.heads).index_fill_(1, self.dead_rows, torch.inf)
-        grad_key = self.scratch.take("grad of all of key", *self.key[:, G:].shape).zero_()
-        grad_value = self.scratch.take("grad of all of value", *self.value[:, G:].shape).zero_()
-        global_grads = [torch.zeros_like(buffer[:, :G]) for buffer in (self.key, self.value)]
-        plain = self.residues.dilation == 1
-        grad_query = grads.query if plain else torch.empty_like(self.query)
-        for start, stop in self._blocks():
-            block = backward_block(
-                self.query[:, start:stop],
-                self._keys(start, stop),
-                lse2[:, start:stop, None],
-                grad_out[:, start:stop],
-                delta[:, start:stop, None],
-                self.scratch,
-                self._row_dropout(start, stop),
+        G, plain = self.num_globals, self.residues.dilation == 1
+        global_grads: list[Tensor] = []
+        kept: list[Tensor] = []  # of keys that the next stretch sees too, their gradients so far
+        for part in self._stretches():
+            split = part.residues.split
+            query, key, value = self._load(part)
+            part_grad_out = split(grad_out[:, part.positions].to(self.dtype))
+            part_delta = split(delta[:, part.positions])[..., None]
+            lse2 = split(lse[:, part.positions]).contiguous() * LOG2_E
+            dead = self._dead_rows(part)
+            if dead is not None:  # an infinite LSE makes every weight of a row exactly 0
+                _per_head(lse2, self.heads).index_fill_(1, dead, torch.inf)
+            grad_key, grad_value = (
+                self.scratch.take(f"grad of all of {name}", *buffer[:, G:].shape).zero_()
+                for name, buffer in (("key", key), ("value", value))
             )
-            torch.mul(block.query, self.scale, out=grad_query[:, start:stop])
-            low, high = self._key_range(start, stop)
-            grad_key[:, low:high].add_(block.key[:, G:])
-            grad_value[:, low:high].add_(block.value[:, G:])
-            if G:
-                global_grads[0].add_(block.key[:, :G])
-                global_grads[1].add_(block.value[:, :G])
-        if self.local is not None:
-            _per_head(grad_query, self.heads).index_fill_(1, self.dead_rows, 0.0)
-        if not plain:
-            grads.query.copy_(self.residues.join(grad_query))
-        if grads.key.dtype == self.dtype:
-            torch.mul(self.residues.join(grad_key), LN_2, out=grads.key)
-        else:
-            grads.key.copy_(self.residues.join(grad_key).mul_(LN_2))  # rounded once
-        grads.value.copy_(self.residues.join(grad_value))
+            for target, carried in zip((grad_key, grad_value), kept, strict=bool(kept)):
+                target[:, : carried.shape[1]] = carried
+            global_grads = global_grads or [torch.zeros_like(buffer[:, :G]) for buffer in (key, value)]
+            grad_query = grads.query[:, part.positions] if plain else torch.empty_like(query)
+            for start, stop in self._blocks(part):
+                at = slice(start - part.first, stop - part.first)
+                block = backward_block(
+                    query[:, at],
+                    self._keys(part, key, value, start, stop),
+                    lse2[:, at, None],
+                    part_grad_out[:, at],
+                    part_delta[:, at],
+                    self.scratch,
+                    self._row_dropout(start, stop),
+                )
+                torch.mul(block.query, self.scale, out=grad_query[:, at])
+                low, high = self._key_range(start, stop)
+                span = slice(low - part.low, high - part.low)
+                grad_key[:, span].add_(block.key[:, G:])
+                grad_value[:, span].add_(block.value[:, G:])
+                if G:
+                    global_grads[0].add_(block.key[:, :G])
+                    global_grads[1].add_(block.value[:, :G])
+            if dead is not None:
+                _per_head(grad_query, self.heads).index_fill_(1, dead, 0.0)
+            if not plain:
+                grads.query[:, part.positions] = part.residues.join(grad_query)
+            done = part.done - part.low
+            self._write(grads.key, grad_key[:, :done], part, LN_2)
+            self._write(grads.value, grad_value[:, :done], part, 1.0)
+            kept = [grad[:, done:].clone() for grad in (grad_key, grad_value)]
         if G:
             # The window holds no global key, so these rows are still exactly 0.
             for target, total, unit in zip((grads.key, grads.value), global_grads, (LN_2, 1.0), strict=True):
                 by_head = total.unflatten(0, (self.heads, -1)).sum(1).mul_(unit)
                 target.index_copy_(1, self.text.globals_, by_head.to(target.dtype))
 
-    def _buffer(self, name: str, split: Tensor, front: int = 0) -> Tensor:
-        """A contiguous copy in the computing dtype, with uninitialised places in front."""
-        buffer = self.scratch.take(f"all of {name}", split.shape[0], front + split.shape[1], split.shape[2])
-        buffer[:, front:] = split
-        return buffer
+    def _write(self, target: Tensor, grad: Tensor, part: "_Stretch", unit: float) -> None:
+        """Put the gradients of the keys that are done with a stretch, ``[h * d, done, D]``, into place."""
+        d = self.residues.dilation
+        positions = slice(part.low * d, min(self.text.length, part.done * d))
+        joined = Residues(positions.stop - positions.start, d).join(grad)
+        if target.dtype == self.dtype:
+            torch.mul(joined, unit, out=target[:, positions])
+        else:
+            target[:, positions] = joined.mul_(unit)  # rounded once
 
     def _of_globals(self, tensor: Tensor) -> Tensor:
         return tensor[:, self.text.globals_].to(self.dtype)[:, None]
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        """Blocks of rows of which at least one is local, from the first on."""
-        for start in range(0, self.residues.n, self.block):
-            stop = min(start + self.block, self.residues.n)
+    def _stretches(self) -> Iterator["_Stretch"]:
+        n, d = self.residues.n, self.residues.dilation
+        # Keys around a stretch are copied with it: at most a quarter more than its own.
+        rows = max(_STRETCH // d, 4 * sum(self.reach))
+        rows = -(-rows // self.block) * self.block
+        for first in range(0, n, rows):
+            last = min(first + rows, n)
+            low, high = self._key_range(first, last)
+            positions = slice(first * d, min(last * d, self.text.length))
+            done = n if last == n else last - self.left
+            yield _Stretch(first, last, low, high, done, positions, Residues(positions.stop - positions.start, d))
+
+    def _load(self, part: "_Stretch") -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``[h * d, R, D]`` of a stretch, in the unit of scores, and its keys and values ``[h * d, G + n, D]``.
+
+        The first G places are of global keys before the first row; the key at ``low + j`` stands at place ``G + j``.
+        """
+        query, key, value = self.inputs
+        d, real = self.residues.dilation, self.text.real
+
+        def split(tensor: Tensor, first: int, last: int) -> Tensor:
+            positions = slice(first * d, min(last * d, self.text.length))
+            residues = Residues(positions.stop - positions.start, d)
+            part_real = None if real is None else real[positions]
+            return residues.split(readable(tensor[:, positions], part_real, self.dtype))
+
+        rows = split(query, part.first, part.last)
+        scaled = torch.mul(rows, self.scale * LOG2_E, out=self.scratch.take("all of query", *rows.shape))
+        buffers = []
+        for name, tensor in (("key", key), ("value", value)):
+            there = split(tensor, part.low, part.high)
+            buffer = self.scratch.take(
+                f"all of {name}", there.shape[0], self.num_globals + there.shape[1], there.shape[2]
+            )
+            buffer[:, self.num_globals :] = there
+            buffers.append(buffer)
+        return scaled, buffers[0], buffers[1]
+
+    def _dead_rows(self, part: "_Stretch") -> Tensor | None:
+        """Of each head's ``d * R`` rows of a stretch those that are not local; None if all are."""
+        if self.local is None:
+            return None
+        return (~self.local[:, part.first : part.last]).flatten().nonzero().squeeze(1)
+
+    def _blocks(self, part: "_Stretch") -> Iterator[tuple[int, int]]:
+        """A stretch's blocks of rows of which at least one is local, from the first on."""
+        for start in range(part.first, part.last, self.block):
+            stop = min(start + self.block, part.last)
             if self.local is None or len(_within(self.empty, start, stop)) < stop - start:
                 yield start, stop
 
@@ -195,11 +283,12 @@ class Band:
     def _key_range(self, start: int, stop: int) -> tuple[int, int]:
         return max(0, start - self.left), min(self.residues.n, stop + self.right)
 
-    def _keys(self, start: int, stop: int) -> Keys:
+    def _keys(self, part: "_Stretch", key: Tensor, value: Tensor, start: int, stop: int) -> Keys:
         """The global keys and those of the block's windows. Blocks must be asked for from the first on."""
         low, high = self._key_range(start, stop)
         G = self.num_globals
-        key, value = self.key[:, low : high + G], self.value[:, low : high + G]
+        span = slice(low - part.low, high - part.low + G)
+        key, value = key[:, span], value[:, span]
         if G:
             key[:, :G].unflatten(0, (self.heads, -1)).copy_(self.global_key)
             value[:, :G].unflatten(0, (self.heads, -1)).copy_(self.global_value)
