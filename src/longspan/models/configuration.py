@@ -44,6 +44,9 @@ class LongformerConfig(transformers.LongformerConfig):
         segment_length: the distance in tokens of segment headers, where texts are laid out in segments
             (Chalkidis et al. 2022): poolings then read the headers. ``None``: the ``max_sentence_length`` that
             their configurations hold, else no segments.
+        reading_length: read texts in pieces of so many tokens, each by itself with full attention and positions from
+            the first on, and join the states: the short baseline of Beltagy et al. 2020, section 6.2, for any
+            head and from any weights, see :mod:`longspan.models.segment_reading`. ``None``: read texts whole.
         classifier_dropout: dropout in the heads; ``None``: ``hidden_dropout_prob``.
         **kwargs: every field of ``transformers.LongformerConfig``, and unknown keys, which are kept.
 
@@ -60,6 +63,7 @@ class LongformerConfig(transformers.LongformerConfig):
     global_attention_policy: Any = None
     pooling: Any = None
     segment_length: Any = None
+    reading_length: Any = None
     classifier_dropout: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -95,9 +99,10 @@ class LongformerConfig(transformers.LongformerConfig):
         output: dict[str, Any] = super().to_dict()
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         dilations = spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
-        if any(dilation != 1 for dilation in dilations) or self.pooling not in (None, "cls"):
-            # Stock transformers doesn't know dilation or pooling and would ignore them; a window per head is a
-            # form it refuses.
+        unknown = self.pooling not in (None, "cls") or self.reading_length is not None
+        if any(dilation != 1 for dilation in dilations) or unknown:
+            # Stock transformers doesn't know dilation, pooling or pieces and would ignore them; a window per head
+            # is a form it refuses.
             windows = spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=0)
             output["attention_window"] = [w if isinstance(w, list) else [w] * heads for w in windows]
         return output
@@ -125,6 +130,9 @@ class LongformerConfig(transformers.LongformerConfig):
         segment = self.segment_length
         if segment is not None and (not isinstance(segment, int) or isinstance(segment, bool) or segment < 2):
             raise ValueError(f"segment_length must be an int >= 2, or None for no segments, got {segment!r}")
+        reading = self.reading_length
+        if reading is not None and (not isinstance(reading, int) or isinstance(reading, bool) or reading < 2):
+            raise ValueError(f"reading_length must be an int >= 2, or None to read texts whole, got {reading!r}")
         dropout = self.classifier_dropout
         if dropout is not None and (not isinstance(dropout, (int, float)) or not 0 <= dropout < 1):
             raise ValueError(
@@ -139,11 +147,13 @@ class LongformerConfig(transformers.LongformerConfig):
 
         Returns:
             ``(window, dilation)``: ``(left, right)`` with both ``attention_window // 2``, or one such pair
-            per head; an int, or one per head.
+            per head; an int, or one per head. With ``reading_length``, a window over the whole piece.
 
         Raises:
             ValueError, TypeError: as the constructor, if the fields were assigned since.
         """
+        if self.reading_length is not None:
+            return (self.reading_length, self.reading_length), 1
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         window = spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=0)[layer]
         dilation = spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)[layer]

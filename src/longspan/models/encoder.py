@@ -12,7 +12,8 @@ from transformers.models.longformer.modeling_longformer import (
 
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
-from longspan.models.inputs import can_inspect, read_masks
+from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
+from longspan.models.segment_reading import plan_pieces
 from longspan.models.self_attention import LongformerSelfAttention
 
 # Where nothing is kept for a backward: a larger expansion is memory that the allocator takes anew each time, which cost
@@ -242,17 +243,19 @@ class LongformerModel(LongformerPreTrainedModel):
                 than the position table. Values are checked on a CPU only, and not in a compiled graph.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        if input_ids is not None and can_inspect(input_ids):
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        key_mask, global_mask = read_masks(attention_mask, global_attention_mask, hidden_states)
-        encoded = self.encoder(
-            hidden_states,
-            key_mask,
-            global_mask,
-            self.config.output_attentions if output_attentions is None else output_attentions,
-            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states,
-        )
+        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        if self.config.reading_length is not None:
+            encoded = self._read_in_pieces(
+                input_ids, attention_mask, global_attention_mask, token_type_ids, position_ids, inputs_embeds,
+                attentions, states,
+            )  # fmt: skip
+        else:
+            hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+            if input_ids is not None and can_inspect(input_ids):
+                self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+            key_mask, global_mask = read_masks(attention_mask, global_attention_mask, hidden_states)
+            encoded = self.encoder(hidden_states, key_mask, global_mask, attentions, states)
         pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
         if not return_dict:
             return (encoded.last_hidden_state, pooled, *encoded.to_tuple()[1:])
@@ -262,4 +265,46 @@ class LongformerModel(LongformerPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
             global_attentions=encoded.global_attentions,
+        )
+
+    def _read_in_pieces(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        global_attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
+    ) -> LongformerBaseModelOutput:
+        """The states of texts read as :mod:`longspan.models.segment_reading` says."""
+        for name, given in (("position_ids", position_ids is not None), ("output_attentions", output_attentions)):
+            if given:
+                raise ValueError(
+                    f"{name} can't be had with config.reading_length, under which pieces are read; drop it"
+                )
+        like = input_ids if input_ids is not None else inputs_embeds
+        if like is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if like is None else 'both'}")
+        if inputs_embeds is not None:
+            check_embeds(inputs_embeds, self.config.hidden_size)
+        else:
+            words = self.embeddings.word_embeddings.num_embeddings
+            check_ids("input_ids", like, words, "is the tokenizer this model's?")
+        key_mask, global_mask = read_masks(attention_mask, global_attention_mask, like)
+        real = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if key_mask is None else key_mask
+        pieces = plan_pieces(real, global_mask, self.config.reading_length)
+        pad = self.embeddings.padding_idx
+        embedded = self.embeddings(
+            None if input_ids is None else pieces.take(input_ids, pad),
+            None if token_type_ids is None else pieces.take(token_type_ids),
+            None,
+            None if inputs_embeds is None else pieces.take(inputs_embeds),
+        )
+        encoded: LongformerBaseModelOutput = self.encoder(embedded, pieces.is_token, None, False, output_hidden_states)
+        joined = [pieces.join(layer, *like.shape[:2]) for layer in encoded.hidden_states or ()]
+        return LongformerBaseModelOutput(
+            last_hidden_state=pieces.join(encoded.last_hidden_state, *like.shape[:2]),
+            hidden_states=tuple(joined) if output_hidden_states else None,
         )

@@ -50,6 +50,9 @@ class FinetuneRecipe:
     ``question``, which is the hypothesis."""
     pooling: str | None = None
     """What stands for a text, see :class:`longspan.models.pooling.Pooling`; None: the first token."""
+    reading_length: int | None = None
+    """Read texts in pieces of so many tokens, each by itself, and join their states: the short baseline of Beltagy et
+    al. (2020), from the same weights; None: read texts whole. ``max_length`` may then be anything."""
     segment_length: int = 128
     """sequential: tokens of a segment, its header included."""
     overlap: int = 128
@@ -96,8 +99,8 @@ class FinetuneRecipe:
                 raise TypeError(f"{name} is {value!r}; it must hold 'name: value' pairs")
             object.__setattr__(self, name, dict(value))
         at_least = {
-            "max_length": 8, "segment_length": 2, "overlap": 0, "patience": 1, "batch_size": 1, "micro_batch": 1,
-            "weight_decay": 0, "lora_rank": 1,
+            "max_length": 8, "reading_length": 8, "segment_length": 2, "overlap": 0, "patience": 1, "batch_size": 1,
+            "micro_batch": 1, "weight_decay": 0, "lora_rank": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)

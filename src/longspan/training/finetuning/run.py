@@ -187,7 +187,8 @@ def finetune(
     task, splits = _read(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
     network = _load(recipe, task, recipe.seeds[0])
-    limit = max_sequence_length(network)
+    at_once = getattr(network.config, "reading_length", None)
+    limit = max_sequence_length(network) if at_once is None else None
     length = recipe.max_length or limit
     if length is None:
         raise ValueError(f"model {recipe.model!r} doesn't say how much it reads; give max_length")
@@ -196,7 +197,7 @@ def finetune(
             f"max_length is {length:,}, but the model has {limit:,} positions; lower it, or make the model longer: "
             f"longspan convert {recipe.model} NEW_MODEL --max-positions {length}"
         )
-    check_model_fits(network, tokenizer, length)
+    check_model_fits(network, tokenizer, at_once or length)
     del network
     task = replace(task, max_length=length)
     encoder = ExampleEncoder(task, tokenizer)
@@ -264,7 +265,13 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
     policy = recipe.global_attention_policy
     if policy is None and recipe.task in _DEFAULT_POLICIES and _is_longformer(recipe.model):
         policy = _DEFAULT_POLICIES[recipe.task]
-    model = load_task_model(recipe.model, task, global_attention_policy=policy, pooling=recipe.pooling)
+    model = load_task_model(
+        recipe.model,
+        task,
+        global_attention_policy=policy,
+        pooling=recipe.pooling,
+        reading_length=recipe.reading_length,
+    )
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     if recipe.lora_rank is None:

@@ -125,7 +125,7 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
             config = longspan.models.LongformerConfig.from_pretrained(str(model), **fields)
         else:
             builder = getattr(transformers, f"AutoModel{head}", None)
-            foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "segment_length"})
+            foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"})
             if builder is None or foreign:
                 lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
                 raise ValueError(
