@@ -14,6 +14,7 @@ from tiny_text import make_texts, save_roberta, write_jsonl
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
 from longspan.data.layout import SequenceLayout
+from longspan.data.masking import Piece, collate, mask_tokens
 from longspan.training import PretrainInterrupted, PretrainRecipe, PretrainResult, evaluate_masked_lm, load_masked_lm
 from longspan.training import pretrain as pretrain_with_bars
 from longspan.training.freezing import frozen
@@ -285,8 +286,14 @@ def batches(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, process:
     layout = SequenceLayout.for_tokenizer(tokenizer, recipe.sequence_length)
     source = RunTexts(recipe, RunFolder(recipe.output_dir), tokenizer, layout, progress=False).sequences()
     share = Share(recipe.sequences_per_step, recipe.micro_batch, process, processes)
-    options = {"mlm_probability": 0.15, "seed": recipe.seed, "start": 0, "position": None}
-    return iter(StepBatches(source, layout, share, **options))  # type: ignore[arg-type]
+
+    def mask(sequences: Any) -> dict[str, torch.Tensor]:
+        return collate(
+            [Piece(tokens, mask_tokens(tokens, layout, 0.15, (recipe.seed, index))) for index, tokens in sequences],
+            layout,
+        )
+
+    return iter(StepBatches(source, share, mask, start=0, position=None))
 
 
 @pytest.mark.parametrize("layout", ["packed", "document"])

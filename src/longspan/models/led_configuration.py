@@ -75,6 +75,7 @@ class LEDConfig(transformers.LEDConfig):
 
     # Encoder layers and heads go by Longformer's names too (attribute_map), so its reading serves both.
     layer_pattern = LongformerConfig.layer_pattern
+    reading_length = None  # which layer_pattern asks for: an LED reads texts whole
 
     # Stock forbids asking for probabilities while attn_implementation is "sdpa"; here every implementation has them.
     @property

@@ -90,10 +90,11 @@ class Progress(TrainerCallback):
                 f"{logs['tokens_per_second']:,.0f} tokens/s"
             )
         elif "eval_loss" in logs:
+            by_character = logs.get("eval_bits_per_character")
             self.bar.write(
                 f"step {state.global_step:,}: validation loss {logs['eval_loss']:.4f}, "
-                f"accuracy {logs['eval_accuracy']:.4f}, {logs['eval_bits_per_token']:.3f} bits/token, "
-                f"{logs['eval_bits_per_character']:.3f} bits/character",
+                f"accuracy {logs['eval_accuracy']:.4f}, {logs['eval_bits_per_token']:.3f} bits/token"
+                + ("" if by_character is None else f", {by_character:.3f} bits/character"),
                 file=sys.stderr,
             )
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from longspan.data.layout import GlobalTokens, SequenceLayout
 from longspan.data.masking import IGNORED, Masked, Piece, collate, mask_tokens
@@ -171,6 +172,27 @@ def evaluate_masked_lm(
     return counts.metrics(time.perf_counter() - started)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module, precision: str) -> Iterator[torch.device]:
+    """Within the block the model evaluates, without gradients, and then is in the mode it was in; gives its device.
+
+    Args:
+        model: any.
+        precision: ``fp32`` takes the model as it is; ``bf16`` and ``fp16`` use autocast.
+    """
+    device = next(model.parameters()).device
+    autocast: Any = nullcontext()
+    if precision != "fp32":
+        autocast = torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), autocast:
+            yield device
+    finally:
+        model.train(was_training)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskedLMEvaluation:
     """How to evaluate, without the model and the text; see :func:`evaluate_masked_lm` for the fields."""
@@ -190,27 +212,16 @@ class MaskedLMEvaluation:
         self, model: "PreTrainedModel", documents: Iterable[Document], process: int = 0, processes: int = 1
     ) -> MaskedLMCounts:
         """The sums over the batches of one of several processes."""
-        device = next(model.parameters()).device
-        autocast: Any = nullcontext()
-        if self.precision != "fp32":
-            dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-            autocast = torch.autocast(device.type, dtype=dtype)
-        was_training = model.training
-        model.eval()
         counts = MaskedLMCounts()
-        try:
-            with (
-                torch.inference_mode(),
-                autocast,
-                progress_bar("evaluate", "tokens", shown=self.progress) as bar,
-            ):
-                for number, batch in enumerate(self._batches(documents)):
-                    if number % processes == process:
-                        counts.add(self._count_batch(model, batch, device))
-                        bar.set_postfix(loss=f"{counts.nats / max(counts.masked, 1):.4f}", refresh=False)
-                    bar.update(sum(len(piece.piece.tokens) for piece in batch))
-        finally:
-            model.train(was_training)
+        with (
+            evaluation_mode(model, self.precision) as device,
+            progress_bar("evaluate", "tokens", shown=self.progress) as bar,
+        ):
+            for number, batch in enumerate(self._batches(documents)):
+                if number % processes == process:
+                    counts.add(self._count_batch(model, batch, device))
+                    bar.set_postfix(loss=f"{counts.nats / max(counts.masked, 1):.4f}", refresh=False)
+                bar.update(sum(len(piece.piece.tokens) for piece in batch))
         return counts
 
     def _count_batch(

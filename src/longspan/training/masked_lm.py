@@ -118,16 +118,25 @@ def check_model_fits(
             f"sequence_length is {sequence_length:,}, but the model has {limit:,} positions; lower it, or make the "
             f"model longer: longspan convert MODEL NEW_MODEL --max-positions {sequence_length}"
         )
+    check_vocabulary(model, tokenizer)
+    if global_tokens != "none" and "global_attention_mask" not in inspect.signature(model.forward).parameters:
+        raise ValueError(
+            f"global_tokens is {global_tokens!r}, but {type(model).__name__} has no global attention; "
+            "use 'none', or convert the model to a Longformer: longspan convert"
+        )
+
+
+def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """See that a model knows all tokens of a tokenizer.
+
+    Raises:
+        ValueError: it doesn't.
+    """
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model knows {rows:,}; use the model's own "
             "tokenizer, or resize the model: model.resize_token_embeddings(len(tokenizer))"
-        )
-    if global_tokens != "none" and "global_attention_mask" not in inspect.signature(model.forward).parameters:
-        raise ValueError(
-            f"global_tokens is {global_tokens!r}, but {type(model).__name__} has no global attention; "
-            "use 'none', or convert the model to a Longformer: longspan convert"
         )
 
 

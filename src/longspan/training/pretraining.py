@@ -1,4 +1,4 @@
-"""``pretrain``: a recipe in, a trained masked LM out, with everything in between safe to interrupt."""
+"""``pretrain``: a recipe in, a trained model out, with everything in between safe to interrupt."""
 
 import json
 import logging
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from longspan.data.denoising import TextNoise
 from longspan.data.layout import SequenceLayout
 from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
+from longspan.training.denoising import DenoisingEvaluation, DenoisingMetrics, DenoisingTrainer, check_denoiser_fits
 from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.freezing import frozen
 from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
@@ -20,7 +22,8 @@ from longspan.training.recipe import PretrainRecipe
 from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder, training_table
 from longspan.training.run_texts import RunTexts
-from longspan.training.trainer import MaskedLMTrainer
+from longspan.training.sequence_to_sequence import load_sequence_to_sequence
+from longspan.training.trainer import MaskedLMTrainer, SequenceTrainer
 from longspan.training.trainer_setup import checkpoint_activations, tensorboard_callbacks, training_arguments
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class PretrainResult:
     """Folder of the trained model and its tokenizer."""
     log: list[LogEntry]
     """The lines of ``log.jsonl``: training sums at ``log_every``, evaluations with keys ``eval_...``."""
-    metrics: MaskedLMMetrics | None
+    metrics: MaskedLMMetrics | DenoisingMetrics | None
     """The evaluation after the last step; None if the recipe names no held-out text."""
     steps: int
     """Optimizer steps."""
@@ -65,7 +68,7 @@ def pretrain(
     resume: bool = True,
     progress: bool = True,
 ) -> PretrainResult:
-    """Pretrain a masked language model, or go on with a run that was stopped.
+    """Pretrain a masked language model or a denoising encoder-decoder, or go on with a run that was stopped.
 
     Everything goes to ``recipe.output_dir``. Called again with the same recipe it resumes from the newest
     checkpoint with the very losses that the run would have had, to the last bit on the same machine with the same
@@ -109,7 +112,7 @@ def pretrain(
             return _read_result(folder)
         try:
             if model is None:
-                model = load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed)
+                model = _load_model(recipe)
             if tokenizer is None:
                 tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
             trainer = _make_trainer(recipe, folder, arguments, callbacks, model, tokenizer, progress)
@@ -117,7 +120,7 @@ def pretrain(
                 frozen(
                     model,
                     source_positions=recipe.source_positions if recipe.trainable == "positions" else None,
-                    global_projections=recipe.global_tokens == "none",
+                    global_projections=_leaves_global_projections(recipe),
                 )
             )
             trainer.run()
@@ -154,6 +157,16 @@ def _training_arguments(recipe: PretrainRecipe) -> TrainingArguments:
     )
 
 
+def _load_model(recipe: PretrainRecipe) -> "PreTrainedModel":
+    load = load_masked_lm if recipe.objective == "masked" else load_sequence_to_sequence
+    return load(recipe.model, init=recipe.init, seed=recipe.seed)
+
+
+def _leaves_global_projections(recipe: PretrainRecipe) -> bool:
+    """Whether no token is global, so that those projections are not trained; an LED's first token always is."""
+    return recipe.objective == "masked" and recipe.global_tokens == "none"
+
+
 def _make_trainer(
     recipe: PretrainRecipe,
     folder: RunFolder,
@@ -162,54 +175,71 @@ def _make_trainer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     progress: bool,
-) -> MaskedLMTrainer:
+) -> SequenceTrainer:
     layout = SequenceLayout.for_tokenizer(
         tokenizer, recipe.sequence_length, segment_length=recipe.segment_length, global_tokens=recipe.global_tokens
     )
-    check_model_fits(model, tokenizer, recipe.sequence_length, recipe.global_tokens)
+    if recipe.objective == "masked":
+        check_model_fits(model, tokenizer, recipe.sequence_length, recipe.global_tokens)
+    else:
+        check_denoiser_fits(model, tokenizer, recipe.sequence_length)
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     show = progress and arguments.process_index == 0
     texts = RunTexts(recipe, folder, tokenizer, layout, show)
     texts.prepare_eval()
-    return MaskedLMTrainer(
-        model=model,
-        args=arguments,
-        processing_class=tokenizer,
-        callbacks=[
+    evaluation: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "layout": layout,
+        "batch_size": recipe.eval_batch or recipe.micro_batch,
+        "seed": recipe.seed,
+        "max_tokens": recipe.eval_tokens,
+        "max_document_tokens": layout.capacity if recipe.layout == "document" else None,
+        "precision": recipe.precision,
+        "progress": show,
+    }
+    copies = _leaves_global_projections(recipe) and recipe.global_projections == "copy"
+    shared: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "processing_class": tokenizer,
+        "callbacks": [
             Timetable(recipe.eval_every, bool(recipe.eval)),
             Progress(show),
             *tensorboard_callbacks(folder, arguments),
-            *([CopyToGlobal()] if recipe.global_tokens == "none" and recipe.global_projections == "copy" else []),
+            *([CopyToGlobal()] if copies else []),
             *callbacks,
         ],
-        source=texts.sequences(),
-        share=Share(recipe.sequences_per_step, recipe.micro_batch, arguments.process_index, arguments.world_size),
-        folder=folder,
-        evaluation=MaskedLMEvaluation(
-            tokenizer=tokenizer,
-            layout=layout,
-            batch_size=recipe.eval_batch or recipe.micro_batch,
+        "source": texts.sequences(),
+        "share": Share(recipe.sequences_per_step, recipe.micro_batch, arguments.process_index, arguments.world_size),
+        "folder": folder,
+        "eval_documents": texts.eval_documents,
+        "keep_checkpoints": recipe.keep_checkpoints,
+    }
+    if recipe.objective == "masked":
+        return MaskedLMTrainer(
+            evaluation=MaskedLMEvaluation(mlm_probability=recipe.mlm_probability, **evaluation),
             mlm_probability=recipe.mlm_probability,
-            seed=recipe.seed,
-            max_tokens=recipe.eval_tokens,
-            max_document_tokens=layout.capacity if recipe.layout == "document" else None,
-            precision=recipe.precision,
-            progress=show,
-        ),
-        eval_documents=texts.eval_documents,
-        mlm_probability=recipe.mlm_probability,
-        keep_checkpoints=recipe.keep_checkpoints,
+            **shared,
+        )
+    noise = TextNoise.for_tokenizer(
+        tokenizer,
+        layout,
+        noise_density=recipe.noise_density,
+        mean_span=recipe.mean_span,
+        permute_sentences=recipe.permute_sentences,
     )
+    return DenoisingTrainer(evaluation=DenoisingEvaluation(noise=noise, **evaluation), **shared)
 
 
 def _read_result(folder: RunFolder) -> PretrainResult:
     result: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
     metrics = result.pop("metrics")
+    kind = MaskedLMMetrics if metrics and "masked" in metrics else DenoisingMetrics
     return PretrainResult(
         model_dir=folder.model_dir,
         log=folder.read_log(),
-        metrics=MaskedLMMetrics(**metrics) if metrics else None,
+        metrics=kind(**metrics) if metrics else None,
         **result,
     )
 

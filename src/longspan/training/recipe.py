@@ -1,4 +1,4 @@
-"""Everything that decides a masked-LM pretraining run, in one frozen dataclass that a YAML file can hold."""
+"""Everything that decides a pretraining run, in one frozen dataclass that a YAML file can hold."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe:
-    """A masked-LM pretraining run: model, text, layout, optimization, and what is kept of it.
+    """A pretraining run: objective, model, text, layout, optimization, and what is kept of it.
 
     Two recipes with equal fields train the same model, whatever the number of processes, and wherever the run
     was stopped and resumed. Fields of :attr:`FREE_FIELDS` don't touch what is learnt.
@@ -25,11 +25,14 @@ class PretrainRecipe:
     """
 
     model: str
-    """Folder (or hub name) of a masked language model."""
+    """Folder (or hub name) of a masked language model, or for ``denoising`` of a BART, an LED or their like."""
     tokenizer: str | None = None
     """Folder of the tokenizer; None: the model's."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the model's weights, or from random ones drawn with ``seed`` by its configuration."""
+    objective: Literal["masked", "denoising"] = "masked"
+    """Tell masked tokens, by a masked language model; or write texts without their noise, by an encoder-decoder (BART,
+    Lewis et al. 2020)."""
 
     train: tuple[str, ...]
     """Files and folders (.txt, .jsonl, .jsonl.gz, .parquet), or data sets as ``hub:NAME[:CONFIG]``."""
@@ -64,6 +67,12 @@ class PretrainRecipe:
     trained local projections are copied into them, as the paper's code does. ``keep``: they stay."""
     mlm_probability: float = 0.15
     """Chance of a token to be masked; of those 80 % are hidden, 10 % replaced, 10 % left."""
+    noise_density: float = 0.3
+    """With ``denoising``, the share of the tokens that spans take away; a mask token stands for each span."""
+    mean_span: float = 3.0
+    """With ``denoising``, the mean of the Poisson distribution of span lengths."""
+    permute_sentences: bool = True
+    """With ``denoising``, put the sentences of each document into random order, too."""
 
     sequences_per_step: int = 64
     """Sequences of one optimizer step, over all processes."""
@@ -139,11 +148,12 @@ class PretrainRecipe:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least:g}")
-        for name in ("learning_rate", "eps", "power"):
+        for name in ("learning_rate", "eps", "power", "mean_span"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
-        if not 0 < self.mlm_probability < 1:
-            raise ValueError(f"mlm_probability is {self.mlm_probability}; it must lie between 0 and 1, as 0.15")
+        for name, usual in (("mlm_probability", 0.15), ("noise_density", 0.3)):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1, as {usual}")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, as 0.1")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -178,6 +188,15 @@ class PretrainRecipe:
                 "global_tokens is 'separators', but in layout 'packed' separators join documents; "
                 "use layout 'document', or global_tokens 'none' or 'cls'"
             )
+        if self.objective == "denoising":
+            # An LED's first token is global whatever it is trained on.
+            usual = {"segment_length": None, "global_tokens": "none", "trainable": "all"}
+            for name, value in usual.items():
+                if getattr(self, name) != value:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, which is for masked language models; leave it out with "
+                        "objective 'denoising'"
+                    )
         if self.eval_every is not None and not self.eval:
             raise ValueError(f"eval_every is {self.eval_every}, but eval names no text; name held-out files")
 

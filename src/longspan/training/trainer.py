@@ -1,8 +1,9 @@
-"""The trainer of masked language models."""
+"""The trainers that read sequences of a corpus: what all of them share, and the one of masked language models."""
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from longspan.data.corpus import Position, Step
-from longspan.data.layout import SequenceLayout
 from longspan.data.masking import IGNORED, Piece, collate, mask_tokens
 from longspan.data.text import Document
+from longspan.data.tokenization import Tokens
 from longspan.training.evaluation import LN2, MaskedLMCounts, MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.masked_lm import masked_logits, masked_nats
 from longspan.training.resumable_trainer import MASK_KEY, ResumableTrainer, Share
@@ -29,76 +30,89 @@ class SequenceSource(Protocol):
 
 
 class StepBatches:
-    """The micro-batches of one process, from a given step on; iterable once, as ``Trainer``'s data loader."""
+    """The micro-batches of one process, from a given step on; iterable once, as ``Trainer``'s data loader.
+
+    Args:
+        source: the sequences.
+        share: which of them this process trains on.
+        make_batch: makes a batch of some ``(index in the run, text tokens)``.
+        start: number of the first step.
+        position: where reading stood after the step before it; None: at the beginning.
+    """
 
     def __init__(
         self,
         source: SequenceSource,
-        layout: SequenceLayout,
         share: Share,
+        make_batch: Callable[[Sequence[tuple[int, Tokens]]], dict[str, Tensor]],
         *,
-        mlm_probability: float,
-        seed: int,
         start: int,
         position: Position | None,
     ) -> None:
-        self.source, self.layout, self.share = source, layout, share
-        self.mlm_probability, self.seed, self.start = mlm_probability, seed, start
+        self.source, self.share, self.make_batch, self.start = source, share, make_batch, start
         self.position = position
         """Where reading stands after the step whose micro-batches were given out last."""
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         share = self.share
         for step in self.source.steps(self.start, share.sequences_per_step, share.owns, self.position):
-            batches = [
-                self._micro_batch(step.sequences[first : first + share.micro_batch])
+            parts = [
+                step.sequences[first : first + share.micro_batch]
                 for first in range(0, len(step.sequences), share.micro_batch)
             ]
+            batches = [{**self.make_batch(part), "first_sequence": torch.tensor(part[0][0])} for part in parts]
             self.position = step.position
             yield from batches
 
-    def _micro_batch(self, sequences: list[tuple[int, Any]]) -> dict[str, Tensor]:
-        pieces = [
-            Piece(tokens, mask_tokens(tokens, self.layout, self.mlm_probability, (self.seed, MASK_KEY, index)))
-            for index, tokens in sequences
-        ]
-        return {**collate(pieces, self.layout), "first_sequence": torch.tensor(sequences[0][0])}
+
+class Counts(Protocol):
+    """Sums of an evaluation, a dataclass of numbers."""
+
+    def metrics(self, seconds: float) -> Any:
+        """The means."""
+        ...
 
 
-class MaskedLMTrainer(ResumableTrainer):
-    """The loss is the mean over the masked tokens of the whole step, whatever the model's own loss does.
+class Evaluation(Protocol):
+    """How to evaluate a model on documents."""
 
-    Made by :func:`longspan.training.pretrain`.
+    def count(self, model: Any, documents: Iterable[Document], process: int = 0, processes: int = 1) -> Any:
+        """The sums over the batches of one of several processes, as :class:`Counts`."""
+        ...
+
+
+class SequenceTrainer(ResumableTrainer):
+    """Trains on the sequences of a corpus or a stream, and evaluates on held-out documents.
+
+    Args:
+        source: the sequences.
+        evaluation: how to evaluate.
+        eval_documents: opens the held-out documents.
+        **arguments: of :class:`~longspan.training.resumable_trainer.ResumableTrainer`.
     """
 
-    metrics: MaskedLMMetrics | None
-    metrics_kind = MaskedLMMetrics
+    counts_kind: type
+    """The dataclass of an evaluation's sums, see :class:`Counts`."""
 
     def __init__(
         self,
         *,
         source: SequenceSource,
-        evaluation: MaskedLMEvaluation,
+        evaluation: Evaluation,
         eval_documents: Callable[[], Iterable[Document]],
-        mlm_probability: float,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self.source, self.mlm_probability = source, mlm_probability
-        self.evaluation, self.eval_documents = evaluation, eval_documents
+        self.source, self.evaluation, self.eval_documents = source, evaluation, eval_documents
         self._begin: Position | None = None
         self._batches: StepBatches | None = None
 
+    @abstractmethod
+    def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
+        """What the model gets of some ``(index in the run, text tokens)``."""
+
     def _make_batches(self) -> StepBatches:
-        self._batches = StepBatches(
-            self.source,
-            self.evaluation.layout,
-            self.share,
-            mlm_probability=self.mlm_probability,
-            seed=self.args.seed,
-            start=self._start,
-            position=self._begin,
-        )
+        self._batches = StepBatches(self.source, self.share, self._make_batch, start=self._start, position=self._begin)
         return self._batches
 
     def _position(self) -> Position | None:
@@ -108,28 +122,25 @@ class MaskedLMTrainer(ResumableTrainer):
     def _take_position(self, position: Position | None) -> None:
         self._begin = position
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Nats of this micro-batch's masked tokens, divided by the masked tokens of the step on all processes."""
-        labels = inputs.pop("labels")
-        chosen = labels != IGNORED
-        logits = masked_logits(model, inputs, chosen)  # [M, vocabulary]
-        truth = labels[chosen]
+    def _loss_of_step(
+        self, logits: Tensor, truth: Tensor, tokens: Tensor | float, step_scored: Tensor | int | None
+    ) -> Tensor:
+        """Nats of these tokens divided by the scored tokens of the step on all processes, and note them for the log.
+
+        Args:
+            logits: ``[M, vocabulary]`` of the M scored tokens.
+            truth: int ``[M]``.
+            tokens: how many were read.
+            step_scored: scored tokens of the whole step; None: M.
+        """
         nats = masked_nats(logits, truth).sum()
         with torch.no_grad():
-            mask = inputs.get("attention_mask")
-            tokens = mask.sum() if mask is not None else nats.new_tensor(labels.numel())
-            correct = (logits.argmax(-1) == truth).sum()
-            self._window += torch.stack([nats.detach().to(self._window), correct, chosen.sum(), tokens])
-        step_masked = num_items_in_batch if num_items_in_batch is not None else chosen.sum()
+            sums = [nats.detach(), (logits.argmax(-1) == truth).sum(), truth.numel(), tokens]
+            self._window += torch.stack([torch.as_tensor(value).to(self._window) for value in sums])
+        scored = truth.numel() if step_scored is None else step_scored
         # DistributedDataParallel averages over the processes; the quotient is already over all of them.
-        loss = nats / max(step_masked, 1) * self.accelerator.num_processes
-        return (loss, {"logits": logits}) if return_outputs else loss
+        loss: Tensor = nats / max(scored, 1) * self.accelerator.num_processes
+        return loss
 
     def _numbers(self, loss: float, correct: int, scored: int, tokens: int) -> dict[str, float]:
         return {
@@ -147,9 +158,49 @@ class MaskedLMTrainer(ResumableTrainer):
         share = (self.args.process_index, self.args.world_size)
         counts = self.evaluation.count(self.model, self.eval_documents(), *share)
         sums = self._window.new_tensor(list(asdict(counts).values()))
-        counts = MaskedLMCounts(*self.accelerator.reduce(sums, "sum").tolist())
+        counts = self.counts_kind(*self.accelerator.reduce(sums, "sum").tolist())
         self.metrics = counts.metrics(time.perf_counter() - started)
         entry = self._log_metrics()
         if self.is_world_process_zero():
             self.folder.write_table(self.entries)
         return entry
+
+
+class MaskedLMTrainer(SequenceTrainer):
+    """The loss is the mean over the masked tokens of the whole step, whatever the model's own loss does.
+
+    Made by :func:`longspan.training.pretrain`.
+    """
+
+    evaluation: MaskedLMEvaluation
+    metrics: MaskedLMMetrics | None
+    metrics_kind = MaskedLMMetrics
+    counts_kind = MaskedLMCounts
+
+    def __init__(self, *, mlm_probability: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.mlm_probability = mlm_probability
+
+    def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
+        layout = self.evaluation.layout
+        pieces = [
+            Piece(tokens, mask_tokens(tokens, layout, self.mlm_probability, (self.args.seed, MASK_KEY, index)))
+            for index, tokens in sequences
+        ]
+        return collate(pieces, layout)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Nats of this micro-batch's masked tokens, divided by the masked tokens of the step on all processes."""
+        labels = inputs.pop("labels")
+        chosen = labels != IGNORED
+        logits = masked_logits(model, inputs, chosen)  # [M, vocabulary]
+        mask = inputs.get("attention_mask")
+        tokens = mask.sum() if mask is not None else labels.numel()
+        loss = self._loss_of_step(logits, labels[chosen], tokens, num_items_in_batch)
+        return (loss, {"logits": logits}) if return_outputs else loss

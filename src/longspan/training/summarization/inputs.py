@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from longspan.data.masking import IGNORED
-from longspan.data.progress import no_transformers_bars
-from longspan.training.masked_lm import load_tokenizer
+from longspan.training.sequence_to_sequence import position_limits
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 class EncodedText(NamedTuple):
@@ -89,52 +87,6 @@ class SummarizationInputs:
                 labels[row, : len(target)] = torch.tensor(target)
             batch["labels"] = labels
         return batch
-
-
-def load_sequence_to_sequence(
-    model: str | Path, *, tokenizer: "PreTrainedTokenizerBase | None" = None
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """An encoder-decoder in fp32 and its tokenizer; an LED becomes :class:`longspan.LEDForConditionalGeneration`.
-
-    Args:
-        model: a folder, or a hub name. Any model of ``AutoModelForSeq2SeqLM`` will do, such as a BART.
-        tokenizer: return this, instead of loading the model's.
-
-    Raises:
-        FileNotFoundError: there is no such model or tokenizer. ValueError: it is no encoder-decoder.
-    """
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM
-
-    from longspan.models import LEDConfig, LEDForConditionalGeneration
-
-    path = Path(model)
-    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
-    try:
-        config = AutoConfig.from_pretrained(str(model))
-        if not config.is_encoder_decoder:
-            raise ValueError(
-                f"model {str(model)!r} is a {config.model_type!r}, which writes no summaries; take an LED, or make one "
-                "of a BART: longspan convert"
-            )
-        builder: Any = AutoModelForSeq2SeqLM
-        if config.model_type == "led":
-            builder, config = LEDForConditionalGeneration, LEDConfig.from_pretrained(str(model))
-        with no_transformers_bars():
-            loaded = builder.from_pretrained(str(model), config=config, dtype=torch.float32)
-    except OSError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
-    return loaded, tokenizer or load_tokenizer(model)
-
-
-def position_limits(config: Any) -> tuple[int | None, int | None]:
-    """Tokens that an encoder reads and its decoder writes; None where any number goes."""
-    both = getattr(config, "max_position_embeddings", None)
-    return (
-        getattr(config, "max_encoder_position_embeddings", both),
-        getattr(config, "max_decoder_position_embeddings", both),
-    )
 
 
 def check_lengths(config: Any, max_input_length: int, max_target_length: int) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 
-from longspan.training.summarization.inputs import EncodedText, SummarizationInputs, position_limits
+from longspan.training.sequence_to_sequence import position_limits
+from longspan.training.summarization.inputs import EncodedText, SummarizationInputs
 from longspan.training.summarization.writing import one_limit
 
 

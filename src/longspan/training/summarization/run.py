@@ -20,11 +20,11 @@ from longspan.data.progress import progress_bar
 from longspan.training.callbacks import Timetable
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.run_folder import LogEntry, RunFolder
+from longspan.training.sequence_to_sequence import load_sequence_to_sequence
 from longspan.training.summarization.inputs import (
     EncodedText,
     SummarizationInputs,
     check_lengths,
-    load_sequence_to_sequence,
 )
 from longspan.training.summarization.recipe import SummarizationRecipe
 from longspan.training.summarization.texts import ExampleFile
@@ -124,9 +124,11 @@ def finetune_summarization(
             return _read_result(folder)
         started = time.perf_counter()
         try:
-            if model is None or tokenizer is None:
-                loaded, its_tokenizer = _load(recipe, model, tokenizer)
-                model, tokenizer = model or loaded, tokenizer or its_tokenizer
+            if model is None:
+                set_seed(recipe.seed)
+                model = load_sequence_to_sequence(recipe.model)
+            if tokenizer is None:
+                tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
             trainer = _make_trainer(recipe, folder, arguments, callbacks, model, tokenizer, progress and main)
             newest = folder.last_checkpoint()
             if newest is None:
@@ -140,18 +142,6 @@ def finetune_summarization(
             _publish(trainer, folder, time.perf_counter() - started)
         _wait(arguments)
         return _read_result(folder)
-
-
-def _load(
-    recipe: SummarizationRecipe, model: "PreTrainedModel | None", tokenizer: "PreTrainedTokenizerBase | None"
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    if recipe.tokenizer is not None and tokenizer is None:
-        tokenizer = load_tokenizer(recipe.tokenizer)
-    if model is not None:
-        return model, tokenizer or load_tokenizer(recipe.model)
-    set_seed(recipe.seed)
-    loaded, its_tokenizer = load_sequence_to_sequence(recipe.model, tokenizer=tokenizer)
-    return loaded, its_tokenizer
 
 
 def _training_arguments(recipe: SummarizationRecipe) -> Seq2SeqTrainingArguments:

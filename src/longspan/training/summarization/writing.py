@@ -14,7 +14,9 @@ from filelock import FileLock, Timeout
 
 from longspan.data.atomic import atomic_text, write_error_message
 from longspan.data.progress import progress_bar
-from longspan.training.summarization.inputs import SummarizationInputs, load_sequence_to_sequence, position_limits
+from longspan.training.masked_lm import load_tokenizer
+from longspan.training.sequence_to_sequence import load_sequence_to_sequence, position_limits
+from longspan.training.summarization.inputs import SummarizationInputs
 from longspan.training.summarization.texts import (
     SummarizationColumns,
     SummarizationExample,
@@ -61,7 +63,7 @@ class Summarizer:
         Raises:
             FileNotFoundError, ValueError: as :func:`load_sequence_to_sequence`; or the model reads fewer tokens.
         """
-        loaded, tokenizer = load_sequence_to_sequence(model)
+        loaded = load_sequence_to_sequence(model)
         limit, written = position_limits(loaded.config)
         file = Path(model) / SETTINGS_FILE
         if file.is_file():
@@ -73,7 +75,7 @@ class Summarizer:
                 f"max_input_length is {max_input_length:,}, but model {str(model)!r} reads {limit:,} tokens"
             )
         inputs = SummarizationInputs(
-            tokenizer=tokenizer,
+            tokenizer=load_tokenizer(model),
             max_input_length=max_input_length or settings.max_input_length,
             max_target_length=settings.max_target_length,
             has_global_attention=loaded.config.model_type == "led",

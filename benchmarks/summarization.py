@@ -1,0 +1,232 @@
+"""What length is worth in summarization: an LED pretrained here, finetuned at several input lengths, on real documents.
+
+    python -m benchmarks.summarization --data DATA --output RUNS
+
+One small BART learns to write texts without their noise (``longspan pretrain``, objective ``denoising``), becomes an
+LED (``longspan convert``), and is finetuned on ScisummNet and QMSum (``longspan finetune --task summarization``) once
+for each input length and seed, on the same examples. Lead-k, the first k words with k the mean length of the training
+summaries, is the baseline without a model, and the LED whose input is cut at the first length the one without length.
+DATA holds ``scisummnet``, ``qmsum`` and ``enwiki2015``, see ``benchmarks/summarization_texts.py``. Whatever is finished
+is not run again, so a stopped call goes on where it was; the tables and ``results/*.json`` tell what there is so far.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, BartConfig
+
+from benchmarks.machine import describe
+from benchmarks.summarization_texts import lead, write_texts
+from longspan.convert import convert_directory
+from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.demo.tokenizer import train_tokenizer
+from longspan.training import PretrainRecipe, pretrain
+from longspan.training.summarization import SummarizationRecipe, finetune_summarization
+from longspan.training.summarization.rouge import rouge_scores
+
+VOCABULARY = 4000
+PRETRAINING_CHARACTERS = 4_000_000
+"""From each of papers, meetings and Wikipedia."""
+POSITIONS = 512
+"""Tokens that the BART reads and writes."""
+BART: dict[str, Any] = {
+    "d_model": 128,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 512,
+    "decoder_ffn_dim": 512,
+    "dropout": 0.0,  # no text is read twice in so few steps
+    "init_std": 0.08,
+}
+SETS: dict[str, dict[str, Any]] = {
+    "scisummnet": {"max_target_length": 192, "max_new_tokens": 160},
+    "qmsum": {"max_target_length": 128, "max_new_tokens": 96, "query_column": "query"},
+}
+MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+Run = dict[str, Any]
+"""One finetuning: set, input length, seed, scores, seconds."""
+
+
+def make_bart(folder: Path, texts: Path) -> Path:
+    """A folder with tokenizer and configuration, all that pretraining from random weights asks for."""
+    if not folder.is_dir():
+        with (texts / "pretrain.jsonl").open(encoding="utf-8") as lines:
+            train_tokenizer(
+                (json.loads(line)["text"] for line in lines),
+                vocab_size=VOCABULARY,
+                folder=folder.with_suffix(".tokenizer"),
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder.with_suffix(".tokenizer"))
+        config = BartConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=POSITIONS,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+            forced_eos_token_id=None,
+            **BART,
+        )
+        with atomic_directory(folder, "the model's configuration") as staging:
+            tokenizer.save_pretrained(staging)
+            config.save_pretrained(staging)
+    return folder
+
+
+def pretrain_bart(bart: Path, texts: Path, output: Path, steps: int) -> Path:
+    """Denoising pretraining of four sequences a step; gives the folder of the trained model."""
+    recipe = PretrainRecipe(
+        objective="denoising",
+        model=str(bart),
+        init="random",
+        train=(str(texts / "pretrain.jsonl"),),
+        eval=(str(texts / "held_out.jsonl"),),
+        output_dir=str(output),
+        sequence_length=POSITIONS,
+        sequences_per_step=4,
+        micro_batch=4,
+        steps=steps,
+        learning_rate=3e-3,
+        warmup_ratio=0.05,
+        max_grad_norm=1.0,
+        betas=(0.9, 0.98),
+        log_every=max(1, steps // 40),
+        eval_every=max(1, steps // 4),
+        eval_tokens=32_768,
+        save_every=max(1, steps // 10),
+        keep_checkpoints=1,
+        seed=0,
+    )
+    return pretrain(recipe).model_dir
+
+
+def finetune(
+    led: Path, texts: Path, output: Path, name: str, length: int, seed: int, options: argparse.Namespace
+) -> Run:
+    """One row: finetune on ``name`` cut at ``length`` tokens, and evaluate on the test split."""
+    recipe = SummarizationRecipe(
+        model=str(led),
+        train=(str(texts / f"{name}-train.jsonl"),),
+        eval=(str(texts / f"{name}-test.jsonl"),),
+        output_dir=str(output / f"{name}-{length}-{seed}"),
+        max_input_length=length,
+        examples_per_step=4,
+        steps=options.steps,
+        learning_rate=5e-4,
+        warmup_steps=options.steps // 10,
+        no_repeat_ngram_size=3,
+        eval_examples=options.test_examples,
+        eval_batch=8,
+        log_every=max(1, options.steps // 10),
+        save_every=max(1, options.steps // 4),
+        seed=seed,
+        **SETS[name],
+    )
+    result = finetune_summarization(recipe)
+    assert result.metrics is not None
+    return {"set": name, "length": length, "seed": seed, "seconds": result.seconds, **result.metrics}
+
+
+def lead_scores(texts: Path, name: str, test_examples: int) -> dict[str, float]:
+    """ROUGE of the first k words, k the mean length of the training summaries; ``words`` is k."""
+    train, test = (_read(texts / f"{name}-{split}.jsonl") for split in ("train", "test"))
+    words = round(statistics.mean(len(record["summary"].split()) for record in train))
+    test = test[:test_examples]
+    scores = rouge_scores([lead(record["text"], words) for record in test], [record["summary"] for record in test])
+    return {**scores.to_dict(), "words": words}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results in Markdown: the mean of the seeds, and each of them for ROUGE-1."""
+    rows = ["| set | input | ROUGE-1 | ROUGE-2 | ROUGE-L | ROUGE-Lsum | loss | seeds' ROUGE-1 |", "|---" * 8 + "|"]
+    for name in SETS:
+        first = record["lead"][name]
+        scores = " | ".join(f"{first[measure]:.2f}" for measure in MEASURES)
+        rows.append(f"| {name} | lead, {first['words']} words | {scores} | | |")
+        lengths = sorted({run["length"] for run in record["runs"] if run["set"] == name})
+        for length in lengths:
+            runs = [run for run in record["runs"] if (run["set"], run["length"]) == (name, length)]
+            means = [statistics.mean(run[measure] for run in runs) for measure in (*MEASURES, "loss")]
+            cells = " | ".join(f"{mean:.2f}" for mean in means[:-1]) + f" | {means[-1]:.3f}"
+            seeds = ", ".join(f"{run['rouge1']:.2f}" for run in runs)
+            rows.append(f"| {name} | {length:,} tokens | {cells} | {seeds} |")
+    return "\n".join(rows) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is left to run, then print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of scisummnet, qmsum and enwiki2015")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all runs")
+    parser.add_argument("--lengths", default="1024,4096,8192", help="input lengths in tokens, with commas between")
+    parser.add_argument("--seeds", default="1,2", help="with commas between; none with an empty one")
+    parser.add_argument("--pretrain-steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=40, help="steps of a finetuning, four examples each")
+    parser.add_argument("--test-examples", type=int, default=64)
+    parser.add_argument("--window", type=int, default=512, help="total attention window of the LED")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    lengths = [int(length) for length in options.lengths.split(",")]
+    seeds = [int(seed) for seed in options.seeds.split(",") if seed]
+
+    texts, output = options.output / "texts", options.output
+    if not texts.is_dir():
+        counts = write_texts(options.data, texts, pretraining_characters=PRETRAINING_CHARACTERS)
+        print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+    model = pretrain_bart(make_bart(output / "bart", texts), texts, output / "pretraining", options.pretrain_steps)
+    led = output / "led"
+    if not led.is_dir():
+        convert_directory(model, led, max_positions=max(lengths), attention_window=options.window)
+
+    pretraining = json.loads((output / "pretraining" / "result.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = {
+        "what": "summarization",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": "python -m benchmarks.summarization " + _shown(options),
+        "machine": describe("cpu").as_dict(),
+        "threads": torch.get_num_threads(),
+        "model": {**BART, "vocabulary": VOCABULARY, "positions": POSITIONS, "attention_window": options.window},
+        "pretraining": pretraining,
+        "lead": {name: lead_scores(texts, name, options.test_examples) for name in SETS},
+        "runs": [],
+    }
+    for seed in seeds:
+        for length in lengths:
+            for name in SETS:
+                record["runs"].append(finetune(led, texts, output, name, length, seed, options))
+                _write(record, options.results)
+    print(table(record))
+
+
+def _write(record: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{record['date']}_{describe('cpu').name}_summarization"
+    atomic_text(folder / f"{stem}.json", json.dumps(record, indent=1) + "\n", "the results")
+    atomic_text(folder / f"{stem}.md", table(record), "the table")
+
+
+def _shown(options: argparse.Namespace) -> str:
+    """The options that decide the numbers; folders are everyone's own."""
+    names = ("lengths", "seeds", "pretrain_steps", "steps", "test_examples", "window")
+    return "--data DATA --output RUNS " + " ".join(f"--{n.replace('_', '-')} {getattr(options, n)}" for n in names)
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    # One process reads and tokenizes; the tokenizer's own threads would only warn when Trainer forks.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main()

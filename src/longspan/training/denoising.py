@@ -1,0 +1,225 @@
+"""Denoising pretraining: the trainer of encoder-decoders that write texts without their noise, and its evaluation."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from longspan.data.denoising import TextNoise, collate_denoising
+from longspan.data.layout import SequenceLayout
+from longspan.data.masking import IGNORED
+from longspan.data.progress import progress_bar
+from longspan.data.text import Document
+from longspan.data.tokenization import Tokens, tokenize
+from longspan.training.evaluation import LN2, evaluation_mode
+from longspan.training.masked_lm import check_vocabulary, masked_nats
+from longspan.training.resumable_trainer import MASK_KEY
+from longspan.training.sequence_to_sequence import position_limits
+from longspan.training.trainer import SequenceTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingMetrics:
+    """How well a model writes held-out texts that it reads with noise, the words before each given."""
+
+    loss: float
+    """Nats per token of the true texts."""
+    bits_per_token: float
+    """``loss / ln 2``."""
+    accuracy: float
+    """Share of tokens whose most probable token is the true one."""
+    perplexity: float
+    """``exp(loss)``."""
+    tokens: int
+    """Tokens written, with those that open and close each sequence."""
+    documents: int
+    """Documents read."""
+    sequences: int
+    """Sequences they were cut into."""
+    seconds: float
+    """Wall-clock time."""
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields as a dictionary."""
+        return asdict(self)
+
+
+@dataclass
+class DenoisingCounts:
+    """Sums that add over batches and processes."""
+
+    nats: float = 0.0
+    correct: float = 0.0
+    tokens: float = 0.0
+    documents: float = 0.0
+    sequences: float = 0.0
+
+    def add(self, other: "DenoisingCounts") -> None:
+        """Add the sums of ``other``."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def metrics(self, seconds: float) -> DenoisingMetrics:
+        """The means; NaN without a token."""
+        loss = self.nats / self.tokens if self.tokens else math.nan
+        return DenoisingMetrics(
+            loss=loss,
+            bits_per_token=loss / LN2,
+            accuracy=self.correct / self.tokens if self.tokens else math.nan,
+            perplexity=math.exp(loss) if loss < 700 else math.inf if loss == loss else math.nan,
+            tokens=int(self.tokens),
+            documents=int(self.documents),
+            sequences=int(self.sequences),
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingEvaluation:
+    """How to evaluate: every document is cut into sequences, each with noise that its place names."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    layout: SequenceLayout
+    noise: TextNoise
+    batch_size: int = 1
+    seed: int = 0
+    max_tokens: int | None = None
+    """Stop after so many tokens of text."""
+    max_document_tokens: int | None = None
+    """Only the first so many tokens of each document; None: all."""
+    precision: str = "fp32"
+    progress: bool = True
+
+    def count(
+        self, model: "PreTrainedModel", documents: Iterable[Document], process: int = 0, processes: int = 1
+    ) -> DenoisingCounts:
+        """The sums over the batches of one of several processes."""
+        counts = DenoisingCounts()
+        with (
+            evaluation_mode(model, self.precision) as device,
+            progress_bar("evaluate", "tokens", shown=self.progress) as bar,
+        ):
+            for number, rows in enumerate(self._batches(documents)):
+                if number % processes == process:
+                    counts.add(self._count_batch(model, rows, device))
+                    bar.set_postfix(loss=f"{counts.nats / max(counts.tokens, 1):.4f}", refresh=False)
+                bar.update(sum(len(row.tokens) for row in rows))
+        return counts
+
+    def _count_batch(
+        self, model: "PreTrainedModel", rows: Sequence["_Sequence"], device: torch.device
+    ) -> DenoisingCounts:
+        batch = collate_denoising(
+            [(self.noise(row.tokens, (self.seed, row.document, row.number)), row.tokens) for row in rows], self.layout
+        )
+        logits, truth = true_text_logits(model, {name: tensor.to(device) for name, tensor in batch.items()})
+        return DenoisingCounts(
+            nats=float(masked_nats(logits, truth).double().sum()),
+            correct=float((logits.argmax(-1) == truth).sum()),
+            tokens=truth.numel(),
+            documents=sum(row.number == 0 for row in rows),
+            sequences=len(rows),
+        )
+
+    def _batches(self, documents: Iterable[Document]) -> Iterator[list["_Sequence"]]:
+        batch: list[_Sequence] = []
+        for sequence in self._sequences(documents):
+            batch.append(sequence)
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _sequences(self, documents: Iterable[Document]) -> Iterator["_Sequence"]:
+        left = math.inf if self.max_tokens is None else self.max_tokens
+        for document, entry in enumerate(documents):
+            if left <= 0:
+                return
+            tokens = tokenize(self.tokenizer, [entry.text])[0][: self.max_document_tokens]
+            tokens = tokens[: min(left, len(tokens))]
+            left -= len(tokens)
+            for number, start in enumerate(range(0, len(tokens), self.layout.capacity)):
+                yield _Sequence(document, number, tokens[start : start + self.layout.capacity])
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    document: int
+    number: int
+    """Its place in the document."""
+    tokens: Tokens
+
+
+class DenoisingTrainer(SequenceTrainer):
+    """The loss is the mean over the true texts' tokens of the whole step, whatever the model's own loss does.
+
+    Made by :func:`longspan.training.pretrain` for a recipe whose ``objective`` is ``denoising``.
+    """
+
+    evaluation: DenoisingEvaluation
+    metrics: DenoisingMetrics | None
+    metrics_kind = DenoisingMetrics
+    counts_kind = DenoisingCounts
+
+    def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
+        noise = self.evaluation.noise
+        texts = [(noise(tokens, (self.args.seed, MASK_KEY, index)), tokens) for index, tokens in sequences]
+        return collate_denoising(texts, self.evaluation.layout)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Nats of this micro-batch's true texts, divided by the tokens of the step's on all processes."""
+        read = inputs["attention_mask"].sum()
+        logits, truth = true_text_logits(model, inputs)
+        loss = self._loss_of_step(logits, truth, read, num_items_in_batch)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+
+def true_text_logits(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Scores of the true texts' tokens by an encoder-decoder that reads the noisy ones.
+
+    Args:
+        model: possibly wrapped by ``DistributedDataParallel``.
+        batch: of :func:`longspan.data.denoising.collate_denoising`.
+
+    Returns:
+        Scores ``[M, vocabulary]`` and token ids ``[M]`` of the M labels in row order.
+    """
+    labels = batch["labels"]
+    chosen = labels != IGNORED
+    inner: Any = getattr(model, "module", model)
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        decoder_input_ids=inner.prepare_decoder_input_ids_from_labels(labels),
+        use_cache=False,
+    ).logits
+    return logits[chosen], labels[chosen]
+
+
+def check_denoiser_fits(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", sequence_length: int) -> None:
+    """See that an encoder-decoder can read and write sequences of this length and tokenizer.
+
+    Raises:
+        ValueError: it can't; the message says what to do.
+    """
+    reads, writes = position_limits(model.config)
+    for what, limit, option in (("reads", reads, "--max-positions"), ("writes", writes, "--max-decoder-positions")):
+        if limit is not None and sequence_length > limit:
+            raise ValueError(
+                f"sequence_length is {sequence_length:,}, but the model {what} {limit:,} tokens; lower it, or lengthen "
+                f"the model: longspan convert {option} {sequence_length}"
+            )
+    check_vocabulary(model, tokenizer)

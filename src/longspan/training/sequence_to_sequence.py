@@ -1,0 +1,59 @@
+"""Loading encoder-decoders: an LED, a BART or any other model that reads one text and writes another."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from longspan.data.progress import no_transformers_bars
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", seed: int = 0) -> "PreTrainedModel":
+    """An encoder-decoder in fp32; an LED becomes :class:`longspan.LEDForConditionalGeneration`.
+
+    Args:
+        model: a folder, or a hub name. Any model of ``AutoModelForSeq2SeqLM`` will do, such as a BART.
+        init: ``"pretrained"`` loads the weights; ``"random"`` reads the configuration only and draws weights.
+        seed: of the random weights.
+
+    Raises:
+        FileNotFoundError: there is no such model. ValueError: it is no encoder-decoder.
+    """
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, set_seed
+
+    from longspan.models import LEDConfig, LEDForConditionalGeneration
+
+    path = Path(model)
+    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+    try:
+        config = AutoConfig.from_pretrained(str(model))
+        if not config.is_encoder_decoder:
+            raise ValueError(
+                f"model {str(model)!r} is a {config.model_type!r}, which writes no texts; take an LED, or make one of "
+                "a BART: longspan convert"
+            )
+        builder: Any = AutoModelForSeq2SeqLM
+        if config.model_type == "led":
+            builder, config = LEDForConditionalGeneration, LEDConfig.from_pretrained(str(model))
+        if init == "random":
+            set_seed(seed)
+            make = builder.from_config if builder is AutoModelForSeq2SeqLM else builder._from_config
+            return make(config, dtype=torch.float32)
+        with no_transformers_bars():
+            return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+    except OSError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
+
+
+def position_limits(config: Any) -> tuple[int | None, int | None]:
+    """Tokens that an encoder reads and its decoder writes; None where any number goes."""
+    both = getattr(config, "max_position_embeddings", None)
+    return (
+        getattr(config, "max_encoder_position_embeddings", both),
+        getattr(config, "max_decoder_position_embeddings", both),
+    )
