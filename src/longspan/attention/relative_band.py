@@ -1,13 +1,17 @@
 """Causal windows with relative positions, block of rows by block of rows: exact values and gradients in linear memory.
 
 A row's score for the key ``k`` steps before it is ``(query + content_bias) @ key + (query + position_bias) @
-position[k]``. The second product is computed by offset, ``[rows, left + 1]``, and added along the diagonals of the
-block's scores through a strided view: nothing is shifted, gathered or copied.
+position[k]``. The second product is one by offset, ``[rows, left + 1]``; it is accumulated right onto the diagonals of
+the block's scores through a strided view, and the backward reads its gradient through the same view: nothing is
+shifted, gathered or copied.
 """
 
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +22,12 @@ from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.workspace import Scratch, workspace
+
+# Rows of all residues together that are computed between two loads of the buffers.
+_STRETCH = 2048
+
+# On a CPU a block's operations take some 350 us apart from their arithmetic, and a score 14 ns at 64 features.
+_CPU_SCORES_WORTH_A_BLOCK = 25_000
 
 
 @dataclass
@@ -64,9 +74,8 @@ def relative_forward(
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
     for batch, heads, band in _bands(query, key, value, positions, call):
-        part, part_lse = band.forward()  # [h, b, N, D], [h, b, N]
-        out[batch, heads] = part.transpose(0, 1).to(out.dtype)
-        lse[batch, heads] = part_lse.transpose(0, 1)
+        with _target(out, batch, heads) as part_out, _target(lse, batch, heads) as part_lse:
+            band.forward(part_out, part_lse)
     return out, lse
 
 
@@ -88,13 +97,25 @@ def relative_backward(
     for batch, heads, band in _bands(query, key, value, positions, call):
         rows_out = grad_out[batch, heads].to(dtype)
         delta = torch.linalg.vecdot(rows_out, out[batch, heads].to(dtype))
-        part = band.backward(*(tensor.transpose(0, 1) for tensor in (rows_out, delta, lse[batch, heads])))
-        for grad, tensor in zip(grads, (part.query, part.key, part.value), strict=True):
-            grad[batch, heads] = tensor.transpose(0, 1).to(grad.dtype)
+        with ExitStack() as stack:
+            into = [stack.enter_context(_target(grad, batch, heads)) for grad in grads]
+            given = (tensor.transpose(0, 1) for tensor in (rows_out, delta, lse[batch, heads]))
+            part = band.backward(*given, *into)
         sums[0][heads, : part.table.shape[1]] += part.table
         sums[1][heads] += part.content_bias
         sums[2][heads] += part.position_bias
     return grads + [total.to(tensor.dtype) for total, tensor in zip(sums, shared, strict=True)]
+
+
+@contextmanager
+def _target(tensor: Tensor, batch: slice, heads: slice | list[int]) -> Iterator[Tensor]:
+    """Where to write the texts and heads of ``tensor [B, H, ...]``: ``[h, b, ...]``."""
+    if isinstance(heads, slice):
+        yield tensor[batch, heads].transpose(0, 1)
+        return
+    part = torch.empty_like(tensor[batch, heads])
+    yield part.transpose(0, 1)
+    tensor[batch, heads] = part
 
 
 def _bands(
@@ -123,19 +144,28 @@ def _bands(
                     yield batch, pick, band
 
 
-@dataclass
-class RelativeGradients:
-    """Gradients of one portion, in the computing dtype."""
+class SharedGradients(NamedTuple):
+    """Gradients of what all rows of a portion share, in the computing dtype."""
 
-    query: Tensor
-    """``[h, b, N, D]``, as of key and value."""
-    key: Tensor
-    value: Tensor
     table: Tensor
     """``[h, left + 1, D]``."""
     content_bias: Tensor
     """``[h, D]``, as of the position bias."""
     position_bias: Tensor
+
+
+class _Stretch(NamedTuple):
+    """Consecutive rows of every residue, and what they see."""
+
+    first: int
+    last: int
+    """Rows ``first .. last - 1`` of each residue."""
+    low: int
+    """Their first key; below 0 before the text, by less than a block."""
+    positions: slice
+    """Of the rows in the text."""
+    residues: Residues
+    """Of the rows."""
 
 
 class RelativeBand:
@@ -159,157 +189,224 @@ class RelativeBand:
     ) -> None:
         self.heads, self.texts, length, self.features = key.shape
         self.left, self.scale, self.scratch, self.dropout, self.past = left, scale, scratch, dropout, past
-        self.residues = residues = Residues(length, dilation)
+        self.length, self.residues = length, Residues(length, dilation)
         self.dtype = compute_dtype(query.dtype)
         self.problems = self.heads * self.texts * dilation
-        self.block = min(residues.n, rows_per_block(self.problems, residues.n, 0, (left, 0), query.device))
-        self.lead = self.block - 1
-        """Places before the first key: the first blocks reach beyond the text by less than a block."""
+        self.block = _rows_per_block(self.problems, self.residues.n, left, query.device)
 
         if real is not None:  # padding may hold anything, even NaN, which a weight of 0 would not stop
             padding = ~real[:, :, None]  # [b, N, 1]
             query = query.masked_fill(padding[:, past:], 0.0)
             key, value = key.masked_fill(padding, 0.0), value.masked_fill(padding, 0.0)
-        self.query = self._rows(query.flatten(0, 1))
-        self.key = self._keys(key.flatten(0, 1))
-        self.value = self._keys(value.flatten(0, 1))
+        self.query, self.key, self.value = (tensor.flatten(0, 1) for tensor in (query, key, value))  # [h * b, N, D]
         self.positions = positions
         if positions is not None:
             self.content_bias = self._per_problem(positions.content_bias)
             self.position_bias = self._per_problem(positions.position_bias)
-            self.table = positions.table[:, : left + 1].flip(1).to(self.dtype)  # column c is left - c steps before
+            # Column c is left - c steps before the row.
+            self.table = positions.table[:, : left + 1].flip(1).to(self.dtype).mT.contiguous()  # [h, D, left + 1]
         if dropout is not None:
-            self.row_hash, self.key_hash = dropout.hashes(self.problems, residues.n, residues.n + self.lead)
+            n = self.residues.n
+            self.row_hash, self.key_hash = dropout.hashes(self.problems, n, n + self.block)
 
         # Where the dilation doesn't divide the text there are empty places at the end, which are like padding.
         self.dead: Tensor | None = None
-        if real is not None or residues.n * dilation != length:
+        if real is not None or self.residues.n * dilation != length:
             whole = torch.ones(self.texts, length, dtype=torch.bool, device=key.device) if real is None else real
-            self.dead = ~residues.split(whole)  # [b * d, n]
+            self.dead = ~self.residues.split(whole)  # [b * d, n]
             self.key_bias = torch.zeros(self.dead.shape, dtype=self.dtype, device=key.device)
             self.key_bias.masked_fill_(self.dead, -torch.inf)
         self.before, self.after = _triangles(self.block, self.dtype, key.device)
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """``(out, lse)``: ``[h, b, N - past, D]``, and ``[h, b, N - past]``; padding rows are 0 and -inf."""
-        target = self.value.new_zeros(self.problems, self.residues.n, self.features)
-        lse2 = self.value.new_full((self.problems, self.residues.n), -torch.inf)
-        for start, stop in self._blocks():
-            query, keys, _ = self._block(start, stop)
-            sums = forward_block(query, keys, self.scratch, self._row_dropout(start, stop))
-            target[:, start:stop] = sums.weighted.div_(sums.total)
-            lse2[:, start:stop] = sums.total.log2_().add_(sums.top).squeeze(-1)
-        if self.dead is not None:
-            self._by_text(target).masked_fill_(self.dead[..., None], 0.0)
-            self._by_text(lse2).masked_fill_(self.dead, -torch.inf)
-        return self._join(target)[:, :, self.past :], self._join(lse2.mul_(LN_2))[:, :, self.past :]
+    def forward(self, out: Tensor, lse: Tensor) -> None:
+        """Write ``out [h, b, N - past, D]`` and ``lse [h, b, N - past]``; padding rows become 0 and -inf."""
+        for part in self._stretches():
+            rows = self._rows(self.query, part)
+            key, value = self._load("key", self.key, part), self._load("value", self.value, part)
+            target = self.scratch.take("out", *rows.shape)
+            lse2 = self.scratch.take("lse", *rows.shape[:2], 1)
+            for start, stop in self._blocks(part):
+                at = slice(start - part.first, stop - part.first)
+                query, position_query = self._queries(rows[:, at])
+                keys = self._keys(part, key, value, position_query, start, stop)
+                sums = forward_block(query, keys, self.scratch, self._row_dropout(start, stop))
+                torch.div(sums.weighted, sums.total, out=target[:, at])
+                torch.add(sums.top, sums.total.log2_(), out=lse2[:, at])
+            if self.dead is not None:
+                dead = self.dead[:, part.first : part.last, None]
+                self._by_text(target).masked_fill_(dead, 0.0)
+                self._by_text(lse2).masked_fill_(dead, -torch.inf)
+            self._write(out, target, part.positions)
+            self._write(lse, lse2.squeeze(-1).mul_(LN_2), part.positions)
 
-    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor) -> RelativeGradients:
+    def backward(
+        self,
+        grad_out: Tensor,
+        delta: Tensor,
+        lse: Tensor,
+        grad_query: Tensor,
+        grad_key: Tensor,
+        grad_value: Tensor,
+    ) -> SharedGradients:
         """Gradients.
 
         Args:
             grad_out: ``[h, b, N, D]``.
             delta: ``[h, b, N]``, row sums of ``grad_out * out``.
             lse: ``[h, b, N]`` from the forward.
+            grad_query, grad_key, grad_value: ``[h, b, N, D]``, overwritten.
         """
         assert self.positions is not None
         assert not self.past
-        grad_out = self._rows(grad_out.flatten(0, 1))
-        delta = self._rows(delta.flatten(0, 1))
-        lse2 = self._rows(lse.flatten(0, 1)) * LOG2_E
-        if self.dead is not None:  # an infinite LSE makes every weight of a row exactly 0
-            self._by_text(lse2).masked_fill_(self.dead, torch.inf)
-        grad_query = self.value.new_zeros(self.query.shape)
-        grad_key, grad_value, grad_table = (torch.zeros_like(tensor) for tensor in (self.key, self.value, self.table))
-        grad_content = self.value.new_zeros(self.heads, self.features)
+        grad_out, delta, lse = (tensor.flatten(0, 1) for tensor in (grad_out, delta, lse))
+        grad_table = torch.zeros_like(self.table)  # [h, D, left + 1]
+        grad_content = self.table.new_zeros(self.heads, self.features)
         grad_position = torch.zeros_like(grad_content)
-        for start, stop in self._blocks():
-            query, keys, position_query = self._block(start, stop)
-            assert position_query is not None
-            block = backward_block(
-                query,
-                keys,
-                lse2[:, start:stop, None],
-                grad_out[:, start:stop],
-                delta[:, start:stop, None],
-                self.scratch,
-                self._row_dropout(start, stop),
-            )
-            places = self._key_range(start, stop)
-            grad_key[:, places].add_(block.key)
-            grad_value[:, places].add_(block.value)
-            rows = block.query.mul_(self.scale)
-            grad_query[:, start:stop] = rows
-            grad_content += rows.view(self.heads, -1, self.features).sum(1)
-
-            # What backward_block left is the gradient of the scores; their diagonals are the gradient by offset.
-            width = keys.key.shape[1]
-            grad_scores = self.scratch.take("grad_scores", self.problems, stop - start, width)
-            offsets = self._take_offsets(start, stop)
-            offsets.copy_(_diagonals(grad_scores))
-            by_head = offsets.view(self.heads, -1, offsets.shape[-1])  # [h, b * d * R, offsets]
-            table = self._table(start, stop)
-            rows = torch.bmm(by_head, table).mul_(self.scale)
-            grad_query[:, start:stop] += rows.view(self.problems, -1, self.features)
-            grad_position += rows.sum(1)
-            grad_table[:, -table.shape[1] :] += torch.bmm(
-                by_head.mT, position_query.view(self.heads, -1, self.features)
-            )
-        return RelativeGradients(
-            query=self._join(grad_query),
-            key=self._join(grad_key[:, self.lead :].mul_(LN_2)),
-            value=self._join(grad_value[:, self.lead :]),
-            table=grad_table.flip(1).mul_(LN_2),
-            content_bias=grad_content,
-            position_bias=grad_position,
+        carried: list[Tensor] = []  # of keys that the next stretch sees too, their gradients so far
+        stretches = list(self._stretches())
+        for number, part in enumerate(stretches):
+            rows = self._rows(self.query, part)
+            key, value = self._load("key", self.key, part), self._load("value", self.value, part)
+            part_out, part_delta = self._rows(grad_out, part), self._rows(delta, part)[..., None]
+            lse2 = self._rows(lse, part)[..., None] * LOG2_E
+            if self.dead is not None:  # an infinite LSE makes every weight of a row exactly 0
+                self._by_text(lse2).masked_fill_(self.dead[:, part.first : part.last, None], torch.inf)
+            part_query = self.scratch.take("grad of rows", *rows.shape)
+            of_keys = [
+                self.scratch.take(f"grad of {name}", *tensor.shape).zero_()
+                for name, tensor in (("key", key), ("value", value))
+            ]
+            for target, known in zip(of_keys, carried, strict=bool(carried)):
+                target[:, : known.shape[1]] = known
+            for start, stop in self._blocks(part):
+                at = slice(start - part.first, stop - part.first)
+                query, position_query = self._queries(rows[:, at])
+                assert position_query is not None
+                keys = self._keys(part, key, value, position_query, start, stop)
+                block = backward_block(
+                    query,
+                    keys,
+                    lse2[:, at],
+                    part_out[:, at],
+                    part_delta[:, at],
+                    self.scratch,
+                    self._row_dropout(start, stop),
+                )
+                span = self._span(part, start, stop)
+                of_keys[0][:, span].add_(block.key)
+                of_keys[1][:, span].add_(block.value)
+                # What backward_block left is the gradient of the scores; their diagonals are the gradient by offset.
+                grad_scores = self.scratch.take("grad_scores", *keys.key.shape[:1], stop - start, keys.key.shape[1])
+                by_offset = self.scratch.take("grad by offset", *query.shape)
+                table = self._table(stop)
+                pairs = zip(self._of_heads(_diagonals(grad_scores)), self._of_heads(position_query), strict=True)
+                for (diagonals, queries), target in zip(pairs, self._of_heads(by_offset), strict=True):
+                    torch.bmm(diagonals, table.mT, out=target)
+                    grad_table[..., -table.shape[-1] :].baddbmm_(queries.mT, diagonals)
+                grad_content += block.query.view(self.heads, -1, self.features).sum(1)
+                grad_position += by_offset.view(self.heads, -1, self.features).sum(1)
+                torch.add(block.query, by_offset, out=part_query[:, at])
+            self._write(grad_query, part_query.mul_(self.scale), part.positions)
+            last = number + 1 == len(stretches)
+            done = (part.last if last else stretches[number + 1].low) - part.low
+            for target, tensor, unit in zip((grad_key, grad_value), of_keys, (LN_2, 1.0), strict=True):
+                self._write(target, tensor[:, max(0, -part.low) : done], self._key_positions(part, done), unit)
+            carried = [tensor[:, done:].clone() for tensor in of_keys]
+        return SharedGradients(
+            table=grad_table.mT.flip(1).mul_(LN_2),
+            content_bias=grad_content.mul_(self.scale),
+            position_bias=grad_position.mul_(self.scale),
         )
 
-    def _blocks(self) -> Iterator[tuple[int, int]]:
-        for start in range(self.past // self.residues.dilation, self.residues.n, self.block):
-            yield start, min(start + self.block, self.residues.n)
+    def _stretches(self) -> Iterator[_Stretch]:
+        n, d = self.residues.n, self.residues.dilation
+        # Keys before a stretch are loaded with it: at most a quarter more than its own.
+        rows = max(_STRETCH // d, 4 * min(self.left, n))
+        rows = -(-rows // self.block) * self.block
+        for first in range(self.past // d, n, rows):
+            last = min(first + rows, n)
+            low = first - self._reach(first + self.block)
+            positions = slice(first * d, min(last * d, self.length))
+            yield _Stretch(first, last, low, positions, Residues(positions.stop - positions.start, d))
+
+    def _blocks(self, part: _Stretch) -> Iterator[tuple[int, int]]:
+        for start in range(part.first, part.last, self.block):
+            yield start, min(start + self.block, part.last)
 
     def _reach(self, stop: int) -> int:
         """How many steps back the last row of a block sees."""
         return min(self.left, stop - 1)
 
-    def _key_range(self, start: int, stop: int) -> slice:
-        return slice(self.lead + start - self._reach(stop), self.lead + stop)
+    def _span(self, part: _Stretch, start: int, stop: int) -> slice:
+        """A block's keys among those of its stretch."""
+        return slice(start - self._reach(stop) - part.low, stop - part.low)
 
-    def _table(self, start: int, stop: int) -> Tensor:
-        """``[h, offsets, D]``, from the furthest that a row of the block sees to the row itself."""
-        return self.table[:, self.left - self._reach(stop) :]
+    def _key_positions(self, part: _Stretch, count: int) -> slice:
+        """Where in the text the first ``count`` keys of a stretch stand."""
+        d = self.residues.dilation
+        return slice(max(part.low, 0) * d, max(0, min((part.low + count) * d, self.length)))
 
-    def _take_offsets(self, start: int, stop: int) -> Tensor:
-        return self.scratch.take("scores by offset", self.problems, stop - start, self._reach(stop) + 1)
+    def _table(self, stop: int) -> Tensor:
+        """``[h, D, offsets]``, from the furthest that a row of the block sees to the row itself."""
+        return self.table[..., self.left - self._reach(stop) :]
 
-    def _block(self, start: int, stop: int) -> tuple[Tensor, Keys, Tensor | None]:
-        """Queries that meet keys, the keys, and queries that meet positions; queries in base-2 units."""
-        rows = self.query[:, start:stop]
-        query = self.scratch.take("query", *rows.shape)
-        position_query = None
-        if self.positions is None:
-            query.copy_(rows)
+    def _rows(self, tensor: Tensor, part: _Stretch) -> Tensor:
+        """A stretch's rows of ``[h * b, N - past, ...]``: ``[P, R, ...]``, 0 before the first that is computed."""
+        first = part.positions.start - self.past
+        rows = tensor[:, max(first, 0) : part.positions.stop - self.past].to(self.dtype)
+        if first < 0:
+            rows = torch.cat([rows.new_zeros(rows.shape[0], -first, *rows.shape[2:]), rows], 1)
+        return part.residues.split(rows)
+
+    def _load(self, name: str, tensor: Tensor, part: _Stretch) -> Tensor:
+        """A stretch's keys of ``[h * b, N, D]``: ``[P, last - low, D]``, 0 before the text."""
+        buffer = self.scratch.take(f"all of {name}", self.problems, part.last - part.low, self.features)
+        lead = max(0, -part.low)
+        buffer[:, :lead] = 0.0
+        there = tensor[:, self._key_positions(part, part.last - part.low)]
+        buffer[:, lead:] = Residues(there.shape[1], self.residues.dilation).split(there)
+        return buffer
+
+    def _write(self, target: Tensor, part: Tensor, positions: slice, unit: float = 1.0) -> None:
+        """Put ``[P, n, ...]``, multiplied, to some positions of ``target [h, b, N - past, ...]``."""
+        joined = Residues(positions.stop - positions.start, self.residues.dilation).join(part)
+        joined = joined.unflatten(0, (self.heads, self.texts))
+        skip = max(0, self.past - positions.start)
+        place = target[:, :, positions.start + skip - self.past : positions.stop - self.past]
+        if unit == 1.0:
+            place.copy_(joined[:, :, skip:])
+        elif target.dtype == self.dtype:
+            torch.mul(joined[:, :, skip:], unit, out=place)
         else:
-            position_query = self.scratch.take("position query", *rows.shape)
-            torch.add(rows, self.position_bias, out=position_query).mul_(self.scale * LOG2_E)
-            torch.add(rows, self.content_bias, out=query)
-        query.mul_(self.scale * LOG2_E)
-        places = self._key_range(start, stop)
-        keys = Keys(
-            self.key[:, places],
-            self.value[:, places],
-            lambda scores: self._finish_scores(scores, position_query, start, stop),
+            place.copy_(joined[:, :, skip:] * unit)  # rounded once
+
+    def _queries(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Queries ``[P, R, D]`` that meet keys, and those that meet positions, in base-2 units."""
+        unit = self.scale * LOG2_E
+        query = self.scratch.take("query", *rows.shape)
+        if self.positions is None:
+            return torch.mul(rows, unit, out=query), None
+        position_query = self.scratch.take("position query", *rows.shape)
+        torch.add(rows, self.position_bias, out=position_query).mul_(unit)
+        torch.add(rows, self.content_bias, out=query).mul_(unit)
+        return query, position_query
+
+    def _keys(
+        self, part: _Stretch, key: Tensor, value: Tensor, position_query: Tensor | None, start: int, stop: int
+    ) -> Keys:
+        span = self._span(part, start, stop)
+        return Keys(
+            key[:, span], value[:, span], lambda scores: self._finish_scores(scores, position_query, start, stop)
         )
-        return query, keys, position_query
 
     def _finish_scores(self, scores: Tensor, position_query: Tensor | None, start: int, stop: int) -> None:
         """Add the scores of positions, and -inf wherever a row must not see a key."""
         rows = stop - start
         if position_query is not None:
-            offsets = self._take_offsets(start, stop)
-            by_head = position_query.view(self.heads, -1, self.features)
-            torch.bmm(by_head, self._table(start, stop).mT, out=offsets.view(self.heads, -1, offsets.shape[-1]))
-            _diagonals(scores).add_(offsets)
+            table = self._table(stop)
+            pairs = zip(self._of_heads(_diagonals(scores)), self._of_heads(position_query), strict=True)
+            for diagonals, queries in pairs:
+                diagonals.baddbmm_(queries, table)
         scores[..., :rows].add_(self.before[:rows, :rows])
         scores[..., -rows:].add_(self.after[:rows, :rows])
         low = start - self._reach(stop)
@@ -322,25 +419,14 @@ class RelativeBand:
     def _row_dropout(self, start: int, stop: int) -> RowDropout | None:
         if self.dropout is None:
             return None
-        key_hash = self.key_hash[self._key_range(start, stop)]
-        return RowDropout(self.dropout, self.row_hash[:, start:stop], key_hash)
+        first = start - self._reach(stop)  # by less than a block before the text
+        return RowDropout(
+            self.dropout, self.row_hash[:, start:stop], self.key_hash[first + self.block : stop + self.block]
+        )
 
-    def _rows(self, tensor: Tensor) -> Tensor:
-        """``[h * b, N - past, ...]`` to ``[P, n, ...]``, 0 in the rows of the past."""
-        if self.past:
-            tensor = torch.cat([tensor.new_zeros(tensor.shape[0], self.past, *tensor.shape[2:]), tensor], 1)
-        return self.residues.split(tensor)
-
-    def _keys(self, tensor: Tensor) -> Tensor:
-        """``[h * b, N, D]`` to ``[P, lead + n, D]``, 0 in the lead."""
-        shape = (self.problems, self.lead + self.residues.n, self.features)
-        keys = torch.zeros(shape, dtype=self.dtype, device=tensor.device)
-        keys[:, self.lead :] = self.residues.split(tensor)
-        return keys
-
-    def _join(self, tensor: Tensor) -> Tensor:
-        """``[P, n, ...]`` to ``[h, b, N, ...]``."""
-        return self.residues.join(tensor.contiguous()).unflatten(0, (self.heads, self.texts))
+    def _of_heads(self, tensor: Tensor) -> Iterator[Tensor]:
+        """``[P, ...]``, a text and residue at a time: ``[h, ...]``, views."""
+        return iter(tensor.unflatten(0, (self.heads, -1)).unbind(1))
 
     def _by_text(self, tensor: Tensor) -> Tensor:
         """``[P, ...]`` as ``[h, b * d, ...]``."""
@@ -349,6 +435,15 @@ class RelativeBand:
     def _per_problem(self, bias: Tensor) -> Tensor:
         """``[h, D]`` to ``[P, 1, D]``."""
         return bias.to(self.dtype).repeat_interleave(self.problems // self.heads, 0)[:, None]
+
+
+def _rows_per_block(problems: int, n: int, left: int, device: torch.device) -> int:
+    """How many rows to compute together."""
+    if device.type != "cpu":
+        return min(n, rows_per_block(problems, n, 0, (left, 0), device))
+    # A block of R rows computes R * (R + left) scores: its fixed cost and its waste, R * R, are equal at this R.
+    fair = math.sqrt(_CPU_SCORES_WORTH_A_BLOCK / problems)
+    return min(n, max(32, 2 ** round(math.log2(fair))))
 
 
 def _diagonals(scores: Tensor) -> Tensor:
