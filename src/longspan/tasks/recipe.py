@@ -25,6 +25,8 @@ class TaskRecipe:
     """Passes over the training set."""
     learning_rate: float
     """Peak learning rate of AdamW."""
+    head_learning_rate: float | None = None
+    """That of all weights but the encoder's, which then have no weight decay; None: as the encoder's."""
     batch_size: int
     """Examples of an optimizer step, over all processes and accumulated micro-batches."""
     warmup_steps: int | None = None
@@ -58,8 +60,10 @@ class TaskRecipe:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise ValueError(f"{name} is {value}; it must be at least {minimum}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be greater than 0")
+        for name in ("learning_rate", "head_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; it must be greater than 0")
         if (self.warmup_steps is None) == (self.warmup_ratio is None):
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} and warmup_ratio is {self.warmup_ratio}; give one of them"
