@@ -1,4 +1,4 @@
-"""The house's one-way law: cli -> demo -> training, report -> convert -> integrations -> data, models -> attention."""
+"""The house's one-way law: cli -> demo, pipelines -> training, report -> convert -> integrations -> data, models"""
 
 import ast
 import subprocess
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "convert": {"attention", "models", "integrations"},
     "tasks": {"attention", "models", "convert", "data"},
     "training": {"attention", "models", "convert", "data"},
+    "pipelines": {"attention", "models", "integrations", "data", "training"},
     "report": {"attention", "models", "convert", "data"},
     "demo": {"attention", "models", "convert", "data", "training", "report"},
 }

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from longspan.attention import AttentionPattern, AttentionResult, GlobalProjection, longformer_attention
     from longspan.convert import convert_directory, lengthen
     from longspan.data import GlobalMaskCollator, SegmentLayout, split_sentences
-    from longspan.integrations import accelerate, add_remote_code, export_onnx, register
+    from longspan.integrations import accelerate, add_remote_code, export_onnx
     from longspan.models import (
+        AutoModelForSequentialSentenceClassification,
         LEDConfig,
         LEDForConditionalGeneration,
         LEDForQuestionAnswering,
@@ -30,15 +31,19 @@ if TYPE_CHECKING:
         LongformerForTokenClassification,
         LongformerModel,
         LongformerModelForSentenceClassification,
+        LongformerModelForSequenceClassification,
         LongformerPreTrainedModel,
         make_global_attention_mask,
     )
+    from longspan.pipelines import DocumentEmbedder, QuestionAnsweringPipeline, register
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AttentionPattern": "longspan.attention",
     "AttentionResult": "longspan.attention",
+    "AutoModelForSequentialSentenceClassification": "longspan.models",
+    "DocumentEmbedder": "longspan.pipelines",
     "GlobalMaskCollator": "longspan.data",
     "GlobalProjection": "longspan.attention",
     "LEDConfig": "longspan.models",
@@ -57,7 +62,9 @@ _HOMES = {
     "LongformerForTokenClassification": "longspan.models",
     "LongformerModel": "longspan.models",
     "LongformerModelForSentenceClassification": "longspan.models",
+    "LongformerModelForSequenceClassification": "longspan.models",
     "LongformerPreTrainedModel": "longspan.models",
+    "QuestionAnsweringPipeline": "longspan.pipelines",
     "SegmentLayout": "longspan.data",
     "accelerate": "longspan.integrations",
     "add_remote_code": "longspan.integrations",
@@ -66,13 +73,15 @@ _HOMES = {
     "lengthen": "longspan.convert",
     "longformer_attention": "longspan.attention",
     "make_global_attention_mask": "longspan.models",
-    "register": "longspan.integrations",
+    "register": "longspan.pipelines",
     "split_sentences": "longspan.data",
 }
 
 __all__ = [
     "AttentionPattern",
     "AttentionResult",
+    "AutoModelForSequentialSentenceClassification",
+    "DocumentEmbedder",
     "GlobalMaskCollator",
     "GlobalProjection",
     "LEDConfig",
@@ -91,7 +100,9 @@ __all__ = [
     "LongformerForTokenClassification",
     "LongformerModel",
     "LongformerModelForSentenceClassification",
+    "LongformerModelForSequenceClassification",
     "LongformerPreTrainedModel",
+    "QuestionAnsweringPipeline",
     "SegmentLayout",
     "__version__",
     "accelerate",

@@ -1,6 +1,7 @@
 """Two processes over gloo: DDP without ``find_unused_parameters``, and FSDP2 by the units the models name."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import longspan.models
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -101,7 +104,7 @@ def _run(check: str, tmp_path: Path) -> None:
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(program)],
+            [sys.executable, "-W", "ignore", str(program), str(tmp_path)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -128,3 +131,62 @@ def test_ddp_finds_every_parameter_used(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fsdp2_shards_by_layer(tmp_path: Path) -> None:
     _run(FSDP, tmp_path)
+
+
+# What ``from_pretrained`` shards by the plans of the configuration, in transformers' words.
+LOADED = """
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+    import longspan.models
+    os.environ.setdefault("LOCAL_RANK", str(rank))
+    directory = sys.argv[1]
+    for head in HEADS:
+        whole = build_ours(head)
+        if rank == 0:
+            whole.save_pretrained(f"{directory}/{head}")
+        dist.barrier()
+        split = getattr(longspan.models, f"Longformer{head}").from_pretrained(
+            f"{directory}/{head}", distributed_config={SIZE: 2}
+        ).eval()
+        if SIZE == "fsdp_size":
+            assert all(isinstance(layer, FSDPModule) for layer in split.longformer.encoder.layer)
+        else:
+            attention = split.longformer.encoder.layer[0].attention.self
+            for name in ("query", "key", "value", "query_global", "key_global", "value_global"):
+                weight = getattr(attention, name).weight
+                weight = weight.to_local() if isinstance(weight, DTensor) else weight
+                assert weight.shape[0] == split.config.hidden_size // 2, (name, weight.shape)
+        for batch in batches():
+            torch.testing.assert_close(split(**batch)[0], whole(**batch)[0], atol=1e-5, rtol=1e-4)
+        split(**batch)[0].square().mean().backward()
+        whole(**batch)[0].square().mean().backward()
+        for (name, expected), parameter in zip(whole.named_parameters(), split.parameters(), strict=True):
+            if expected.grad is not None:
+                gradient = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
+                torch.testing.assert_close(gradient, expected.grad, atol=1e-5, rtol=1e-3, msg=name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["fsdp_size", "tp_size"])
+def test_from_pretrained_shards_by_the_plans(tmp_path: Path, size: str) -> None:
+    program = LOADED.replace("SIZE", repr(size))
+    if size == "tp_size":
+        program = program.replace("build_ours(head)", "build_ours(head, num_attention_heads=4)")
+    _run(program, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["LongformerForMaskedLM", "LEDForConditionalGeneration", "LongformerForCausalLM"])
+def test_plans_name_modules_that_there_are(kind: str) -> None:
+    model_class = getattr(longspan.models, kind)
+    with torch.device("meta"):
+        model = model_class(model_class.config_class())
+    names = {re.sub(r"\.\d+", ".*", name) for name, _ in model.named_modules()}
+    assert model._fsdp_plan.keys() <= names
+    assert (model._tp_plan or {}).keys() <= names
+    units = {
+        type(module).__name__
+        for name, module in model.named_modules()
+        if re.sub(r"\.\d+", ".*", name) in model._fsdp_plan
+    }
+    assert set(model._no_split_modules) <= units

@@ -13,8 +13,8 @@ import torch
 from runs import environment, numbers
 from transformers import TrainerCallback, pipeline
 
+from longspan import register
 from longspan.data.characters import Alphabet
-from longspan.integrations import register
 from longspan.models import LongformerForCausalLM
 from longspan.training.language_modelling import LanguageModelResult, train_language_model
 from longspan.training.language_modelling.recipe import LanguageModelRecipe, Stage

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from longspan.integrations.acceleration import accelerate
     from longspan.integrations.attention_interface import register_attention
     from longspan.integrations.onnx_export import export_onnx
-    from longspan.integrations.registration import register
+    from longspan.integrations.registration import register_models
     from longspan.integrations.remote_code import add_remote_code
 
-__all__ = ["accelerate", "add_remote_code", "export_onnx", "register", "register_attention"]
+__all__ = ["accelerate", "add_remote_code", "export_onnx", "register_attention", "register_models"]
 
 _HOMES = {
     "accelerate": "longspan.integrations.acceleration",
     "add_remote_code": "longspan.integrations.remote_code",
     "export_onnx": "longspan.integrations.onnx_export",
-    "register": "longspan.integrations.registration",
     "register_attention": "longspan.integrations.attention_interface",
+    "register_models": "longspan.integrations.registration",
 }
 
 

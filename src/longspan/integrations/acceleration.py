@@ -101,6 +101,7 @@ def _counterpart(stock: Any) -> nn.Module:
         led_config.attention_window = [2 * attention.one_sided_attn_window_size for attention in attentions]
         return LEDEncoder(led_config)
     config = LongformerConfig.from_stock(stock.config)
+    config.global_attention_policy = None  # a key that stock models don't heed
     attentions = [layer.attention.self for layer in stock.encoder.layer]
     config.attention_window = [2 * attention.one_sided_attn_window_size for attention in attentions]
     return LongformerModel(config, add_pooling_layer=stock.pooler is not None)

@@ -1,4 +1,4 @@
-"""Auto classes and pipelines of ``transformers`` that build this package's models."""
+"""Auto classes of ``transformers`` that build this package's models."""
 
 from typing import Any
 
@@ -31,19 +31,23 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
         "AutoModelForSequenceClassification": "LEDForSequenceClassification",
     },
 }
+# Beside those, the class of the authors of kiddothe2b/longformer-base-4096, taken where a directory names it.
+SECOND_CLASSES = {("longformer", "AutoModelForSequenceClassification"): "LongformerModelForSequenceClassification"}
 # The configuration of each type.
 CONFIGS = {"longformer": "LongformerConfig", "longformer_causal": "LongformerCausalConfig", "led": "LEDConfig"}
 
 
-def register(active: bool = True) -> None:
-    """Make ``transformers``' Auto classes and pipelines use this package's models for ``longformer`` and ``led``.
+def register_models(active: bool = True) -> None:
+    """Make ``transformers``' Auto classes use this package's models for ``longformer`` and ``led``.
 
     And for ``longformer_causal``, this package's causal language models, which ``transformers`` doesn't know.
+    :func:`longspan.register` does this, and brings pipelines for long texts.
 
     ``AutoModelForMaskedLM.from_pretrained(directory)``, ``pipeline("fill-mask", model=directory)`` and their like
     then build this package's classes, for directories whose ``config.json`` says so, hub names of them, and
-    configurations of either package. Where a head exists in ``transformers`` only, its class is built as before.
-    Calling it again changes nothing; models that exist already stay what they are.
+    configurations of either package. Of two classes for one task, the directory's ``architectures`` choose.
+    Where a head exists in ``transformers`` only, its class is built as before. Calling it again changes nothing; models
+    that exist already stay what they are.
 
     Args:
         active: ``False`` takes it back, and ``transformers`` builds its own classes again.
@@ -57,13 +61,16 @@ def register(active: bool = True) -> None:
         stock: type[PreTrainedConfig] | None = getattr(transformers, CONFIGS[model_type], None)
         for auto_name, name in auto_classes.items():
             auto_class: Any = getattr(transformers, auto_name)
-            ours, theirs = getattr(models, name, None), getattr(transformers, name, None)
+            ours: Any = getattr(models, name, None)
+            theirs = getattr(transformers, name, None)
             if not active:
                 for key in (config, stock):
                     auto_class._model_mapping._extra_content.pop(key, None)
                 continue
+            if (second := SECOND_CLASSES.get((model_type, auto_name))) is not None:
+                ours = (ours, getattr(models, second))
             if model := ours or theirs:
-                auto_class.register(config, model, exist_ok=True)
+                auto_class._model_mapping.register(config, model, exist_ok=True)
             if ours and stock:
                 # Not by register(), which some versions make ignore configurations of transformers' own.
                 auto_class._model_mapping._extra_content[stock] = ours

@@ -9,10 +9,14 @@ from pathlib import Path
 
 from longspan import __version__, models
 from longspan.data.atomic import atomic_text
-from longspan.integrations.registration import AUTO_CLASSES, CONFIGS
+from longspan.integrations.registration import AUTO_CLASSES, CONFIGS, SECOND_CLASSES
 
 # Modules that only some calls need; the code works without them and says what it lacks.
 _OPTIONAL = {"longspan.attention.drawing"}
+# Auto classes of this package, not of transformers.
+_OWN_AUTO_CLASSES = {
+    "longformer": {"AutoModelForSequentialSentenceClassification": "LongformerForSequentialSentenceClassification"}
+}
 _HEADER = f"# From longspan {__version__} (Apache-2.0)."
 _ENTRANCE = "modeling_longspan"
 _OPERATOR = "@torch.library.custom_op("
@@ -51,7 +55,10 @@ def add_remote_code(directory: str | Path) -> Path:
     if model_type not in CONFIGS:
         raise ValueError(f"{path} is of a model of type {model_type!r}; longspan has code for {', '.join(CONFIGS)}")
 
-    names = {"AutoConfig": CONFIGS[model_type], **AUTO_CLASSES[model_type]}
+    names = {"AutoConfig": CONFIGS[model_type], **AUTO_CLASSES[model_type], **_OWN_AUTO_CLASSES.get(model_type, {})}
+    for (of_type, auto), name in SECOND_CLASSES.items():
+        if of_type == model_type and name in (config.get("architectures") or []):
+            names[auto] = name
     classes = {auto: getattr(models, name) for auto, name in names.items() if hasattr(models, name)}
     for name, text in _sources({cls.__module__ for cls in classes.values()}).items():
         atomic_text(directory / f"{_flat(name)}.py", text, "the model's code")

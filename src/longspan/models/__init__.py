@@ -1,5 +1,7 @@
 """The models: ``transformers`` classes whose weights keep Hugging Face's names."""
 
+from longspan.models.auto import AutoModelForSequentialSentenceClassification
+from longspan.models.card_classification import LongformerModelForSequenceClassification
 from longspan.models.causal_cache import RollingCache
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_model import LongformerCausalModel, LongformerForCausalLM
@@ -21,6 +23,7 @@ from longspan.models.sequential_sentences import (
 from longspan.models.token_classification import LongformerForTokenClassification
 
 __all__ = [
+    "AutoModelForSequentialSentenceClassification",
     "LEDConfig",
     "LEDForConditionalGeneration",
     "LEDForQuestionAnswering",
@@ -38,6 +41,7 @@ __all__ = [
     "LongformerForTokenClassification",
     "LongformerModel",
     "LongformerModelForSentenceClassification",
+    "LongformerModelForSequenceClassification",
     "LongformerPreTrainedModel",
     "RollingCache",
     "make_global_attention_mask",

@@ -1,6 +1,6 @@
 """The configuration of every Longformer encoder: Hugging Face's fields, and what this package adds."""
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import transformers
 from huggingface_hub.dataclasses import strict
@@ -35,10 +35,10 @@ class LongformerConfig(transformers.LongformerConfig):
             "auto", or one by name. (``attn_implementation`` stays Hugging Face's and is not used.)
         sparse_prediction: in the masked language model, compute logits and loss at labelled positions only,
             as ModernBERT's option of this name; see :class:`LongformerForMaskedLM`.
-        global_attention_policy: which tokens attend globally in a model with a head when no
-            ``global_attention_mask`` is given: a name such as "first", "separators" or "every_128", see
-            :mod:`longspan.models.global_policies`, or spans ``[[start, stop], ...]``. ``None``: the head's own
-            default. Stock ``transformers`` doesn't read it; give its models the mask.
+        global_attention_policy: which tokens attend globally when no ``global_attention_mask`` is given: a name
+            such as "first", "separators" or "every_128", see :mod:`longspan.models.global_policies`, or spans
+            ``[[start, stop], ...]``. ``None``: the head's own default; without a head, none. Stock
+            ``transformers`` doesn't read it; give its models the mask.
         pooling: what stands for a whole text in sequence classification and multiple choice: "cls", "first",
             "last", "mean", "max" or "attentive", see :class:`longspan.models.pooling.Pooling`. ``None``: "cls".
         segment_length: the distance in tokens of segment headers, where texts are laid out in segments
@@ -54,6 +54,24 @@ class LongformerConfig(transformers.LongformerConfig):
         ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, or
             a ``hidden_size`` that the heads don't divide, or an unknown policy or pooling.
     """
+
+    # What ``from_pretrained(..., distributed_config=...)`` shards: by FSDP2 these units, by tensor parallelism the
+    # heads and the features between the feed-forward layers.
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings.word_embeddings": "free_full_weight",
+        "encoder.layer.*": "free_full_weight",
+    }
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        "encoder.layer.*.attention.self.query": "colwise",
+        "encoder.layer.*.attention.self.key": "colwise",
+        "encoder.layer.*.attention.self.value": "colwise",
+        "encoder.layer.*.attention.self.query_global": "colwise",
+        "encoder.layer.*.attention.self.key_global": "colwise",
+        "encoder.layer.*.attention.self.value_global": "colwise",
+        "encoder.layer.*.attention.output.dense": "rowwise",
+        "encoder.layer.*.intermediate.dense": "colwise",
+        "encoder.layer.*.output.dense": "rowwise",
+    }
 
     # Any, because the check below gives one sentence where a type annotation gives a dump of nested types.
     attention_window: Any = 512

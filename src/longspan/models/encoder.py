@@ -12,6 +12,7 @@ from transformers.models.longformer.modeling_longformer import (
 
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
+from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.segment_reading import plan_pieces
 from longspan.models.self_attention import LongformerSelfAttention
@@ -222,7 +223,8 @@ class LongformerModel(LongformerPreTrainedModel):
             attention_mask: ``[B, N]``, bool or numbers, 0 marks padding; 2 marks a global token (Hugging
                 Face's merged form). ``None``: no padding.
             global_attention_mask: ``[B, N]``, bool or numbers, above 0 marks tokens that attend to all and
-                are attended by all. A padding token marked global is padding. ``None``: no global token.
+                are attended by all. A padding token marked global is padding. ``None``:
+                ``config.global_attention_policy``, or no global token if that is None.
             token_type_ids: int ``[B, N]``; ``None`` is type 0.
             position_ids: int ``[B, N]`` or ``[1, N]``; ``None`` counts from ``pad_token_id + 1``, padding
                 skipped.
@@ -243,6 +245,9 @@ class LongformerModel(LongformerPreTrainedModel):
                 than the position table. Values are checked on a CPU only, and not in a compiled graph.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        global_attention_mask = resolve_global_mask(
+            self.config, "none", input_ids, attention_mask, global_attention_mask, inputs_embeds
+        )
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if self.config.reading_length is not None:

@@ -1,6 +1,6 @@
 """The configuration of the encoder-decoder LED: Hugging Face's fields, and what this package adds."""
 
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import transformers
 from huggingface_hub.dataclasses import strict
@@ -37,6 +37,13 @@ class LEDConfig(transformers.LEDConfig):
         ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, or a
             ``d_model`` that the heads don't divide.
     """
+
+    # The units of FSDP2 for ``from_pretrained(..., distributed_config=...)``.
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "shared": "free_full_weight",
+        "encoder.layers.*": "free_full_weight",
+        "decoder.layers.*": "free_full_weight",
+    }
 
     # Any, because the check below gives one sentence where a type annotation gives a dump of nested types.
     attention_window: Any = 512

@@ -18,7 +18,6 @@ class LongformerSelfAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_id = layer_id
-        self.num_heads: int = config.num_attention_heads
         self.head_dim: int = config.hidden_size // config.num_attention_heads
         self.dropout: float = config.attention_probs_dropout_prob
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
@@ -70,7 +69,8 @@ class LongformerSelfAttention(nn.Module):
         return out.transpose(1, 2).flatten(2), local, global_  # [B, H, N, D] -> [B, N, C]
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # [B, N, C] -> [B, H, N, D]
+        # As many heads as there are: under tensor parallelism each process has some.
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [B, N, C] -> [B, H, N, D]
 
     def _global_projection(
         self, hidden_states: Tensor, global_mask: Tensor | None

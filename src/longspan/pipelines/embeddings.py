@@ -1,0 +1,248 @@
+"""One vector for a document of any length."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from longspan.data.atomic import atomic_directory
+from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask
+from longspan.models.global_policies import GlobalPolicy, parse_policy
+from longspan.pipelines.windows import (
+    Columns,
+    most_central,
+    special_tokens_around,
+    split_into_windows,
+    window_tokens,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EmbeddingPooling = Literal["mean", "cls"]
+"""The mean of all tokens' vectors, special ones included; or the first token's."""
+
+
+class DocumentEmbedder:
+    """Documents to vectors.
+
+    A document that fits into the model is read at once. A longer one is read in windows that overlap: the mean takes
+    each token once, from the window that shows most of the text around it; "cls" is the mean of the windows' first
+    tokens.
+
+    Args:
+        model: an encoder with or without a head, which is left out. It is put into evaluation mode.
+        tokenizer: the model's.
+        pooling: "mean", or "cls" for the first token's vector.
+        normalize: scale each vector to length 1, so that a product of two is their cosine.
+        global_attention_policy: which tokens attend globally in a model that has such tokens, see
+            :mod:`longspan.models.global_policies`; ``None``: what its configuration says, else the first.
+        max_length: tokens of a window, special ones counted; ``None``: all that the model reads.
+        stride: tokens that windows share; ``None``: 128, or half of a window if that is less.
+
+    Raises:
+        TypeError, ValueError: another pooling or policy, an encoder-decoder, or a ``max_length`` that the model doesn't
+            read.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        pooling: EmbeddingPooling = "mean",
+        normalize: bool = False,
+        global_attention_policy: GlobalPolicy | None = None,
+        max_length: int | None = None,
+        stride: int | None = None,
+    ) -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(
+                f"model must be a loaded model, got {type(model).__name__}; use from_pretrained for a folder"
+            )
+        if pooling not in get_args(EmbeddingPooling):
+            known = " or ".join(repr(name) for name in get_args(EmbeddingPooling))
+            raise ValueError(f"pooling must be {known}, got {pooling!r}")
+        if model.config.is_encoder_decoder:
+            raise ValueError(f"{type(model).__name__} is an encoder-decoder; a document's vector is an encoder's")
+        self.model: PreTrainedModel = model.base_model.eval()
+        self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
+        self._has_globals = "global_attention_mask" in inspect.signature(self.model.forward).parameters
+        configured = getattr(self.model.config, "global_attention_policy", None)
+        policy = global_attention_policy if global_attention_policy is not None else configured
+        self.global_attention_policy: GlobalPolicy = "first" if policy is None else policy
+        parse_policy(self.global_attention_policy)
+        self.max_length, self.stride = window_tokens(self.model, tokenizer, max_length), stride
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **options: Any) -> "DocumentEmbedder":
+        """An embedder of a saved model, with or without a head.
+
+        Args:
+            directory: a folder with model and tokenizer, or a hub name. A Longformer becomes a
+                :class:`longspan.LongformerModel`, any other encoder is ``AutoModel``'s. Of one that
+                :meth:`save_pretrained` wrote, pooling and normalization are taken over.
+            **options: as of the class, instead of those.
+
+        Raises:
+            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class.
+        """
+        name = str(directory)
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+        if kind == "longformer":
+            model = LongformerModel.from_pretrained(name, add_pooling_layer=False)
+            # Given, since stock transformers can't read every configuration of this package.
+            tokenizer = AutoTokenizer.from_pretrained(name, config=transformers.LongformerConfig())
+        else:
+            model, tokenizer = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        saved = _read_options(Path(directory)) if Path(directory).is_dir() else {}
+        return cls(model, tokenizer, **{**saved, **options})
+
+    def encode(self, documents: str | Sequence[str], *, batch_size: int = 8) -> Tensor:
+        """The vectors of documents.
+
+        Args:
+            documents: one, or any number of them.
+            batch_size: windows at once; those of like length share a batch.
+
+        Returns:
+            float32 ``[D, C]`` on the CPU, in the order of the documents; ``[C]`` for one string.
+
+        Raises:
+            TypeError: something else than strings. ValueError: ``batch_size`` below 1.
+        """
+        if isinstance(documents, str):
+            return self.encode([documents], batch_size=batch_size)[0]
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        windows, weights, owners = [], [], []
+        for number, document in enumerate(documents):
+            if not isinstance(document, str):
+                raise TypeError(f"document {number} must be a string, got {type(document).__name__}")
+            encoding = self.tokenizer(document, return_special_tokens_mask=True, truncation=False, verbose=False)
+            kept = special_tokens_around(encoding.pop("special_tokens_mask"))
+            cuts = split_into_windows(kept, self.max_length, self.stride)
+            windows += [{name: [values[at] for at in columns] for name, values in encoding.items()} for columns in cuts]
+            weights += self._weights(cuts, kept)
+            owners += [number] * len(cuts)
+        vectors = torch.zeros(len(documents), self.model.config.hidden_size)
+        order = sorted(range(len(windows)), key=lambda at: -len(windows[at]["input_ids"]))
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            states = self._states([windows[at] for at in chosen])
+            for at, rows in zip(chosen, states, strict=True):
+                vectors[owners[at]] += weights[at] @ rows
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def _weights(self, windows: Sequence[Columns], kept: list[bool]) -> list[Tensor]:
+        """How much each token of each window counts, ``[n]`` each; all together 1."""
+        if self.pooling == "cls":
+            return [F.one_hot(torch.tensor(0), len(columns)).float() / len(windows) for columns in windows]
+        chosen = most_central(windows, kept)
+        return [
+            torch.from_numpy(chosen[columns] == number).float() / len(kept) for number, columns in enumerate(windows)
+        ]
+
+    @torch.inference_mode()
+    def _states(self, windows: list[dict[str, list[int]]]) -> list[Tensor]:
+        """The last hidden states of windows, float32 ``[n, C]`` each, without padding."""
+        lengths = [len(window["input_ids"]) for window in windows]
+        if len(set(lengths)) == 1:
+            batch = {name: torch.tensor([window[name] for window in windows]) for name in windows[0]}
+        else:
+            batch = dict(self.tokenizer.pad(windows, padding_side="right", return_tensors="pt"))
+        if self._has_globals:
+            config = self.model.config
+            batch["global_attention_mask"] = make_global_attention_mask(
+                self.global_attention_policy,
+                batch["input_ids"],
+                batch["attention_mask"],
+                sep_token_id=config.sep_token_id if config.sep_token_id is not None else config.eos_token_id,
+            ).long()
+        output = self.model(**{name: values.to(self.model.device) for name, values in batch.items()})
+        states = output.last_hidden_state.float().cpu()
+        return [rows[:length] for rows, length in zip(states, lengths, strict=True)]
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write model, tokenizer and pooling as ``sentence-transformers`` reads them.
+
+        ``SentenceTransformer(directory)`` gives the same vectors for documents that fit into the model, and cuts longer
+        ones. A Longformer needs ``longspan.register()`` before: its global tokens are in its configuration, which stock
+        ``transformers`` would not heed; it refuses the directory.
+
+        Args:
+            directory: written whole or not at all; an embedder that is there is replaced.
+
+        Returns:
+            The directory.
+
+        Raises:
+            FileExistsError: the directory holds something else. OSError: it can't be written.
+        """
+        target = Path(directory).expanduser()
+        if target.exists() and not (target / "modules.json").is_file() and (target.is_file() or any(target.iterdir())):
+            raise FileExistsError(f"{target} exists and holds no earlier embedder; give a new directory")
+        steps = ["Transformer", "Pooling"] + ["Normalize"] * self.normalize
+        paths = ["", "1_Pooling", "2_Normalize"]
+        modules = [
+            {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{step}"}
+            for at, (step, path) in enumerate(zip(steps, paths, strict=False))
+        ]
+        pooling = {
+            "word_embedding_dimension": self.model.config.hidden_size,
+            "pooling_mode_cls_token": self.pooling == "cls",
+            "pooling_mode_mean_tokens": self.pooling == "mean",
+        }
+        with atomic_directory(target, "the embedder") as folder:
+            self._save_model(folder)
+            self.tokenizer.save_pretrained(folder)
+            _write(folder / "modules.json", modules)
+            _write(folder / "sentence_bert_config.json", {"max_seq_length": self.max_length, "do_lower_case": False})
+            _write(folder / "1_Pooling" / "config.json", pooling)
+            if self.normalize:
+                (folder / "2_Normalize").mkdir()
+        return target
+
+    def _save_model(self, folder: Path) -> None:
+        config = self.model.config
+        if not isinstance(config, LongformerConfig):
+            self.model.save_pretrained(folder)
+            return
+        before = config.global_attention_policy, config.attention_window
+        layers = range(config.num_hidden_layers)
+        reaches = [config.layer_pattern(layer)[0] for layer in layers]
+        # A window for each head: the same windows, in a form that stock transformers refuses.
+        config.attention_window = [
+            [2 * left for left, _ in (reach if isinstance(reach, list) else [reach] * config.num_attention_heads)]
+            for reach in reaches
+        ]
+        config.global_attention_policy = self.global_attention_policy
+        try:
+            self.model.save_pretrained(folder)
+        finally:
+            config.global_attention_policy, config.attention_window = before
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_options(directory: Path) -> dict[str, Any]:
+    """Pooling and normalization of a folder in the form of ``sentence-transformers``, if it is one."""
+    pooling = directory / "1_Pooling" / "config.json"
+    if not pooling.is_file():
+        return {}
+    modes = json.loads(pooling.read_text(encoding="utf-8"))
+    steps = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
+    return {
+        "pooling": "cls" if modes.get("pooling_mode_cls_token") or modes.get("pooling_mode") == "cls" else "mean",
+        "normalize": any(step["type"].endswith(".Normalize") for step in steps),
+    }

@@ -1,0 +1,1 @@
+from tiny_text import roberta_dir, tokenizer  # noqa: F401
