@@ -42,7 +42,21 @@ def _op_arguments(case: Case, dropout_p: float) -> tuple[Any, ...]:
     seed = torch.tensor(5) if dropout_p else None
     lefts, rights = ([window[side] for window in pattern.windows] for side in (0, 1))
     flags = list(pattern.dilations), list(pattern.causal)
-    return query, key, value, given, case.global_mask, case.key_mask, seed, lefts, rights, *flags, 0.5, dropout_p
+    return (
+        query,
+        key,
+        value,
+        given,
+        case.global_mask,
+        case.key_mask,
+        seed,
+        lefts,
+        rights,
+        *flags,
+        0.5,
+        dropout_p,
+        "auto",
+    )
 
 
 @pytest.mark.parametrize("dropout_p", [0.0, 0.3])

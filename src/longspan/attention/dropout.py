@@ -10,8 +10,8 @@ from torch import Tensor
 
 # Odd 32-bit multipliers with good avalanche, as signed ints (found by search: C. Wellons, "Prospecting for hash
 # functions").
-_MULTIPLIER_1 = 0x7FEB352D
-_MULTIPLIER_2 = 0x846CA68B - 2**32
+MULTIPLIER_1 = 0x7FEB352D
+MULTIPLIER_2 = 0x846CA68B - 2**32
 
 
 class Dropout:
@@ -46,9 +46,9 @@ class Dropout:
             x, y: int32 scratch of the shape of ``weights``.
         """
         torch.bitwise_xor(row_hash, key_hash, out=x)
-        x.mul_(_MULTIPLIER_1)
+        x.mul_(MULTIPLIER_1)
         torch.bitwise_right_shift(x, 15, out=y)
-        x.bitwise_xor_(y).mul_(_MULTIPLIER_2)
+        x.bitwise_xor_(y).mul_(MULTIPLIER_2)
         # Now a mask of bits, all ones to keep and all zeros to drop: comparing into bools is five times slower.
         x.bitwise_right_shift_(1).add_(self.offset).bitwise_right_shift_(31)
         bits = weights.view(torch.int32 if weights.dtype == torch.float32 else torch.int64)

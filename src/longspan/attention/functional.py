@@ -13,7 +13,7 @@ from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
 from longspan.attention.unfused import unfused_attention
 
-Backend = Literal["auto", "reference", "blocked"]
+Backend = Literal["auto", "reference", "blocked", "triton"]
 
 
 class GlobalProjection(NamedTuple):
@@ -136,8 +136,10 @@ def longformer_attention(
         return_probabilities: return an :class:`AttentionResult` with LSE and attention weights (differentiable), by
         a slower
             path that is linear in memory too.
-        backend: ``"blocked"``, the fast path; ``"reference"``, the dense definition, quadratic; ``"auto"``:
-            the fast path, and plain torch operations in a graph that ``torch.export`` traces.
+        backend: ``"triton"``, fused kernels for CUDA GPUs (``pip install longspan[gpu]``; up to fp32 and 256 features
+            in a head); ``"blocked"``, the fast path on any device; ``"reference"``, the dense definition, quadratic;
+            ``"auto"``: the fastest that can (``selection.py``), and plain torch operations in a graph that
+            ``torch.export`` traces.
 
     Returns:
         ``[B, H, N, D]`` in the dtype of ``query``, or an :class:`AttentionResult`.
@@ -191,6 +193,7 @@ def longformer_attention(
             list(pattern.causal),
             scale,
             dropout_p,
+            backend,
         )
     return AttentionResult(out, lse, None, None) if return_lse else out
 

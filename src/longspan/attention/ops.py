@@ -1,6 +1,7 @@
-"""The blocked path as registered custom ops: one node for ``torch.compile`` and ``torch.export``, at any length.
+"""The fast paths as registered custom ops: one node for ``torch.compile`` and ``torch.export``, at any length.
 
-Both switch autocast off, which would reach inside and round sums to 16 bits.
+Which path computes a call is decided inside the op, where the tensors are real. Both ops switch autocast off, which
+would reach inside and round sums to 16 bits.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 from longspan.attention.band import compute_dtype
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
 from longspan.attention.pattern import AttentionPattern
+from longspan.attention.selection import select
 from longspan.attention.workspace import workspace
 
 
@@ -30,12 +32,18 @@ def attention_op(
     causal: Sequence[bool],
     scale: float,
     dropout_p: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` as :func:`blocked_forward`; the pattern comes apart into one entry per head, the seed as a
-    tensor.
+    tensor. ``backend`` is for :func:`select`.
     """
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
     device = query.device
+    if select(backend, query) == "triton":
+        from longspan.attention.fused import fused_forward
+
+        with torch.autocast(device.type, enabled=False):
+            return fused_forward(query, key, value, global_inputs, call)
     with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
         return blocked_forward(query, key, value, global_inputs, call, scratch)
 
@@ -59,10 +67,16 @@ def attention_backward_op(
     causal: Sequence[bool],
     scale: float,
     dropout_p: float,
+    backend: str,
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
     device = query.device
+    if select(backend, query) == "triton":
+        from longspan.attention.fused import fused_backward
+
+        with torch.autocast(device.type, enabled=False):
+            return fused_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call)
     with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
         return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, scratch)
 

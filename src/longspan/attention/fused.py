@@ -1,0 +1,391 @@
+# mypy: disable-error-code="import-not-found,import-untyped"
+"""The Triton path: exact forward and backward on a GPU, all texts and heads of a batch in a few launches.
+
+Its kernels need the package triton; this module is imported only when they are called for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from longspan.attention.blocked import Call
+from longspan.attention.blocks import LOG2_E
+from longspan.attention.dropout import Dropout
+from longspan.attention.fused_rows import add_global_rows, global_row_gradients
+from longspan.attention.masks import BatchMasks
+from longspan.attention.pattern import AttentionPattern
+from longspan.attention.triton_local import (
+    column_gradient,
+    local_forward,
+    local_key_gradient,
+    local_query_gradient,
+    row_delta,
+)
+
+
+class Tiles(NamedTuple):
+    """The size of a program's work: rows and keys of a tile, warps, and how many tiles are loaded ahead."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# By kernel, by bytes of a number and by the features of a head up to which they hold.
+_TILES: dict[str, dict[int, dict[int, Tiles]]] = {
+    "forward": {
+        2: {64: Tiles(128, 64, 4, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 4, 2)},
+        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 2), 256: Tiles(16, 16, 4, 1)},
+    },
+    "query gradient": {
+        2: {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 4, 1)},
+        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
+    },
+    "key gradient": {
+        2: {64: Tiles(64, 128, 8, 3), 128: Tiles(64, 128, 8, 2), 256: Tiles(32, 64, 4, 1)},
+        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
+    },
+}
+MOST_FEATURES = 256
+"""D up to which there are tiles."""
+
+
+def tiles_of(kernel: str, dtype: torch.dtype, features: int) -> Tiles:
+    """The tiles that ``kernel`` uses for inputs of ``dtype`` and heads of so many features."""
+    by_features = _TILES[kernel][dtype.itemsize]
+    return by_features[min(limit for limit in by_features if limit >= features)]
+
+
+@dataclass
+class Launch:
+    """What the launches of one call share."""
+
+    masks: BatchMasks
+    heads: Tensor
+    """int32 ``[4, H]``: left, right, dilation, causal."""
+    pattern: AttentionPattern
+    scale: float
+    dropout: Dropout | None
+    row_hash: Tensor
+    """int32 ``[B * H * N]`` with dropout, else anything."""
+    key_hash: Tensor
+    """int32 ``[N]`` with dropout, else anything."""
+
+    @classmethod
+    def make(cls, query: Tensor, call: Call) -> "Launch":
+        """For ``query [B, H, N, D]``."""
+        B, H, N, _ = query.shape
+        masks = BatchMasks.make(call.global_mask, call.key_mask, B, N, query.device)
+        heads = _head_table(call.pattern, query.device)
+        dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
+        row_hash, key_hash = (heads, heads) if dropout is None else dropout.hashes(B * H, N, N)
+        return cls(masks, heads, call.pattern, call.scale, dropout, row_hash, key_hash)
+
+    @property
+    def scale2(self) -> float:
+        """The scale's size to base 2; never 0, which would turn the -inf of a masked score into NaN."""
+        return max(abs(self.scale) * LOG2_E, 1e-30)
+
+    @property
+    def keep(self) -> float:
+        """The probability of keeping a weight."""
+        return 1.0 if self.dropout is None else self.dropout.keep
+
+    @property
+    def threshold(self) -> int:
+        """What :meth:`Dropout.drop` adds to a hash."""
+        return 0 if self.dropout is None else self.dropout.offset
+
+    def flags(self, tensor: Tensor) -> dict[str, Any]:
+        """Compile-time arguments of all kernels."""
+        return {
+            "NEGATIVE": self.scale < 0,
+            "DROPOUT": self.dropout is not None,
+            # Without "ieee" products of fp32 would be rounded to tf32.
+            "PRECISION": "ieee" if tensor.dtype == torch.float32 else "tf32",
+        }
+
+    def tiles(self, length: int, size: int) -> int:
+        """The largest number of tiles of ``size`` places that a head's text has, residue by residue."""
+        dilations = {1 if dilation >= length else dilation for dilation in self.pattern.dilations}
+        return max(d * triton.cdiv(triton.cdiv(length, d), size) for d in dilations)
+
+
+def fused_forward(
+    query: Tensor, key: Tensor, value: Tensor, global_inputs: Sequence[Tensor], call: Call
+) -> tuple[Tensor, Tensor]:
+    """Output and LSE; arguments and results as :func:`longspan.attention.blocked.blocked_forward`."""
+    B, H, N, D = query.shape
+    out = torch.empty_like(query)
+    lse = query.new_empty(B, H, N, dtype=torch.float32)
+    if not B:
+        return out, lse
+    launch = Launch.make(query, call)
+    query, key, value = readable_rows(query), readable_rows(key), readable_rows(value)
+    target = readable_rows(out)
+    masks, size = launch.masks, tiles_of("forward", query.dtype, D)
+    tiles = launch.tiles(N, size.rows)
+    local_forward[(tiles * B * H,)](
+        query,
+        key,
+        value,
+        target,
+        lse,
+        launch.heads,
+        lse if masks.local is None else masks.local,
+        lse if masks.dead is None else masks.dead,
+        masks.positions,
+        masks.counts,
+        launch.row_hash,
+        launch.key_hash,
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        *target.stride()[:3],
+        N,
+        H,
+        tiles,
+        masks.positions.shape[1],
+        launch.scale2,
+        launch.keep,
+        launch.threshold,
+        ROWS=size.rows,
+        KEYS=size.keys,
+        **_columns(launch),
+        **_features(D),
+        **launch.flags(query),
+        num_warps=size.warps,
+        num_stages=size.stages,
+    )
+    if target is not out:
+        out.copy_(target)
+    if masks.most_globals:
+        add_global_rows(query, key, value, global_inputs, launch, out, lse)
+    return out, lse
+
+
+def fused_backward(
+    grad_out: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    global_inputs: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    call: Call,
+) -> list[Tensor]:
+    """Gradients; arguments and results as :func:`longspan.attention.blocked.blocked_backward`."""
+    grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
+    if not len(query):
+        return grads + [torch.zeros_like(tensor) for tensor in global_inputs]
+    launch = Launch.make(query, call)
+    query, key, value, grad_out, out = (readable_rows(tensor) for tensor in (query, key, value, grad_out, out))
+    targets = [readable_rows(grad) for grad in grads]
+    delta = _row_delta(out, grad_out, grad_lse)
+    _local_gradients(query, key, value, grad_out, lse, delta, targets, launch)
+    for grad, target in zip(grads, targets, strict=True):
+        if target is not grad:
+            grad.copy_(target)
+    if not launch.masks.most_globals:
+        return grads + [torch.zeros_like(tensor) for tensor in global_inputs]
+    _column_gradients(query, key, value, grad_out, lse, delta, grads, launch)
+    return grads + global_row_gradients(grad_out, grad_lse, query, key, value, global_inputs, lse, delta, grads, launch)
+
+
+def readable_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if the features of a row lie next to each other, else a copy."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def rows_per_split(length: int, num_globals: int) -> int:
+    """How many tokens one program sums over; so many that the partial sums are no larger than the keys."""
+    return int(max(1024, triton.next_power_of_2(8 * num_globals)))
+
+
+def _local_gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad_out: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    grads: list[Tensor],
+    launch: Launch,
+) -> None:
+    B, H, N, D = query.shape
+    masks = launch.masks
+    local = lse if masks.local is None else masks.local
+    dead = lse if masks.dead is None else masks.dead
+    inputs = (query, key, value, grad_out)
+    strides = [stride for tensor in inputs for stride in tensor.stride()[:3]]
+    size = tiles_of("query gradient", query.dtype, D)
+    tiles = launch.tiles(N, size.rows)
+    local_query_gradient[(tiles * B * H,)](
+        *inputs,
+        lse,
+        delta,
+        grads[0],
+        launch.heads,
+        local,
+        dead,
+        masks.positions,
+        masks.counts,
+        launch.row_hash,
+        launch.key_hash,
+        *strides,
+        *grads[0].stride()[:3],
+        N,
+        H,
+        tiles,
+        masks.positions.shape[1],
+        launch.scale2,
+        launch.scale,
+        launch.keep,
+        launch.threshold,
+        ROWS=size.rows,
+        KEYS=size.keys,
+        **_columns(launch),
+        **_features(D),
+        **launch.flags(query),
+        num_warps=size.warps,
+        num_stages=size.stages,
+    )
+    size = tiles_of("key gradient", query.dtype, D)
+    tiles = launch.tiles(N, size.keys)
+    local_key_gradient[(tiles * B * H,)](
+        *inputs,
+        lse,
+        delta,
+        grads[1],
+        grads[2],
+        launch.heads,
+        local,
+        dead,
+        launch.row_hash,
+        launch.key_hash,
+        *strides,
+        *grads[1].stride()[:3],
+        *grads[2].stride()[:3],
+        N,
+        H,
+        tiles,
+        launch.scale2,
+        launch.scale,
+        launch.keep,
+        launch.threshold,
+        ROWS=size.rows,
+        KEYS=size.keys,
+        HAS_MASK=masks.local is not None,
+        **_features(D),
+        **launch.flags(query),
+        num_warps=size.warps,
+        num_stages=size.stages,
+    )
+
+
+def _column_gradients(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad_out: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    grads: list[Tensor],
+    launch: Launch,
+) -> None:
+    """Put the gradients of the global keys and values into their places, where the windows left zeros."""
+    B, H, N, D = query.shape
+    masks = launch.masks
+    slots, chunk = masks.most_globals, rows_per_split(N, masks.most_globals)
+    splits = triton.cdiv(N, chunk)
+    partial = [torch.empty(splits, B, H, slots, D, dtype=torch.float32, device=query.device) for _ in range(2)]
+    columns = _columns(launch)
+    size = tiles_of("query gradient", query.dtype, D)
+    column_gradient[(triton.cdiv(slots, columns["COLUMNS"]) * splits * B * H,)](
+        query,
+        key,
+        value,
+        grad_out,
+        lse,
+        delta,
+        *partial,
+        launch.heads,
+        lse if masks.local is None else masks.local,
+        masks.positions,
+        masks.counts,
+        launch.row_hash,
+        launch.key_hash,
+        *query.stride()[:3],
+        *key.stride()[:3],
+        *value.stride()[:3],
+        *grad_out.stride()[:3],
+        N,
+        H,
+        slots,
+        splits,
+        chunk,
+        launch.scale2,
+        launch.scale,
+        launch.keep,
+        launch.threshold,
+        ROWS=min(size.rows, 64),
+        COLUMNS=columns["COLUMNS"],
+        HAS_MASK=columns["HAS_MASK"],
+        CAUSAL=columns["CAUSAL"],
+        **_features(D),
+        **launch.flags(query),
+        num_warps=4,
+        num_stages=size.stages,
+    )
+    for grad, sums in zip(grads[1:], partial, strict=True):
+        masks.scatter(sums.sum(0), grad)
+
+
+def _row_delta(out: Tensor, grad_out: Tensor, grad_lse: Tensor | None) -> Tensor:
+    B, H, N, D = out.shape
+    delta = torch.empty(B, H, N, dtype=torch.float32, device=out.device)
+    rows = 64
+    row_delta[(triton.cdiv(N, rows) * B * H,)](
+        out,
+        grad_out,
+        delta if grad_lse is None else grad_lse.contiguous(),
+        delta,
+        *out.stride()[:3],
+        *grad_out.stride()[:3],
+        N,
+        H,
+        ROWS=rows,
+        HAS_GRAD_LSE=grad_lse is not None,
+        **_features(D),
+    )
+    return delta
+
+
+def _columns(launch: Launch) -> dict[str, Any]:
+    """Compile-time arguments of the kernels that meet global columns."""
+    return {
+        "COLUMNS": 16 if launch.masks.most_globals <= 16 else 64,
+        "HAS_MASK": launch.masks.local is not None,
+        "HAS_GLOBALS": launch.masks.most_globals > 0,
+        "CAUSAL": launch.masks.most_globals > 0 and any(launch.pattern.causal),
+    }
+
+
+def _features(features: int) -> dict[str, int]:
+    return {"D": features, "BLOCK_D": max(16, triton.next_power_of_2(features))}
+
+
+@lru_cache(maxsize=64)
+def _head_table(pattern: AttentionPattern, device: torch.device) -> Tensor:
+    """int32 ``[4, H]``; what no text can hold is cut to 2**30."""
+    most = 2**30
+    lefts, rights = zip(*pattern.windows, strict=True)
+    rows = [[min(int(number), most) for number in row] for row in (lefts, rights, pattern.dilations, pattern.causal)]
+    return torch.tensor(rows, dtype=torch.int32, device=device)

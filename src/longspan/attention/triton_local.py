@@ -1,0 +1,555 @@
+# mypy: ignore-errors
+"""Triton kernels for the local rows: the window and the global columns in one softmax, forward and backward.
+
+Nothing of the size of the scores is stored. No two programs write to one place and none waits for another, so results
+are the same bits in every run. The tiles of keys that no row of a tile of rows sees are skipped, and those that all of
+them see are not masked. A dilated window is the plain one on places (``triton_tiles.py``): nothing is copied.
+"""
+
+import triton
+import triton.language as tl
+
+from longspan.attention.triton_tiles import (
+    count_dead,
+    find_tile,
+    kept,
+    load_flags,
+    load_rows,
+    products,
+    softmax_step,
+    store_rows,
+)
+
+_LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit(do_not_specialize=["N", "H", "tiles", "slots", "threshold"])
+def local_forward(
+    query,
+    key,
+    value,
+    out,
+    lse,
+    heads,
+    local,
+    dead,
+    positions,
+    counts,
+    row_hash,
+    key_hash,
+    query_b,
+    query_h,
+    query_n,
+    key_b,
+    key_h,
+    key_n,
+    value_b,
+    value_h,
+    value_n,
+    out_b,
+    out_h,
+    out_n,
+    N,
+    H,
+    tiles,
+    slots,
+    scale2,
+    keep,
+    threshold,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_GLOBALS: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Write ``out [B, H, N, D]`` and the natural LSE ``[B, H, N]``: 0 and -inf in rows that aren't local.
+
+    ``local`` is int8 ``[B, N]``; ``positions`` int32 ``[B, slots]`` of the global tokens, the first ``counts [B]`` of
+    which are filled; the hashes are those of :meth:`longspan.attention.dropout.Dropout.hashes`.
+    """
+    b, h, residue, first, places, left, right, dilation, causal = find_tile(heads, N, H, tiles, ROWS)
+    if first >= places:
+        return
+    query += b.to(tl.int64) * query_b + h.to(tl.int64) * query_h
+    key += b.to(tl.int64) * key_b + h.to(tl.int64) * key_h
+    value += b.to(tl.int64) * value_b + h.to(tl.int64) * value_h
+    out += b.to(tl.int64) * out_b + h.to(tl.int64) * out_h
+    of_rows = (b.to(tl.int64) * H + h) * N
+    local += b.to(tl.int64) * N
+    dead += b.to(tl.int64) * (N + 1)
+
+    place = first + tl.arange(0, ROWS)
+    row = residue + place * dilation
+    inside = place < places
+    is_local = load_flags(local, row, inside, HAS_MASK)
+    rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
+    row_random = tl.load(row_hash + of_rows + row, mask=inside, other=0) if DROPOUT else row
+    top = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    weighted = tl.zeros([ROWS, BLOCK_D], tl.float32)
+
+    low = tl.maximum(first - left, 0) // KEYS * KEYS
+    high = tl.minimum(first + ROWS + right, places)
+    columns = 0
+    if HAS_GLOBALS:
+        columns = tl.load(counts + b)
+    if HAS_MASK:
+        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places))
+        high = tl.where(dying == span, low, high)  # no row is local: nothing to do but write zeros
+        columns = tl.where(dying == span, 0, columns)
+
+    if HAS_GLOBALS:
+        for start in range(0, columns, COLUMNS):
+            slot = start + tl.arange(0, COLUMNS)
+            filled = slot < columns
+            token = tl.load(positions + b.to(tl.int64) * slots + slot, mask=filled, other=0)
+            keys = load_rows(key, key_n, token, filled, D, BLOCK_D)
+            values = load_rows(value, value_n, token, filled, D, BLOCK_D)
+            scores = products(rows, keys, NEGATIVE, PRECISION)
+            seen = filled[None, :]
+            if CAUSAL:
+                seen = seen & ((causal == 0) | (token[None, :] <= row[:, None]))
+            scores = tl.where(seen, scores, float("-inf"))
+            weights, shrink, top, total = softmax_step(scores, top, total, scale2)
+            if DROPOUT:
+                key_random = tl.load(key_hash + token, mask=filled, other=0)
+                weights = tl.where(kept(row_random[:, None], key_random[None, :], threshold), weights, 0.0)
+            weighted = tl.dot(weights.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
+
+    # All rows of the tile see the places from the one on to before the other.
+    all_see_from = first + ROWS - 1 - left
+    all_see_to = tl.minimum(first + right + 1, places)
+    for start in range(low, high, KEYS):
+        place_of_key = start + tl.arange(0, KEYS)
+        token = residue + place_of_key * dilation
+        is_key = load_flags(local, token, place_of_key < places, HAS_MASK)
+        keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
+        values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
+        scores = products(rows, keys, NEGATIVE, PRECISION)
+        partial = (start < all_see_from) | (start + KEYS > all_see_to)
+        if HAS_MASK:
+            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places))
+            partial = partial | (dying > 0)
+        if partial:
+            offset = place_of_key[None, :] - place[:, None]
+            seen = (offset >= -left) & (offset <= right) & is_key[None, :]
+            scores = tl.where(seen, scores, float("-inf"))
+        weights, shrink, top, total = softmax_step(scores, top, total, scale2)
+        if DROPOUT:
+            key_random = tl.load(key_hash + token, mask=is_key, other=0)
+            weights = tl.where(kept(row_random[:, None], key_random[None, :], threshold), weights, 0.0)
+        weighted = tl.dot(weights.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
+
+    divisor = tl.where(is_local, total * keep, 1.0)
+    result = tl.where(is_local[:, None], weighted / divisor[:, None], 0.0)
+    store_rows(out, out_n, row, inside, result, D, BLOCK_D)
+    natural = tl.where(is_local, (top + tl.log2(tl.where(is_local, total, 1.0))) * _LN_2, float("-inf"))
+    tl.store(lse + of_rows + row, natural, mask=inside)
+
+
+@triton.jit
+def score_gradients(scores, lse2, delta, grad_weights, scale2, keep, is_kept, DROPOUT: tl.constexpr):
+    """``(weights after dropout, gradients of the scaled scores)``, from scores that are -inf where masked.
+
+    ``lse2`` and ``delta`` are of the rows and broadcast against the scores; an LSE of +inf makes all of a row 0.
+    """
+    weights = tl.exp2(scores * scale2 - lse2)
+    dropped = weights
+    if DROPOUT:
+        dropped = tl.where(is_kept, weights / keep, 0.0)
+        grad_scores = dropped * grad_weights - weights * delta
+    else:
+        grad_scores = weights * (grad_weights - delta)
+    return dropped, grad_scores
+
+
+@triton.jit(do_not_specialize=["N", "H", "tiles", "slots", "threshold"])
+def local_query_gradient(
+    query,
+    key,
+    value,
+    grad_out,
+    lse,
+    delta,
+    grad_query,
+    heads,
+    local,
+    dead,
+    positions,
+    counts,
+    row_hash,
+    key_hash,
+    query_b,
+    query_h,
+    query_n,
+    key_b,
+    key_h,
+    key_n,
+    value_b,
+    value_h,
+    value_n,
+    out_b,
+    out_h,
+    out_n,
+    grad_b,
+    grad_h,
+    grad_n,
+    N,
+    H,
+    tiles,
+    slots,
+    scale2,
+    scale,
+    keep,
+    threshold,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_GLOBALS: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Write the gradient of the query, 0 in rows that aren't local; ``delta [B, H, N]`` is that of ``row_delta``."""
+    b, h, residue, first, places, left, right, dilation, causal = find_tile(heads, N, H, tiles, ROWS)
+    if first >= places:
+        return
+    query += b.to(tl.int64) * query_b + h.to(tl.int64) * query_h
+    key += b.to(tl.int64) * key_b + h.to(tl.int64) * key_h
+    value += b.to(tl.int64) * value_b + h.to(tl.int64) * value_h
+    grad_out += b.to(tl.int64) * out_b + h.to(tl.int64) * out_h
+    grad_query += b.to(tl.int64) * grad_b + h.to(tl.int64) * grad_h
+    of_rows = (b.to(tl.int64) * H + h) * N
+    local += b.to(tl.int64) * N
+    dead += b.to(tl.int64) * (N + 1)
+
+    place = first + tl.arange(0, ROWS)
+    row = residue + place * dilation
+    inside = place < places
+    is_local = load_flags(local, row, inside, HAS_MASK)
+    rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
+    grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
+    lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
+    row_delta = tl.load(delta + of_rows + row, mask=is_local, other=0.0)
+    row_random = tl.load(row_hash + of_rows + row, mask=inside, other=0) if DROPOUT else row
+    result = tl.zeros([ROWS, BLOCK_D], tl.float32)
+
+    low = tl.maximum(first - left, 0) // KEYS * KEYS
+    high = tl.minimum(first + ROWS + right, places)
+    columns = 0
+    if HAS_GLOBALS:
+        columns = tl.load(counts + b)
+    if HAS_MASK:
+        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places))
+        high = tl.where(dying == span, low, high)
+        columns = tl.where(dying == span, 0, columns)
+
+    if HAS_GLOBALS:
+        for start in range(0, columns, COLUMNS):
+            slot = start + tl.arange(0, COLUMNS)
+            filled = slot < columns
+            token = tl.load(positions + b.to(tl.int64) * slots + slot, mask=filled, other=0)
+            keys = load_rows(key, key_n, token, filled, D, BLOCK_D)
+            values = load_rows(value, value_n, token, filled, D, BLOCK_D)
+            seen = filled[None, :]
+            if CAUSAL:
+                seen = seen & ((causal == 0) | (token[None, :] <= row[:, None]))
+            scores = tl.where(seen, products(rows, keys, NEGATIVE, PRECISION), float("-inf"))
+            grad_weights = products(grads, values, False, PRECISION)
+            is_kept = seen
+            if DROPOUT:
+                key_random = tl.load(key_hash + token, mask=filled, other=0)
+                is_kept = kept(row_random[:, None], key_random[None, :], threshold)
+            _, grad_scores = score_gradients(
+                scores, lse2[:, None], row_delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
+            )
+            result = tl.dot(grad_scores.to(keys.dtype), keys, result, input_precision=PRECISION)
+
+    all_see_from = first + ROWS - 1 - left
+    all_see_to = tl.minimum(first + right + 1, places)
+    for start in range(low, high, KEYS):
+        place_of_key = start + tl.arange(0, KEYS)
+        token = residue + place_of_key * dilation
+        is_key = load_flags(local, token, place_of_key < places, HAS_MASK)
+        keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
+        values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
+        scores = products(rows, keys, NEGATIVE, PRECISION)
+        grad_weights = products(grads, values, False, PRECISION)
+        partial = (start < all_see_from) | (start + KEYS > all_see_to)
+        if HAS_MASK:
+            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places))
+            partial = partial | (dying > 0)
+        if partial:
+            offset = place_of_key[None, :] - place[:, None]
+            seen = (offset >= -left) & (offset <= right) & is_key[None, :]
+            scores = tl.where(seen, scores, float("-inf"))
+        is_kept = is_key[None, :]
+        if DROPOUT:
+            key_random = tl.load(key_hash + token, mask=is_key, other=0)
+            is_kept = kept(row_random[:, None], key_random[None, :], threshold)
+        _, grad_scores = score_gradients(
+            scores, lse2[:, None], row_delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
+        )
+        result = tl.dot(grad_scores.to(keys.dtype), keys, result, input_precision=PRECISION)
+
+    store_rows(grad_query, grad_n, row, inside, result * scale, D, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["N", "H", "tiles", "threshold"])
+def local_key_gradient(
+    query,
+    key,
+    value,
+    grad_out,
+    lse,
+    delta,
+    grad_key,
+    grad_value,
+    heads,
+    local,
+    dead,
+    row_hash,
+    key_hash,
+    query_b,
+    query_h,
+    query_n,
+    key_b,
+    key_h,
+    key_n,
+    value_b,
+    value_h,
+    value_n,
+    out_b,
+    out_h,
+    out_n,
+    grad_key_b,
+    grad_key_h,
+    grad_key_n,
+    grad_value_b,
+    grad_value_h,
+    grad_value_n,
+    N,
+    H,
+    tiles,
+    scale2,
+    scale,
+    keep,
+    threshold,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Write the gradients of key and value as far as they come through windows; 0 for keys that aren't local."""
+    b, h, residue, first, places, left, right, dilation, _ = find_tile(heads, N, H, tiles, KEYS)
+    if first >= places:
+        return
+    query += b.to(tl.int64) * query_b + h.to(tl.int64) * query_h
+    key += b.to(tl.int64) * key_b + h.to(tl.int64) * key_h
+    value += b.to(tl.int64) * value_b + h.to(tl.int64) * value_h
+    grad_out += b.to(tl.int64) * out_b + h.to(tl.int64) * out_h
+    grad_key += b.to(tl.int64) * grad_key_b + h.to(tl.int64) * grad_key_h
+    grad_value += b.to(tl.int64) * grad_value_b + h.to(tl.int64) * grad_value_h
+    of_rows = (b.to(tl.int64) * H + h) * N
+    local += b.to(tl.int64) * N
+    dead += b.to(tl.int64) * (N + 1)
+
+    place = first + tl.arange(0, KEYS)
+    token = residue + place * dilation
+    inside = place < places
+    is_key = load_flags(local, token, inside, HAS_MASK)
+    keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
+    values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
+    key_random = tl.load(key_hash + token, mask=inside, other=0) if DROPOUT else token
+    key_sum = tl.zeros([KEYS, BLOCK_D], tl.float32)
+    value_sum = tl.zeros([KEYS, BLOCK_D], tl.float32)
+
+    # The rows whose windows reach this tile: the window turned around.
+    low = tl.maximum(first - right, 0) // ROWS * ROWS
+    high = tl.minimum(first + KEYS + left, places)
+    if HAS_MASK:
+        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places))
+        high = tl.where(dying == span, low, high)
+    see_all_from = first + KEYS - 1 - right
+    see_all_to = first + left + 1
+    for start in range(low, high, ROWS):
+        place_of_row = start + tl.arange(0, ROWS)
+        row = residue + place_of_row * dilation
+        is_local = load_flags(local, row, place_of_row < places, HAS_MASK)
+        rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
+        grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
+        # Rows that aren't local drop out by their LSE, keys that aren't when they are stored.
+        lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
+        row_delta = tl.load(delta + of_rows + row, mask=is_local, other=0.0)
+        scores = products(keys, rows, NEGATIVE, PRECISION)  # [KEYS, ROWS]
+        grad_weights = products(values, grads, False, PRECISION)
+        if (start < see_all_from) | (start + ROWS > see_all_to):
+            offset = place[:, None] - place_of_row[None, :]
+            scores = tl.where((offset >= -left) & (offset <= right), scores, float("-inf"))
+        is_kept = is_local[None, :]
+        if DROPOUT:
+            row_random = tl.load(row_hash + of_rows + row, mask=is_local, other=0)
+            is_kept = kept(row_random[None, :], key_random[:, None], threshold)
+        dropped, grad_scores = score_gradients(
+            scores, lse2[None, :], row_delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
+        )
+        value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
+        key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
+
+    key_sum = tl.where(is_key[:, None], key_sum * scale, 0.0)
+    value_sum = tl.where(is_key[:, None], value_sum, 0.0)
+    store_rows(grad_key, grad_key_n, token, inside, key_sum, D, BLOCK_D)
+    store_rows(grad_value, grad_value_n, token, inside, value_sum, D, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["N", "H", "slots", "splits", "chunk", "threshold"])
+def column_gradient(
+    query,
+    key,
+    value,
+    grad_out,
+    lse,
+    delta,
+    grad_key,
+    grad_value,
+    heads,
+    local,
+    positions,
+    counts,
+    row_hash,
+    key_hash,
+    query_b,
+    query_h,
+    query_n,
+    key_b,
+    key_h,
+    key_n,
+    value_b,
+    value_h,
+    value_n,
+    out_b,
+    out_h,
+    out_n,
+    N,
+    H,
+    slots,
+    splits,
+    chunk,
+    scale2,
+    scale,
+    keep,
+    threshold,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sums over ``chunk`` local rows of the gradients of the global keys and values: fp32 ``[splits, B, H, slots, D]``.
+
+    Slots that aren't filled are left as they are.
+    """
+    program = tl.program_id(0)
+    split = program % splits
+    blocks = tl.cdiv(slots, COLUMNS)
+    block = program // splits % blocks
+    h = program // splits // blocks % H
+    b = program // splits // blocks // H
+    batch = tl.num_programs(0) // splits // blocks // H
+    columns = tl.load(counts + b)
+    if block * COLUMNS >= columns:
+        return
+    query += b.to(tl.int64) * query_b + h.to(tl.int64) * query_h
+    key += b.to(tl.int64) * key_b + h.to(tl.int64) * key_h
+    value += b.to(tl.int64) * value_b + h.to(tl.int64) * value_h
+    grad_out += b.to(tl.int64) * out_b + h.to(tl.int64) * out_h
+    of_sums = ((split.to(tl.int64) * batch + b) * H + h) * slots * D
+    of_rows = (b.to(tl.int64) * H + h) * N
+    local += b.to(tl.int64) * N
+    causal = tl.load(heads + 3 * H + h)
+
+    slot = block * COLUMNS + tl.arange(0, COLUMNS)
+    filled = slot < columns
+    token = tl.load(positions + b.to(tl.int64) * slots + slot, mask=filled, other=0)
+    keys = load_rows(key, key_n, token, filled, D, BLOCK_D)
+    values = load_rows(value, value_n, token, filled, D, BLOCK_D)
+    key_random = tl.load(key_hash + token, mask=filled, other=0) if DROPOUT else token
+    key_sum = tl.zeros([COLUMNS, BLOCK_D], tl.float32)
+    value_sum = tl.zeros([COLUMNS, BLOCK_D], tl.float32)
+    for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), ROWS):
+        row = start + tl.arange(0, ROWS)
+        is_local = load_flags(local, row, row < N, HAS_MASK)
+        rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
+        grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
+        lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
+        row_delta = tl.load(delta + of_rows + row, mask=is_local, other=0.0)
+        scores = products(keys, rows, NEGATIVE, PRECISION)  # [COLUMNS, ROWS]
+        grad_weights = products(values, grads, False, PRECISION)
+        if CAUSAL:
+            scores = tl.where((causal == 0) | (token[:, None] <= row[None, :]), scores, float("-inf"))
+        is_kept = is_local[None, :]
+        if DROPOUT:
+            row_random = tl.load(row_hash + of_rows + row, mask=is_local, other=0)
+            is_kept = kept(row_random[None, :], key_random[:, None], threshold)
+        dropped, grad_scores = score_gradients(
+            scores, lse2[None, :], row_delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
+        )
+        value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
+        key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
+    store_rows(grad_key + of_sums, D, slot, filled, key_sum * scale, D, BLOCK_D)
+    store_rows(grad_value + of_sums, D, slot, filled, value_sum, D, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["N", "H"])
+def row_delta(
+    out,
+    grad_out,
+    grad_lse,
+    delta,
+    out_b,
+    out_h,
+    out_n,
+    grad_b,
+    grad_h,
+    grad_n,
+    N,
+    H,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ROWS: tl.constexpr,
+    HAS_GRAD_LSE: tl.constexpr,
+):
+    """Write ``delta [B, H, N]``: row sums of ``grad_out * out`` minus the gradient of the LSE, in fp32."""
+    tiles = tl.cdiv(N, ROWS)
+    tile = tl.program_id(0) % tiles
+    h = tl.program_id(0) // tiles % H
+    b = tl.program_id(0) // tiles // H
+    row = tile * ROWS + tl.arange(0, ROWS)
+    inside = row < N
+    out += b.to(tl.int64) * out_b + h.to(tl.int64) * out_h
+    grad_out += b.to(tl.int64) * grad_b + h.to(tl.int64) * grad_h
+    of_rows = (b.to(tl.int64) * H + h) * N
+    values = load_rows(out, out_n, row, inside, D, BLOCK_D).to(tl.float32)
+    grads = load_rows(grad_out, grad_n, row, inside, D, BLOCK_D).to(tl.float32)
+    result = tl.sum(values * grads, 1)
+    if HAS_GRAD_LSE:
+        result -= tl.load(grad_lse + of_rows + row, mask=inside, other=0.0)
+    tl.store(delta + of_rows + row, result, mask=inside)

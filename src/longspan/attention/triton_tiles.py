@@ -1,0 +1,115 @@
+# mypy: ignore-errors
+"""What the Triton kernels share: where a tile lies, loading its rows, masks, dropout. Needs triton; see ``fused.py``.
+
+Legend: B texts, H heads, N tokens, D features; a *place* counts the tokens of one residue of a dilation, so that token
+``residue + place * dilation`` is at that place and a dilated window is a plain window of places.
+"""
+
+import triton
+import triton.language as tl
+
+from longspan.attention.dropout import MULTIPLIER_1, MULTIPLIER_2
+
+_FIRST_MULTIPLIER = tl.constexpr(MULTIPLIER_1)
+_SECOND_MULTIPLIER = tl.constexpr(MULTIPLIER_2)
+
+
+@triton.jit
+def find_tile(heads, N, H, tiles, SIZE: tl.constexpr):
+    """Where this program's tile lies: ``(b, h, residue, first place, places, left, right, dilation, causal)``.
+
+    ``heads`` is int32 ``[4, H]``: left, right, dilation, causal. ``tiles`` is the largest number of tiles of a head;
+    heads with fewer give a tile without places.
+    """
+    program = tl.program_id(0)
+    tile = program % tiles
+    b = program // tiles // H
+    h = program // tiles % H
+    left = tl.load(heads + h)
+    right = tl.load(heads + H + h)
+    dilation = tl.load(heads + 2 * H + h)
+    causal = tl.load(heads + 3 * H + h)
+    alone = dilation >= N  # then a window holds its own token only
+    left = tl.where(alone, 0, left)
+    right = tl.where(alone, 0, right)
+    dilation = tl.where(alone, 1, dilation)
+    per_residue = tl.cdiv(tl.cdiv(N, dilation), SIZE)
+    residue = tile // per_residue
+    first = tile % per_residue * SIZE
+    places = tl.where(residue < dilation, tl.cdiv(N - residue, dilation), 0)
+    return b, h, residue, first, places, left, right, dilation, causal
+
+
+@triton.jit
+def load_rows(base, stride, token, wanted, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows ``[T, BLOCK_D]`` of the tokens; 0 in rows that aren't wanted and in features from D on.
+
+    Offsets are 64-bit: a million tokens of a fused projection are more than 2**31 numbers.
+    """
+    feature = tl.arange(0, BLOCK_D)
+    mask = wanted[:, None]
+    if D != BLOCK_D:
+        mask = mask & (feature < D)[None, :]
+    return tl.load(base + token.to(tl.int64)[:, None] * stride + feature[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(base, stride, token, wanted, rows, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Write ``rows [T, BLOCK_D]`` where wanted, rounded to the target's dtype."""
+    feature = tl.arange(0, BLOCK_D)
+    mask = wanted[:, None]
+    if D != BLOCK_D:
+        mask = mask & (feature < D)[None, :]
+    target = base + token.to(tl.int64)[:, None] * stride + feature[None, :]
+    tl.store(target, rows.to(base.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_flags(flags, token, inside, HAS_MASK: tl.constexpr):
+    """bool ``[T]``: inside the text and, with a mask, flagged by int8 ``flags [N]``."""
+    if HAS_MASK:
+        inside = inside & (tl.load(flags + token, mask=inside, other=0) != 0)
+    return inside
+
+
+@triton.jit
+def count_dead(dead, residue, dilation, start, stop):
+    """How many tokens are not local from place ``start`` to before ``stop``, and how many tokens that span holds.
+
+    ``dead`` is int32 ``[N + 1]``, for each token how many before it aren't local. With a dilation the span holds the
+    tokens of other residues too.
+    """
+    begin = residue + start * dilation
+    end = residue + (stop - 1) * dilation + 1
+    return tl.load(dead + end) - tl.load(dead + begin), end - begin
+
+
+@triton.jit
+def kept(row_hash, key_hash, threshold):
+    """Which weights dropout keeps, as :meth:`longspan.attention.dropout.Dropout.drop` decides it."""
+    x = (row_hash ^ key_hash) * _FIRST_MULTIPLIER
+    x = (x ^ (x >> 15)) * _SECOND_MULTIPLIER
+    return (x >> 1) + threshold < 0
+
+
+@triton.jit
+def products(rows, keys, NEGATIVE: tl.constexpr, PRECISION: tl.constexpr):
+    """``rows [R, D]`` times ``keys [K, D]``: ``[R, K]`` in fp32, of the opposite sign where the scale is negative."""
+    scores = tl.dot(rows, tl.trans(keys), input_precision=PRECISION)
+    if NEGATIVE:
+        scores = -scores
+    return scores
+
+
+@triton.jit
+def softmax_step(scores, top, total, scale2):
+    """One step of the online softmax: ``(weights [R, K], shrink, top, total)``, the last three ``[R]``.
+
+    ``scores`` are -inf where masked; ``scale2`` is positive and holds the factor to base 2. What was summed so far is
+    to be multiplied by ``shrink``.
+    """
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale2)
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)  # of a row without a key so far
+    weights = tl.exp2(scores * scale2 - base[:, None])
+    shrink = tl.exp2(top - base)
+    return weights, shrink, new_top, total * shrink + tl.sum(weights, 1)

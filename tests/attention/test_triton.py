@@ -1,0 +1,334 @@
+"""The Triton kernels against the dense reference: on a GPU itself, else on tiny inputs in Triton's interpreter.
+
+The interpreter must be chosen before triton is imported, so without a GPU one test runs this file again in a process
+of its own. It has no products of bfloat16; those of float16 take the same way.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attention_cases import Case, assert_near, cases, lengths_mask, marked, random_case, repeatable
+from hypothesis import given, seed, settings
+from torch import Tensor
+
+from longspan import longformer_attention
+from longspan.attention import selection
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+needs_kernels = pytest.mark.skipif(
+    not (HAS_TRITON and (ON_GPU or INTERPRETED)), reason="needs triton and a GPU, or TRITON_INTERPRET=1"
+)
+needs_gpu = pytest.mark.skipif(not (HAS_TRITON and ON_GPU), reason="needs triton and a GPU")
+
+# Relative to the reference's largest magnitude (attention_cases.errors). In the half types weights and gradients of
+# scores are rounded before their products, as in every flash attention: some roundings more than on the blocked path.
+LIMITS = {
+    torch.float32: 2e-5,
+    torch.float16: 4 * torch.finfo(torch.float16).eps,
+    torch.bfloat16: 4 * torch.finfo(torch.bfloat16).eps,
+}
+
+
+@pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the tests of this file run themselves")
+@pytest.mark.skipif(not HAS_TRITON, reason="needs the package triton: pip install 'longspan[gpu]'")
+def test_kernels_in_the_interpreter() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture
+def small_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partial sums over few tokens, so that a short text has several."""
+    from longspan.attention import fused, fused_rows
+
+    monkeypatch.setattr(fused, "rows_per_split", lambda length, num_globals: 32)
+    monkeypatch.setattr(fused_rows._Rows, "_chunk", lambda self: 32)
+
+
+def assert_equals_reference(case: Case, dtype: torch.dtype) -> None:
+    """Compare in ``dtype`` with the fp64 reference on the same rounded inputs."""
+    rounded = case.to(dtype)
+    wide = rounded.to(torch.float64)
+    actual = {name: tensor.cpu() for name, tensor in rounded.to(DEVICE).evaluate(backend="triton").items()}
+    half = dtype in (torch.bfloat16, torch.float16)
+    allowed = {name: 2 * effect for name, effect in wide.effect_of_rounding_the_output(dtype).items()} if half else None
+    assert_near(actual, wide.evaluate(backend="reference"), LIMITS[dtype], allowed)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "window over several tiles": {"shape": (1, 1, 150, 16), "window": (40, 7)},
+    "window of the token alone": {"shape": (1, 1, 33, 16), "window": (0, 0)},
+    "window over the whole text": {"shape": (1, 1, 40, 16), "window": (2**62, 2**62)},
+    "one token": {"shape": (1, 1, 1, 16), "window": (3, 3), "global_mask": [[0]], "global_qkv": "tensors"},
+    "features that are no power of two": {"shape": (1, 2, 40, 20), "window": (9, 5), "layout": "fused"},
+    "heads that differ": {
+        "shape": (1, 3, 70, 16),
+        "window": [(9, 5), (4, 0), (2, 2)],
+        "dilation": [1, 3, 100],
+        "global_mask": [[0, 33, 69]],
+        "layout": "by token",
+    },
+    "texts that differ": {
+        "shape": (3, 1, 45, 16),
+        "window": (4, 4),
+        "key_mask": (45, 30, 0),
+        "global_mask": [[0, 9, 44], [3], [1]],
+        "global_qkv": "tensors",
+    },
+    "every token global": {"shape": (2, 1, 40, 8), "window": (3, 0), "global_mask": [list(range(40)), []]},
+    "more global tokens than a tile has columns": {
+        "shape": (1, 1, 90, 16),
+        "window": (3, 3),
+        "causal": False,
+        "global_mask": [list(range(5, 75))],
+        "layout": "sliced",
+    },
+    "negative scale": {"shape": (1, 1, 40, 16), "window": (5, 5), "scale": -0.2, "global_mask": [[2]]},
+    "scale zero": {"shape": (1, 1, 40, 16), "window": (5, 0), "scale": 0.0, "global_mask": [[2]]},
+    "projections": {
+        "shape": (2, 2, 40, 8),
+        "window": [(4, 4), (3, 0)],
+        "global_mask": [[0, 20], [7]],
+        "key_mask": (40, 33),
+        "global_qkv": {"hidden_size": 12},
+    },
+    "projections of many": {
+        "shape": (1, 2, 40, 4),
+        "window": (4, 4),
+        "global_mask": [[0, 1, 2, 20, 21, 30]],
+        "global_qkv": {"hidden_size": 6, "biases": (False, True, False)},
+    },
+}
+
+
+def make(name: str) -> Case:
+    fields = dict(CASES[name])
+    length = fields["shape"][2]
+    for mask, build in (("global_mask", marked), ("key_mask", lengths_mask)):
+        if mask in fields:
+            fields[mask] = build(length, *fields[mask])
+    return random_case(fields.pop("shape"), **fields)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", CASES)
+def test_equals_reference_in_fp32(name: str) -> None:
+    assert_equals_reference(make(name), torch.float32)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["heads that differ", "projections", "projections of many"])
+def test_equals_reference_in_fp16(name: str, small_sums: None) -> None:
+    assert_equals_reference(make(name), torch.float16)
+
+
+@needs_kernels
+def test_partial_sums_add_up(small_sums: None) -> None:
+    case = random_case(
+        (2, 1, 70, 16),
+        window=(4, 0),
+        global_mask=marked(70, [0, 40, 69], [33]),
+        key_mask=lengths_mask(70, 70, 40),
+        global_qkv="tensors",
+    )
+    assert_equals_reference(case, torch.float32)
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["tensors", {"hidden_size": 12}])
+def test_nothing_in_padding_reaches_anything(form: Any) -> None:
+    def evaluate(filler: float) -> dict[str, Tensor]:
+        case = random_case(
+            (1, 1, 40, 16),
+            dtype=torch.float16,
+            window=(4, 4),
+            global_mask=marked(40, [3, 38]),
+            key_mask=lengths_mask(40, 30),
+            global_qkv=form,
+        )
+        with torch.no_grad():
+            for leaf in case.leaves().values():
+                if leaf.shape[-2] == 40:
+                    leaf[..., 30:, :] = filler
+        case = case.to(DEVICE)
+        result = case.run(backend="triton")
+        grad_out, grad_lse = case.cotangents()
+        grad_out[..., 30:, :] = filler
+        grad_lse[..., 30:] = filler
+        leaves = case.leaves()
+        grads = torch.autograd.grad(result[:2], list(leaves.values()), (grad_out, grad_lse))
+        return {"out": result.out.detach(), "lse": result.lse.detach()} | dict(zip(leaves, grads, strict=True))
+
+    clean, dirty = evaluate(0.0), evaluate(torch.nan)
+    for name, tensor in clean.items():
+        torch.testing.assert_close(dirty[name], tensor, rtol=0, atol=0, msg=name)
+    assert not clean["out"][..., 30:, :].any()
+    assert clean["lse"][..., 30:].isneginf().all()
+    assert not clean["key"][..., 30:, :].any()
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["tensors", {"hidden_size": 12}])
+def test_dropout_drops_the_same_weights_forward_and_backward(form: Any, small_sums: None) -> None:
+    N, p = 40, 0.3
+    case = random_case((1, 2, N, N), window=(12, 6), global_mask=marked(N, [5, 30]), global_qkv=form)
+    case = case.to(torch.float32 if form == "tensors" else torch.float16)
+    # With one-hot values an output is the row of weights itself.
+    one_hot = torch.eye(N, dtype=case.query.dtype).expand(1, 2, N, N)
+    given: Any = (*case.global_tensors()[:2], one_hot)
+    revealing = replace(case, value=one_hot, global_qkv=given).to(DEVICE)
+    torch.manual_seed(7)
+    shown = revealing.run(backend="triton", dropout_p=p)
+    plain = revealing.run(backend="triton")
+    assert torch.equal(shown.lse, plain.lse)
+    kept = (shown.out != 0).double().cpu() / (1 - p)
+    torch.testing.assert_close(shown.out.cpu().double(), plain.out.cpu().double() * kept, rtol=2e-2, atol=1e-3)
+    share = (shown.out != 0).sum() / (plain.out != 0).sum()
+    assert abs(share.item() - (1 - p)) < 0.06
+
+    torch.manual_seed(7)
+    actual = {name: tensor.cpu() for name, tensor in case.to(DEVICE).evaluate(backend="triton", dropout_p=p).items()}
+    wide = case.to(torch.float64)
+    expected = _evaluate_with_dropout(wide, kept)
+    half = case.query.dtype == torch.float16
+    allowed = {name: 2 * e for name, e in wide.effect_of_rounding_the_output(torch.float16).items()} if half else None
+    assert_near(actual, expected, LIMITS[case.query.dtype], allowed)
+
+
+def _evaluate_with_dropout(case: Case, kept: Tensor) -> dict[str, Tensor]:
+    """The dense definition with weights multiplied by ``kept``; global rows by their own projections."""
+    local, global_ = case.pattern().dense_masks(case.query.shape[2], case.global_mask, case.key_mask)
+    scale = case.query.shape[-1] ** -0.5
+    out, lse = 0.0, 0.0
+    for mask, (query, key, value) in ((local, case.laid_out()), (global_, case.global_tensors())):
+        rows = mask.any(-1, keepdim=True)
+        scores = (query @ key.mT * scale).masked_fill(~mask & rows, -torch.inf)
+        out = out + ((scores.softmax(-1) * kept) @ value).where(rows, 0.0)
+        lse = lse + scores.logsumexp(-1).where(rows.squeeze(-1), 0.0)
+    leaves = case.leaves()
+    grads = torch.autograd.grad((out, lse), list(leaves.values()), case.cotangents(), materialize_grads=True)
+    return {"out": out.detach(), "lse": lse.detach()} | dict(zip(leaves, grads, strict=True))
+
+
+@needs_kernels
+def test_results_are_the_same_bits_in_every_run_and_batch() -> None:
+    case = random_case(
+        (2, 1, 40, 16),
+        dtype=torch.float32,
+        window=(5, 5),
+        global_mask=marked(40, [0, 9], [3, 4]),
+        global_qkv="tensors",
+    ).to(DEVICE)
+    first, second = case.evaluate(backend="triton"), case.evaluate(backend="triton")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    tensors = [tensor[1:] for tensor in (case.query, case.key, case.value)]
+    alone = longformer_attention(
+        *tensors,
+        window=(5, 5),
+        global_mask=case.global_mask[1:],
+        global_qkv=tuple(tensor[1:] for tensor in case.global_qkv),
+        backend="triton",
+    )
+    assert torch.equal(first["out"][1:], alone)
+
+
+@needs_kernels
+def test_no_text_at_all() -> None:
+    empty = torch.empty(0, 2, 5, 16, device=DEVICE, requires_grad=True)
+    out = longformer_attention(empty, empty, empty, window=(1, 1), backend="triton")
+    out.sum().backward()
+    assert empty.grad.shape == empty.shape
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 1, 4, 16), torch.float64, "backend 'triton' computes in at most fp32, got float64"),
+        ((1, 1, 4, 300), torch.float32, "takes heads of at most 256 features, got 300"),
+    ],
+)
+def test_what_the_kernels_refuse(shape: tuple[int, ...], dtype: torch.dtype, message: str) -> None:
+    query = torch.zeros(shape, dtype=dtype, device=DEVICE)
+    with pytest.raises(ValueError, match=message):
+        longformer_attention(query, query, query, window=(1, 1), backend="triton")
+    longformer_attention(query, query, query, window=(1, 1))  # "auto" takes another way
+
+
+@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="of a machine without a GPU")
+def test_kernels_are_refused_without_a_gpu() -> None:
+    query = torch.zeros(1, 1, 4, 16)
+    with pytest.raises(ValueError, match=r"backend 'triton' needs .*; backend 'auto' chooses one that can"):
+        longformer_attention(query, query, query, window=(1, 1), backend="triton")
+
+
+def test_the_first_that_can_is_selected(monkeypatch: pytest.MonkeyPatch) -> None:
+    query = torch.zeros(1, 1, 4, 16)
+    assert selection.select("auto", query) == "blocked"
+    monkeypatch.setitem(selection.ORDER, "cpu", ("triton", "blocked"))
+    monkeypatch.setattr(selection, "refusal", lambda name, query: None)
+    assert selection.select("auto", query) == "triton"
+
+
+def test_importing_longspan_imports_no_triton_kernel() -> None:
+    program = "import sys, longspan; print([name for name in sys.modules if 'attention.triton' in name])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+@needs_gpu
+@pytest.mark.parametrize("form", ["local", "tensors", "projection"])
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_equals_reference_over_everything_it_accepts(dtype: torch.dtype, form: str) -> None:
+    @seed(list(LIMITS).index(dtype))
+    @settings(repeatable(60), derandomize=False)
+    @given(cases(form=form))
+    def compare(case: Case) -> None:
+        assert_equals_reference(case, dtype)
+
+    compare()
+
+
+@needs_gpu
+@pytest.mark.parametrize("features", [16, 64, 80, 128, 256])
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_equals_reference_at_a_models_size(dtype: torch.dtype, features: int) -> None:
+    case = random_case(
+        (2, 4, 1111, features),
+        window=(128, 128),
+        global_mask=marked(1111, [0], [0, 500, 1110]),
+        key_mask=lengths_mask(1111, 1111, 900),
+        global_qkv={"hidden_size": 768},
+        layout="by token",
+    )
+    assert_equals_reference(case, dtype)
+
+
+@needs_gpu
+def test_offsets_beyond_32_bits() -> None:
+    # 2**31 numbers and more between the first and the last token of the last head.
+    B, N, H, D = 1, 2**19, 40, 128
+    tensors = [torch.randn(B, N, H, D, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for _ in range(3)]
+    masks = {"window": (64, 64), "global_mask": torch.zeros(B, N, dtype=torch.bool, device="cuda")}
+    masks["global_mask"][:, [0, N - 1]] = True
+    out = longformer_attention(*tensors, **masks, backend="triton")
+    tail = [tensor[:, -1:, -1024:] for tensor in tensors]
+    with_first = [torch.cat([tensor[:, -1:, :1], part], 2) for tensor, part in zip(tensors, tail, strict=True)]
+    is_global = torch.zeros(B, 1025, dtype=torch.bool, device="cuda")
+    is_global[:, [0, 1024]] = True
+    short = longformer_attention(*with_first, window=(64, 64), global_mask=is_global, backend="triton")
+    torch.testing.assert_close(out[:, -1:, -512:-1], short[:, :, -512:-1])
