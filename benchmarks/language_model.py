@@ -1,18 +1,25 @@
-"""The causal language model beside full attention and local-attention: layer, training step, peak memory, writing.
+"""The causal language model beside full attention and local-attention: attention, layer, training step, writing.
 
-    python -m benchmarks.language_model --threads 2 --rounds 3
+    python -m benchmarks.language_model attention --threads 2
 
 The paper's small width (512, 8 heads) in 2 layers, batch 1, fp32, forward and backward; a character sees itself and the
 512 before it. The rivals are the same model with another attention in its layers: PyTorch's full causal one, and the
 package local-attention, which with ``exact_windowsize`` has the same pattern. All three turn queries and keys by rotary
 positions, and must give the same values and gradients before anything is timed: full attention on a text of one window.
-Relative positions are timed beside them; the tests hold them to the dense formula.
+Relative positions are timed beside them; the tests hold them to the dense formula. Writes a JSON file and a Markdown
+table for each measurement.
 """
 
 import argparse
 import gc
+import json
+import os
+import shlex
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +28,10 @@ import transformers
 from local_attention import LocalAttention
 from torch import Tensor
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, today
 from benchmarks.measure import fresh_peak, interleave
 from benchmarks.workloads import Workload
+from longspan.data.atomic import atomic_text
 from longspan.data.characters import Alphabet
 from longspan.demo.language_model_speed import time_writing
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
@@ -43,11 +51,13 @@ SIZES: dict[str, Any] = {
 }
 RIVALS = ("longspan", "longspan-relative", "full", "local-attention")
 """``full`` and ``local-attention`` compute what ``longspan`` does, where their patterns agree."""
-TASKS = ("layer", "train-step")
+OURS = RIVALS[:2]
+TASKS = ("attention", "layer", "train-step")
+MEASUREMENTS = (*TASKS, "memory", "writing")
 
 
 class Task(Workload):
-    """A self-attention layer with its projections, or a training step of the model, with one rival's attention."""
+    """Attention alone, a layer with its projections, or a training step of the model, with one rival's attention."""
 
     def __init__(self, task: str, rival: str, length: int, sizes: dict[str, Any] | None = None) -> None:
         torch.manual_seed(0)
@@ -63,11 +73,21 @@ class Task(Workload):
         self.ids = torch.randint(0, config.vocab_size, (1, length), generator=generator)
         self.hidden = torch.randn(1, length, config.hidden_size, generator=generator).requires_grad_()
         self.layer = modules[0]
+        heads = config.num_attention_heads
+        self.projected = [
+            torch.randn(1, length, heads, config.head_dim, generator=generator).transpose(1, 2).requires_grad_()
+            for _ in ("query", "key", "value")
+        ]
+        self.pattern = config.layer_pattern(0)
         self.rotation = None
         if positions == "rotary":
             self.rotation = Rotation.at(0, length, config.head_dim, config.rope_theta, self.hidden)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
-        runs: dict[str, Callable[[], Tensor]] = {"layer": self._layer, "train-step": self._loss}
+        runs: dict[str, Callable[[], Tensor]] = {
+            "attention": self._attention,
+            "layer": self._layer,
+            "train-step": self._loss,
+        }
         self.updates = task == "train-step"
         self.run = runs[task]
 
@@ -80,15 +100,22 @@ class Task(Workload):
     def values(self) -> dict[str, Tensor]:
         """What a run gives, and all gradients; no update."""
         out = self._forward_and_backward()
-        tensors = {"hidden": self.hidden, **dict(self.model.named_parameters())}
+        inputs = zip(("query", "key", "value"), self.projected, strict=True)
+        tensors = {"hidden": self.hidden, **dict(inputs), **dict(self.model.named_parameters())}
         return {"out": out, **{f"grad {name}": t.grad for name, t in tensors.items() if t.grad is not None}}
 
     def _forward_and_backward(self) -> Tensor:
-        self.hidden.grad = None
+        for tensor in (self.hidden, *self.projected):
+            tensor.grad = None
         self.optimizer.zero_grad(set_to_none=True)
         out = self.run()
         out.sum().backward()
         return out.detach()
+
+    def _attention(self) -> Tensor:
+        """From projected queries, keys and values, with the projection of relative positions where there is one."""
+        out: Tensor = self.layer._attend(*self.projected, self.pattern, None, list(range(self.layer.num_heads)))
+        return out
 
     def _layer(self) -> Tensor:
         out: Tensor = self.layer(self.hidden, rotation=self.rotation)
@@ -137,57 +164,108 @@ def check_equal(task: str, length: int, sizes: dict[str, Any] | None = None) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table of times, one of memory and the speed of writing."""
+    """Measure; print tables and write results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=MEASUREMENTS, nargs="+", metavar="WHAT", help=f"of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs of each rival, less where --row-seconds asks for it"
+    )
+    parser.add_argument(
+        "--row-seconds", type=float, default=60.0, help="time for the rounds of a row, but for one round"
+    )
     parser.add_argument("--lengths", default="2048,4096,8192,16384,32768", help="characters, with commas between")
     parser.add_argument("--contexts", default="1000,100000", help="characters before those whose writing is timed")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
     lengths, contexts = ([int(word) for word in text.split(",")] for text in (options.lengths, options.contexts))
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    machine = describe("cpu")
+    machine, load = describe("cpu"), os.getloadavg()[0]
     print(f"{machine.processor}, {options.threads} threads, {machine.versions}, commit {machine.commit}\n")
-    for task in TASKS:
-        check_equal(task, 2 * WINDOW)
-        _print_times(task, lengths, options.rounds)
-        _print_peaks(task, lengths, options.threads)
-    _print_writing(contexts, options.rounds)
+    words = sys.argv[1:] if arguments is None else arguments
+    for what in options.what:
+        if what == "memory":
+            table = _peaks(lengths, options.threads)
+        elif what == "writing":
+            table = _writing(contexts, options.rounds)
+        else:
+            check_equal(what, 2 * WINDOW)
+            table = _times(what, lengths, options.rounds, options.row_seconds)
+        record = {
+            "what": f"language-model-{what}",
+            "command": shlex.join(["python", "-m", "benchmarks.language_model", *words]),
+            "date": today(),
+            "machine": machine.as_dict(),
+            "settings": {**SIZES, "threads": options.threads, "dtype": "float32", "batch": 1},
+            "load_before": load,
+            "rows": table.rows,
+        }
+        stem = f"{today()}_{machine.name}_language-model-{what}-float32"
+        options.results.mkdir(parents=True, exist_ok=True)
+        atomic_text(options.results / f"{stem}.json", json.dumps(record, indent=1) + "\n", "the results")
+        atomic_text(options.results / f"{stem}.md", table.markdown(), "the table")
+        print(f"{table.markdown()}\n", flush=True)
 
 
-def _print_times(task: str, lengths: list[int], rounds: int) -> None:
-    print(f"| seconds of {task} | {' | '.join(RIVALS)} | full / longspan | local-attention / longspan |")
-    print("|---|" + "---|" * (len(RIVALS) + 2))
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One measurement."""
+
+    heads: Sequence[str]
+    rows: list[dict[str, Any]]
+    """For JSON: seconds, bytes, characters a second."""
+    cells: list[list[str]]
+    """For the table."""
+
+    def markdown(self) -> str:
+        """The table."""
+        lines = [self.heads, ["---:"] * len(self.heads), *self.cells]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _times(task: str, lengths: list[int], rounds: int, row_seconds: float) -> Measured:
+    rows, cells = [], []
     for length in lengths:
         workloads: dict[str, Workload] = {rival: Task(task, rival, length) for rival in RIVALS}
-        interleave(workloads, 1, "cpu")  # buffers are made on first use
-        medians = {rival: timing.median for rival, timing in interleave(workloads, rounds, "cpu").items()}
-        cells = [f"{medians[rival]:.3f}" for rival in RIVALS]
-        cells += [f"{medians[rival] / medians['longspan']:.2f}" for rival in ("full", "local-attention")]
-        print(f"| {length:,} | {' | '.join(cells)} |", flush=True)
+        first = interleave(workloads, 1, "cpu")  # buffers are made on first use
+        fitting = int(row_seconds / sum(timing.median for timing in first.values()))
+        timings = interleave(workloads, max(1, min(rounds, fitting)), "cpu")
+        medians = {rival: timing.median for rival, timing in timings.items()}
+        rows.append({"length": length, "seconds": {rival: timing.seconds for rival, timing in timings.items()}})
+        ratios = [medians[theirs] / medians[ours] for theirs in ("full", "local-attention") for ours in OURS]
+        cells.append(
+            [f"{length:,}", *(f"{medians[rival]:.3f}" for rival in RIVALS), *(f"{ratio:.1f}" for ratio in ratios)]
+        )
+        print(
+            f"{task}, {length:,}: {', '.join(f'{rival} {value:.3f} s' for rival, value in medians.items())}", flush=True
+        )
         del workloads
         gc.collect()
-    print()
+    against = [f"{theirs} / {ours}" for theirs in ("full", "local-attention") for ours in OURS]
+    return Measured(heads=[f"seconds of {task}, N", *RIVALS, *against], rows=rows, cells=cells)
 
 
-def _print_peaks(task: str, lengths: list[int], threads: int) -> None:
-    print(f"| peak MiB of {task} | {' | '.join(RIVALS)} |")
-    print("|---|" + "---|" * len(RIVALS))
+def _peaks(lengths: list[int], threads: int) -> Measured:
+    rows, cells = [], []
     for length in lengths:
-        peaks = [fresh_peak(partial(Task, task, rival, length), threads) / 2**20 for rival in RIVALS]
-        print(f"| {length:,} | {' | '.join(f'{peak:,.0f}' for peak in peaks)} |", flush=True)
-    print()
+        peaks = {rival: fresh_peak(partial(Task, "train-step", rival, length), threads) for rival in RIVALS}
+        rows.append({"length": length, "peak_bytes": peaks})
+        cells.append([f"{length:,}", *(f"{peak / 2**20:,.0f}" for peak in peaks.values())])
+    return Measured(heads=["peak MiB of train-step, N", *RIVALS], rows=rows, cells=cells)
 
 
-def _print_writing(contexts: list[int], rounds: int) -> None:
+def _writing(contexts: list[int], rounds: int) -> Measured:
     text = "".join(map(chr, torch.randint(32, 127, (max(contexts),), generator=torch.Generator().manual_seed(2))))
-    print("| characters written a second, after | " + " | ".join(f"{context:,}" for context in contexts) + " |")
-    print("|---|" + "---|" * len(contexts))
-    for rival in ("longspan", "longspan-relative"):
+    rows, cells = [], []
+    for rival in OURS:
         model = Task("layer", rival, 1).model.eval()
-        speed = time_writing(LanguageModel(model, Alphabet()), text, contexts=contexts, characters=200, rounds=rounds)
-        print(f"| {rival} | " + " | ".join(f"{value:,.1f}" for value in speed["per_second"]) + " |", flush=True)
+        speed = time_writing(LanguageModel(model, Alphabet()), text, contexts=contexts, characters=400, rounds=rounds)
+        per_second = speed["per_second"]
+        rows.append({"rival": rival, "characters_per_second": dict(zip(contexts, per_second, strict=True))})
+        cells.append([rival, *(f"{value:,.1f}" for value in per_second), f"{per_second[-1] / per_second[0]:.3f}"])
+    heads = ["characters written a second, after", *(f"{context:,}" for context in contexts), "last / first"]
+    return Measured(heads=heads, rows=rows, cells=cells)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The character model's benchmark at toy size: its gate and its tables."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,8 +40,8 @@ def test_the_gate_refuses_another_pattern(monkeypatch: pytest.MonkeyPatch) -> No
         check_equal("layer", 50, TINY)
 
 
-def test_it_prints_a_row_for_each_length_and_context(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_it_writes_a_row_for_each_length_and_context(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def peak(build_workload: Any, threads: int) -> int:
         build_workload().step()
@@ -49,7 +51,16 @@ def test_it_prints_a_row_for_each_length_and_context(
     monkeypatch.setattr(language_model, "WINDOW", 8)
     monkeypatch.setattr(language_model, "fresh_peak", peak)  # a process of its own takes seconds
     threads = str(torch.get_num_threads())
-    language_model.main(["--rounds", "1", "--lengths", "16,32", "--contexts", "10,40", "--threads", threads])
+    language_model.main(
+        [*language_model.MEASUREMENTS, "--rounds", "1", "--lengths", "16,32", "--contexts", "10,40",
+         "--threads", threads, "--results", str(tmp_path)]
+    )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| 16 |") for line in lines) == sum(line.startswith("| 32 |") for line in lines) == 4
-    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| longspan", "| longspan-relative"]
+    assert len(list(tmp_path.iterdir())) == 2 * len(language_model.MEASUREMENTS)
+    (written,) = tmp_path.glob("*language-model-writing-*.json")
+    assert [row["rival"] for row in json.loads(written.read_text())["rows"]] == ["longspan", "longspan-relative"]
+    (written,) = tmp_path.glob("*language-model-attention-*.json")
+    attention = json.loads(written.read_text())
+    assert [row["length"] for row in attention["rows"]] == [16, 32]
+    assert all(seconds[0] > 0 for row in attention["rows"] for seconds in row["seconds"].values())
