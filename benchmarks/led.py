@@ -1,15 +1,19 @@
 """LED beside Hugging Face's on the same weights: encoder, training step, beam search, and peak memory.
 
     python -m benchmarks.led --threads 2 --rounds 3
+    python -m benchmarks.led --threads 2 --rounds 3 --only beam-4   # adds its row to the same table
 
 Base width (768, 12 heads), 2 + 2 layers, window 1,024, batch 1, first token global. Before anything is timed, both must
 give the same encoding, the same loss and the same tokens.
 """
 
 import argparse
+import datetime
 import gc
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +24,7 @@ import longspan.models
 from benchmarks.machine import describe
 from benchmarks.measure import fresh_peak, interleave
 from benchmarks.workloads import Workload
+from longspan.data.atomic import atomic_text
 
 SIZES: dict[str, Any] = {
     "d_model": 768,
@@ -37,6 +42,8 @@ TARGET = 256
 """Tokens of the target in a training step."""
 WRITTEN = 64
 """Tokens that beam search writes."""
+WHAT = ("encoder", "long-encoder", "train-step", "beam-4", "memory", "train-memory")
+"""What can be measured, the last two in memory."""
 
 
 class Task(Workload):
@@ -81,38 +88,88 @@ class Task(Workload):
         return self.model.generate(**self.inputs, num_beams=4, min_new_tokens=WRITTEN, max_new_tokens=WRITTEN)
 
 
-def main() -> None:
-    """Print a table of times and one of memory."""
+def time_case(task: str, length: int, rounds: int) -> dict[str, Any]:
+    """Median seconds of both makers, whose results must be equal."""
+    tasks = {maker: Task(task, maker, length) for maker in MAKERS}
+    tasks["longspan"].model.load_state_dict(tasks["huggingface"].model.state_dict())
+    workloads: dict[str, Workload] = {**tasks}
+    ours, theirs = (workload.values()["out"] for workload in workloads.values())
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    times = interleave(workloads, rounds, "cpu")
+    seconds = {maker: times[maker].median for maker in MAKERS}
+    return {"task": task, "tokens": length, "seconds": seconds, "ratio": seconds["huggingface"] / seconds["longspan"]}
+
+
+def measure_peak(task: str, length: int, threads: int) -> dict[str, Any]:
+    """Peak MiB of both makers, each in a fresh process, above inputs and weights."""
+    peaks = {maker: fresh_peak(partial(Task, task, maker, length), threads) / 2**20 for maker in MAKERS}
+    return {"task": task, "tokens": length, "mib": peaks, "ratio": peaks["huggingface"] / peaks["longspan"]}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results in Markdown."""
+    lines = [
+        f"{record['machine']['processor']}, {record['threads']} threads, {record['date']}, `{record['command']}`\n",
+        "| | tokens | longspan | Hugging Face | ratio |\n|---|---:|---:|---:|---:|",
+    ]
+    for kind, unit, digits in (("seconds", "s", 2), ("mib", "MiB", 0)):
+        name = "{task}" if kind == "seconds" else "peak memory of {task}"
+        for row in record["rows"]:
+            if kind in row:
+                cells = " | ".join(f"{row[kind][maker]:,.{digits}f} {unit}" for maker in MAKERS)
+                lines.append(f"| {name.format(**row)} | {row['tokens']:,} | {cells} | {row['ratio']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print as it comes, and write a table and its numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--length", type=int, default=4096, help="tokens of the text in all but the long encoder")
     parser.add_argument("--long", type=int, default=16384, help="tokens of the text in the long encoder")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--only", default=",".join(WHAT), help="what to measure, with commas between")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    wanted = options.only.split(",")
+    if unknown := set(wanted) - set(WHAT):
+        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(WHAT)}")
+    torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     machine = describe("cpu")
-    print(f"{machine.processor}, {arguments.threads} threads, {machine.versions}, commit {machine.commit}\n")
-
-    cases = [("encoder", arguments.length), ("encoder", arguments.long)]
-    cases += [("train-step", arguments.length), ("beam-4", arguments.length)]
-    print("| task | tokens | longspan s | Hugging Face s | ratio |\n|---|---|---|---|---|")
-    for task, length in cases:
-        tasks = {maker: Task(task, maker, length) for maker in MAKERS}
-        tasks["longspan"].model.load_state_dict(tasks["huggingface"].model.state_dict())
-        workloads: dict[str, Workload] = {**tasks}
-        ours, theirs = (workload.values()["out"] for workload in workloads.values())
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-        times = interleave(workloads, arguments.rounds, "cpu")
-        ours_s, theirs_s = times["longspan"].median, times["huggingface"].median
-        print(f"| {task} | {length:,} | {ours_s:.2f} | {theirs_s:.2f} | {theirs_s / ours_s:.2f} |", flush=True)
-        del tasks, workloads, ours, theirs
+    record: dict[str, Any] = {
+        "what": "led",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "command": f"python -m benchmarks.led --threads {options.threads} --rounds {options.rounds}",
+        "machine": machine.as_dict(),
+        "threads": options.threads,
+        "sizes": SIZES,
+        "rows": [],
+    }
+    stem = f"{record['date']}_{machine.name}_led"
+    file = options.results / f"{stem}.json"
+    cases = {
+        "encoder": partial(time_case, "encoder", options.length, options.rounds),
+        "long-encoder": partial(time_case, "encoder", options.long, options.rounds),
+        "train-step": partial(time_case, "train-step", options.length, options.rounds),
+        "beam-4": partial(time_case, "beam-4", options.length, options.rounds),
+        "memory": partial(measure_peak, "encoder", options.long, options.threads),
+        "train-memory": partial(measure_peak, "train-step", options.length, options.threads),
+    }
+    # Rows of another sitting stay, if they were measured by the same command and code.
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if all(before[name] == record[name] for name in ("command", "machine", "sizes")):
+            record["rows"] = [row for row in before["rows"] if row["what"] not in wanted]
+    for name in wanted:
+        row = {"what": name, **cases[name]()}
+        record["rows"] = sorted([*record["rows"], row], key=lambda row: WHAT.index(row["what"]))
+        print(json.dumps(row), flush=True)
+        options.results.mkdir(parents=True, exist_ok=True)
+        atomic_text(file, json.dumps(record, indent=1) + "\n", "the results")
+        atomic_text(options.results / f"{stem}.md", table(record), "the table")
         gc.collect()
-
-    print("\n| peak memory of | tokens | longspan MiB | Hugging Face MiB | share |\n|---|---|---|---|---|")
-    for task, length in cases[1:3]:
-        peaks = [fresh_peak(partial(Task, task, maker, length), arguments.threads) / 2**20 for maker in MAKERS]
-        print(f"| {task} | {length:,} | {peaks[0]:,.0f} | {peaks[1]:,.0f} | {peaks[0] / peaks[1]:.2f} |", flush=True)
+    print("\n" + table(record))
 
 
 if __name__ == "__main__":

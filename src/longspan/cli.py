@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
 
-from longspan import finetuning_cli, summarization_cli
+from longspan import evaluation_cli, finetuning_cli, summarization_cli
+from longspan.evaluation_cli import on_device
 
 if TYPE_CHECKING:
     from longspan.data.characters import Split
-    from longspan.data.layout import GlobalTokens
 
 Arguments = ParamSpec("Arguments")
 
@@ -150,68 +150,6 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
     return fields
 
 
-@app.command()
-@_sentence_errors
-def evaluate(
-    files: Annotated[list[Path], typer.Argument(help="Held-out text: .txt, .jsonl, .jsonl.gz, .parquet, folders.")],
-    model: Annotated[str, typer.Option(help="Folder of a masked language model.")],
-    sequence_length: Annotated[
-        int | None, typer.Option(help="Tokens of a sequence; default: all the model reads.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after so many tokens of text.")] = None,
-    text_field: Annotated[str, typer.Option(help="Field of .jsonl and .parquet files.")] = "text",
-    segment_length: Annotated[int | None, typer.Option(help="Put a separator at every multiple of this.")] = None,
-    global_tokens: Annotated[str, typer.Option(help="Which attend globally: none, cls or separators.")] = "none",
-    seed: Annotated[int, typer.Option(min=0, help="Names the masks; keep it to compare models.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Masked-LM loss, bits per character and accuracy of a model on held-out text.
-
-    The masked tokens don't depend on the sequence length, so models of different lengths compare.
-    """
-    from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
-    from longspan.training.masked_lm import max_sequence_length
-
-    network = _on_device(load_masked_lm(model))
-    length = sequence_length or max_sequence_length(network)
-    if length is None:
-        raise ValueError(f"model {model!r} doesn't say how much it reads; give --sequence-length")
-    metrics = evaluate_masked_lm(
-        network,
-        load_tokenizer(model),
-        list(files),
-        sequence_length=length,
-        batch_size=batch_size,
-        max_tokens=max_tokens,
-        text_field=text_field,
-        segment_length=segment_length,
-        global_tokens=cast("GlobalTokens", global_tokens),
-        seed=seed,
-    )
-    if as_json:
-        typer.echo(json.dumps({"model": model, "sequence_length": length, **metrics.to_dict()}))
-        return
-    typer.echo(
-        f"loss               {metrics.loss:.4f} nats per masked token\n"
-        f"bits per token     {metrics.bits_per_token:.4f}\n"
-        f"bits per character {metrics.bits_per_character:.4f}\n"
-        f"bits per byte      {metrics.bits_per_byte:.4f}\n"
-        f"accuracy           {metrics.accuracy:.4f}\n"
-        f"perplexity         {metrics.perplexity:.3f}\n"
-        f"read               {metrics.tokens:,} tokens of {metrics.documents:,} documents as {metrics.sequences:,} "
-        f"sequences of up to {length:,}, {metrics.masked:,} masked, in {metrics.seconds:.1f} s"
-    )
-
-
-def _on_device(model: Any) -> Any:
-    """The model on the first accelerator there is."""
-    import torch
-
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model.to(device) if device else model
-
-
 @app.command("fill-mask")
 @_sentence_errors
 def fill_mask(
@@ -229,7 +167,7 @@ def fill_mask(
 
     if file is not None:
         text = "".join(document.text for document in read_documents([file]))
-    for filled in fill_masks(_on_device(load_masked_lm(model)), load_tokenizer(model), text or "", top_k=top_k):
+    for filled in fill_masks(on_device(load_masked_lm(model)), load_tokenizer(model), text or "", top_k=top_k):
         typer.echo(f"token {filled.position:,}: ...{filled.before} [?] {filled.after}...")
         for candidate in filled.candidates:
             typer.echo(f"  {candidate.probability:6.1%}  {candidate.token!r}")
@@ -405,7 +343,7 @@ def evaluate_lm(
     from longspan.training.language_modelling.text import evaluate_language_model_on_files, load_language_model
 
     loaded = load_language_model(model)
-    loaded = loaded._replace(model=_on_device(loaded.model))
+    loaded = loaded._replace(model=on_device(loaded.model))
     metrics = evaluate_language_model_on_files(
         loaded,
         files,
@@ -445,7 +383,7 @@ def generate(
     if file is not None:
         prompt = file.read_text(encoding="utf-8")
     loaded = load_language_model(model)
-    loaded = loaded._replace(model=_on_device(loaded.model))
+    loaded = loaded._replace(model=on_device(loaded.model))
 
     def show(text: str) -> None:
         typer.echo(text, nl=False)
@@ -498,9 +436,10 @@ def add_code(
 
 
 app.command()(_sentence_errors(finetuning_cli.finetune))
-app.command("evaluate-task")(_sentence_errors(finetuning_cli.evaluate_task))
-app.command()(_sentence_errors(finetuning_cli.predict))
+app.command()(_sentence_errors(evaluation_cli.evaluate))
+app.command()(_sentence_errors(evaluation_cli.predict))
 app.command()(_sentence_errors(summarization_cli.summarize))
+app.command("demo-led")(_sentence_errors(summarization_cli.demo_led))
 
 
 if __name__ == "__main__":

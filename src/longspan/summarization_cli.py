@@ -1,4 +1,4 @@
-"""The verb ``summarize``, and ``finetune`` for summarization: they read options, call the package and print."""
+"""The verbs ``summarize`` and ``demo-led``, and ``finetune`` for summarization: they read options, call and print."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,9 @@ def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: b
 
 
 def summarize(
-    files: Annotated[list[Path], typer.Argument(help="Texts: .jsonl, .jsonl.gz, .csv, .tsv, .parquet, .txt.")],
+    files: Annotated[
+        list[str], typer.Argument(help="Texts: .jsonl, .jsonl.gz, .csv, .tsv, .parquet, .txt, .pdf, or hub:NAME.")
+    ],
     model: Annotated[str, typer.Option(help="Folder or hub name of a finetuned LED, or any encoder-decoder.")],
     output: Annotated[Path, typer.Option(help="The .jsonl file to write, a line for each text.")],
     text_column: Annotated[str | None, typer.Option(help="Column of the text; default: a known one.")] = None,
@@ -68,4 +70,17 @@ def summarize(
     )
     typer.echo(
         f"{result.output}: {result.summaries:,} summaries, {result.written:,} of them in {result.seconds:,.1f} s"
+    )
+
+
+def demo_led(
+    output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-led-run"),
+    seed: Annotated[int, typer.Option(help="Of the weights and the order of the text.")] = 0,
+) -> None:
+    """An LED learns to say what Python code does: denoising, lengthening, finetuning on docstrings, a report."""
+    from longspan.demo import run_summaries_demo
+
+    result = run_summaries_demo(output_dir=output, seed=seed)
+    typer.echo(
+        f"\n{result.samples}\n\n{result.table}\n\n{result.seconds:,.0f} s; the story with pictures: {result.report}"
     )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,69 @@ def test_named_columns_of_every_format(tmp_path: Path) -> None:
     text.write_text("one text\nof two lines", encoding="utf-8")
     (example,) = read_summarization_examples([text], with_summary=False)
     assert example.text == "one text\nof two lines"
+
+
+def _pdf(pages: list[str]) -> bytes:
+    """A PDF file of one line of text a page, or of empty pages."""
+    kids = " ".join(f"{3 + 2 * number} 0 R" for number in range(len(pages)))
+    font = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>"]
+    for number, line in enumerate(pages):
+        content = f"BT /F1 12 Tf 72 700 Td ({line}) Tj ET" if line else ""
+        objects += [
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {4 + 2 * number} 0 R "
+            f"/Resources << /Font << /F1 {font} >> >> >>",
+            f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
+        ]
+    file, places = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, start=1):
+        places.append(len(file))
+        file += f"{number} 0 obj\n{body}\nendobj\n".encode()
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    end = f"xref\n0 {len(places) + 1}\n0000000000 65535 f \n{table}"
+    end += f"trailer\n<< /Size {len(places) + 1} /Root 1 0 R >>\nstartxref\n{len(file)}\n%%EOF\n"
+    return file + end.encode()
+
+
+def test_pdf_files_are_read_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pypdf")
+    file = tmp_path / "report.pdf"
+    file.write_bytes(_pdf(["A long docu-", "ment of two pages."]))
+    (example,) = read_summarization_examples([file], with_summary=False)
+    assert (example.text, example.origin) == ("A long document of two pages.", str(file))
+    for content, message in (
+        (_pdf([""]), "report.pdf holds no text, perhaps pictures of pages"),
+        (b"no PDF at all", "report.pdf is not a readable PDF file: .*; make or fetch the file again"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            list(read_summarization_examples([file], with_summary=False))
+    with pytest.raises(ValueError, match=r"report\.pdf holds no summaries"):
+        list(read_summarization_examples([file]))
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        list(read_summarization_examples([tmp_path / "typo.pdf"], with_summary=False))
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs the pypdf package: pip install 'longspan\[pdf\]'"):
+        list(read_summarization_examples([file], with_summary=False))
+
+
+def test_data_sets_of_the_hub_are_read_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in the hub's form stands for one there."""
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        write_records(folder / f"{split}.jsonl", [{"article": f"an article of {split}", "abstract": split}] * 2)
+    source = f"hub:{folder}"
+    for split in ("train", "validation", "test"):
+        first, second = read_summarization_examples([source], split=split)
+        assert (first.text, first.summary) == (f"an article of {split}", split)
+        assert second.origin == f"{source} {split} row 2"
+    kept = ExampleFile(tmp_path / "kept.jsonl", [source], SummarizationColumns(), 1, "validation")
+    assert [example.summary for example in kept] == ["validation"]
+    with pytest.raises(FileNotFoundError, match="data set 'hub:nobody/nothing', split 'train', can't be opened"):
+        list(read_summarization_examples(["hub:nobody/nothing"]))
 
 
 @pytest.mark.parametrize(

@@ -38,22 +38,28 @@ def open_stream(source: str, *, split: str, text_field: str, txt_document: TxtDo
         ValueError: the text field isn't there, or a folder mixes kinds of files.
         FileNotFoundError: there is no such file, data set or split.
     """
-    if source.startswith(HUB):
-        from datasets import load_dataset
-
-        name, _, config = source.removeprefix(HUB).partition(":")
-        try:
-            dataset = load_dataset(name, config or None, split=split, streaming=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"data set {source!r}, split {split!r}, can't be opened: {reason}") from error
-    else:
-        dataset = _open_files(source, text_field, txt_document)
+    dataset = open_hub(source, split) if is_hub(source) else _open_files(source, text_field, txt_document)
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if text_field not in columns:
         there = ", ".join(map(repr, columns))
         raise ValueError(f"{source} has no field {text_field!r}, it has {there}; name the right one as text_field")
     return dataset.select_columns([text_field])
+
+
+def open_hub(source: str, split: str) -> Any:
+    """Open a data set of the hub, ``hub:NAME[:CONFIG]``, as a ``datasets.IterableDataset`` of all its columns.
+
+    Raises:
+        FileNotFoundError: there is no such data set or split.
+    """
+    from datasets import load_dataset
+
+    name, _, config = source.removeprefix(HUB).partition(":")
+    try:
+        return load_dataset(name, config or None, split=split, streaming=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"data set {source!r}, split {split!r}, can't be opened: {reason}") from error
 
 
 def _open_files(source: str, text_field: str, txt_document: TxtDocument) -> Any:

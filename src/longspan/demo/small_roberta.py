@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import RobertaConfig, RobertaForMaskedLM, set_seed
 
+from longspan.demo.starting_weights import TOKEN_STD, look_at_offset, orthonormal, sinusoids
+
 _RESERVED = 2  # rows of a RoBERTa's position table before the first token's
-_TOKEN_STD = 0.1
-_SHARPNESS = 3.0  # of the first layer's heads: some 2/3 of the weight on the one neighbour, the rest beside it
-_SLOWEST = 100.0  # the sinusoids' wavelengths rise from 2 pi to this many times 2 pi tokens
 _COPYING = 0.7  # how much of what a later layer attends to is copied, before training: its square
 
 
@@ -90,20 +89,14 @@ def _offsets(heads: int) -> list[int]:
     return [(head // 2 + 1) * (1 if head % 2 else -1) for head in range(heads)]
 
 
-def _frequencies(width: int) -> Tensor:
-    return _SLOWEST ** (-torch.arange(0, width, 2) / width)
-
-
 def _start_embeddings(model: RobertaForMaskedLM) -> None:
     width = _position_width(model.config)
     words: Tensor = model.roberta.embeddings.word_embeddings.weight
-    words.normal_(0.0, _TOKEN_STD)
+    words.normal_(0.0, TOKEN_STD)
     words[:, :width] = 0
     positions: Tensor = model.roberta.embeddings.position_embeddings.weight
-    angles = torch.arange(positions.shape[0] - _RESERVED)[:, None] * _frequencies(width)
     positions.zero_()
-    positions[_RESERVED:, 0:width:2] = angles.sin() * _TOKEN_STD * math.sqrt(2)
-    positions[_RESERVED:, 1:width:2] = angles.cos() * _TOKEN_STD * math.sqrt(2)
+    positions[_RESERVED:, :width] = sinusoids(positions.shape[0] - _RESERVED, width)
 
 
 def _look_at_neighbours(attention: Any, offsets: Sequence[int], heads: int, width: int) -> None:
@@ -112,25 +105,15 @@ def _look_at_neighbours(attention: Any, offsets: Sequence[int], heads: int, widt
     value, output = attention.self.value.weight, attention.output.dense.weight
     hidden_size = query.shape[0]
     size = hidden_size // heads
-    pairs = torch.arange(min(size, width) // 2)
-    frequencies = _frequencies(width)[pairs]
     for head, offset in enumerate(offsets):
         rows = slice(head * size, (head + 1) * size)
         for weight in (query, key):
             weight[rows].normal_(0.0, 0.02)
-        sine, cosine = (frequencies * offset).sin(), (frequencies * offset).cos()
-        even, odd = head * size + 2 * pairs, head * size + 2 * pairs + 1
-        # sin(a + b) and cos(a + b) from sin a and cos a: the query is the position `offset` tokens on.
-        query[even, 2 * pairs] += _SHARPNESS * cosine
-        query[even, 2 * pairs + 1] += _SHARPNESS * sine
-        query[odd, 2 * pairs] -= _SHARPNESS * sine
-        query[odd, 2 * pairs + 1] += _SHARPNESS * cosine
-        key[even, 2 * pairs] += _SHARPNESS
-        key[odd, 2 * pairs + 1] += _SHARPNESS
+        look_at_offset(query, key, head * size, size, offset, width)
         value[rows] = 0
-        value[rows, width:] = _orthonormal(hidden_size - width, size).T
+        value[rows, width:] = orthonormal(hidden_size - width, size).T
         output[:, rows] = 0
-        output[width:, rows] = _orthonormal(hidden_size - width, size)
+        output[width:, rows] = orthonormal(hidden_size - width, size)
 
 
 def _look_for_the_like(attention: Any, heads: int, width: int) -> None:
@@ -142,14 +125,9 @@ def _look_for_the_like(attention: Any, heads: int, width: int) -> None:
         weight.normal_(0.0, 0.1 / math.sqrt(hidden_size))
     for head in range(heads):
         rows = slice(head * size, (head + 1) * size)
-        shared = _orthonormal(hidden_size - width, size).T
+        shared = orthonormal(hidden_size - width, size).T
         query[rows, width:] += shared
         key[rows, width:] += shared
-    rotation = _orthonormal(hidden_size, hidden_size) * _COPYING
+    rotation = orthonormal(hidden_size, hidden_size) * _COPYING
     attention.self.value.weight.copy_(rotation)
     attention.output.dense.weight.copy_(rotation.T)
-
-
-def _orthonormal(rows: int, columns: int) -> Tensor:
-    """A random matrix ``[rows, columns]`` whose columns are orthonormal."""
-    return torch.linalg.qr(torch.randn(rows, columns))[0]

@@ -24,9 +24,11 @@ class SummarizationRecipe:
     """Folder of the tokenizer; None: the model's."""
 
     train: tuple[str, ...]
-    """Files (.jsonl, .jsonl.gz, .csv, .tsv, .parquet), the release of ``scientific_papers`` among them."""
+    """Files (.jsonl, .jsonl.gz, .csv, .tsv, .parquet), the release of ``scientific_papers`` among them, or data sets of
+    the hub as ``hub:NAME[:CONFIG]``."""
     eval: tuple[str, ...] = ()
-    """Held-out files. Empty: no evaluation, and the last model is the result."""
+    """Held-out files; of a data set of the hub the ``validation`` split is read. Empty: no evaluation, and the last
+    model is the result."""
     text_column: str | None = None
     """None: the first of ``article_text``, ``article``, ``document`` and ``text`` that there is."""
     summary_column: str | None = None

@@ -208,7 +208,7 @@ def _make_trainer(
         train = ExampleFile(folder.path / "examples" / "train.jsonl", recipe.train, recipe.columns)
         if recipe.eval:
             held_out = ExampleFile(
-                folder.path / "examples" / "eval.jsonl", recipe.eval, recipe.columns, recipe.eval_examples
+                folder.path / "examples" / "eval.jsonl", recipe.eval, recipe.columns, recipe.eval_examples, "validation"
             )
     if arguments.process_index == 0:
         newest = folder.last_checkpoint()

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from longspan.data.atomic import atomic_text
 from longspan.data.examples_files import EXTENSIONS, Record, read_records
+from longspan.data.pdf import read_pdf
+from longspan.data.stream import is_hub, open_hub
 from longspan.data.text import read_documents
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ _KNOWN_COLUMNS = (
     ("document", "summary"),
     ("text", "summary"),
 )
+_PLAIN = (".txt", ".pdf")  # one text each
 _TEXT_COLUMNS = tuple(text for text, _ in _KNOWN_COLUMNS)
 
 
@@ -77,26 +80,37 @@ class SummarizationColumns:
 
 
 def read_summarization_examples(
-    paths: Sequence[str | Path], columns: SummarizationColumns | None = None, *, with_summary: bool = True
+    paths: Sequence[str | Path],
+    columns: SummarizationColumns | None = None,
+    *,
+    with_summary: bool = True,
+    split: str = "train",
 ) -> Iterator[SummarizationExample]:
     """Read the examples of files, one at a time and in order.
 
     Args:
-        paths: ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv`` and ``.parquet`` files; without summaries ``.txt`` files
-            too, one text each.
+        paths: ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv`` and ``.parquet`` files, or data sets of the hub as
+            ``hub:NAME[:CONFIG]``; without summaries ``.txt`` and ``.pdf`` files too, one text each.
         columns: their names; None: the known ones.
         with_summary: read the summaries, whose column has to be there then.
+        split: which one of data sets of the hub.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, data set or split.
+        ModuleNotFoundError: a file or a data set needs a package that is missing.
         ValueError: an unknown extension, a missing column, or a damaged file, with its place.
     """
     columns = columns or SummarizationColumns()
     for path in paths:
-        if Path(path).suffix.lower() == ".txt":
+        kind = Path(path).suffix.lower()
+        if is_hub(str(path)):
+            for number, values in enumerate(open_hub(str(path), split), start=1):
+                yield columns.read(Record(values, f"{path} {split} row {number}"), with_summary=with_summary)
+        elif kind in _PLAIN:
             if with_summary:
                 raise ValueError(f"{path} holds no summaries; they are read from {', '.join(EXTENSIONS)} files")
-            for document in read_documents([path]):
+            _version(Path(path))
+            for document in [read_pdf(Path(path))] if kind == ".pdf" else read_documents([path]):
                 yield SummarizationExample(document.text, None, None, document.origin)
         else:
             for record in read_records([path]):
@@ -112,20 +126,26 @@ class ExampleFile(Dataset[SummarizationExample]):
         file: where to keep them, a ``.jsonl`` file.
         paths, columns: as :func:`read_summarization_examples`.
         limit: take so many; None: all.
+        split: which one of data sets of the hub.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_summarization_examples`, or there is no example.
     """
 
     def __init__(
-        self, file: Path, paths: Sequence[str | Path], columns: SummarizationColumns, limit: int | None = None
+        self,
+        file: Path,
+        paths: Sequence[str | Path],
+        columns: SummarizationColumns,
+        limit: int | None = None,
+        split: str = "train",
     ) -> None:
         self.file = file
         source_file = file.with_suffix(".source.json")
-        source = json.dumps([[str(path), *_version(Path(path))] for path in paths] + [repr(columns), limit])
+        source = json.dumps([_identity(path, split) for path in paths] + [repr(columns), limit])
         if not (file.is_file() and source_file.is_file() and source_file.read_text(encoding="utf-8") == source):
             source_file.unlink(missing_ok=True)
-            self._write(paths, columns, limit)
+            self._write(paths, columns, limit, split)
             atomic_text(source_file, source, "the description of the examples")
         lengths = [len(line) for line in self._lines()]
         self._starts = np.cumsum([0, *lengths], dtype=np.int64)[:-1]
@@ -144,17 +164,22 @@ class ExampleFile(Dataset[SummarizationExample]):
         with self.file.open("rb") as stream:
             yield from stream
 
-    def _write(self, paths: Sequence[str | Path], columns: SummarizationColumns, limit: int | None) -> None:
+    def _write(self, paths: Sequence[str | Path], columns: SummarizationColumns, limit: int | None, split: str) -> None:
         blank = 0
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("w", encoding="utf-8", newline="\n") as stream:
-            for example in islice(read_summarization_examples(paths, columns), limit):
+            for example in islice(read_summarization_examples(paths, columns, split=split), limit):
                 if example.text and example.summary:
                     stream.write(json.dumps(example, ensure_ascii=False) + "\n")
                 else:
                     blank += 1
         if blank:
             logger.warning("%d examples without a text or a summary are left out.", blank)
+
+
+def _identity(path: str | Path, split: str) -> list[str | int]:
+    """What tells one source of examples from another, or from itself before a change."""
+    return [str(path), split] if is_hub(str(path)) else [str(path), *_version(Path(path))]
 
 
 def _version(path: Path) -> tuple[int, int]:

@@ -149,7 +149,8 @@ def summarize_files(
     appears when all is done.
 
     Args:
-        paths: ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv``, ``.parquet`` and ``.txt`` files.
+        paths: ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv``, ``.parquet``, ``.txt`` and ``.pdf`` files, or data sets of
+            the hub as ``hub:NAME[:CONFIG]``, whose ``test`` split is read.
         output: a ``.jsonl`` file.
         model: a folder, a hub name, or what :meth:`Summarizer.load` gave.
         columns: where the files have text and query; None: the text in one of the known columns, no query.
@@ -189,7 +190,7 @@ def summarize_files(
         with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
             if force:
                 partial.forget()
-            examples = iter(read_summarization_examples(paths, columns, with_summary=False))
+            examples = iter(read_summarization_examples(paths, columns, with_summary=False, split="test"))
             done = partial.begin(settings, examples)
             started = time.perf_counter()
             written = 0

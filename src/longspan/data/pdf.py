@@ -1,0 +1,34 @@
+"""The text of PDF files, by the package pypdf."""
+
+import re
+from pathlib import Path
+
+from longspan.data.text import Document
+
+
+def read_pdf(file: Path) -> Document:
+    """The text of a PDF file's pages, words that were parted at the end of a line put together.
+
+    Raises:
+        ModuleNotFoundError: pypdf is missing.
+        ValueError: the file is damaged, locked with a password, or holds no text.
+    """
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PyPdfError
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"reading {file} needs the pypdf package: pip install 'longspan[pdf]'", name="pypdf"
+        ) from error
+    try:
+        reader = PdfReader(file)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise ValueError(f"{file} is locked with a password; save a copy without one")
+        pages = [page.extract_text() for page in reader.pages]
+    except (PyPdfError, RecursionError, KeyError, TypeError, AttributeError) as error:  # of what is no PDF inside
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file} is not a readable PDF file: {reason}; make or fetch the file again") from error
+    text = re.sub(r"(?<=\w)-\n(?=[a-z])", "", "\n".join(page.strip() for page in pages)).strip()
+    if not text:
+        raise ValueError(f"{file} holds no text, perhaps pictures of pages; put it through character recognition first")
+    return Document(text, str(file))
