@@ -63,7 +63,7 @@ def test_fill_mask_as_it_was_trained(card: Path, tokenizer: PreTrainedTokenizerB
     model = LongformerForMaskedLM.from_pretrained(card, global_attention_policy="cls+sep").eval()
     layout = SegmentLayout.for_tokenizer(tokenizer, segment_length=model.config.segment_length)
     text = ". The ".join(make_text(seed, 12) for seed in range(3)) + " <mask> law."
-    batch = layout.collate([layout.encode(tokenizer, text)])
+    batch = layout.collate([layout.encode(tokenizer, text, special_tokens=True)])
     assert (batch["input_ids"] == tokenizer.mask_token_id).sum() == 1
     given = batch.pop("global_attention_mask")
     assert given.sum() > 2

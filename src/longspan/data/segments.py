@@ -111,7 +111,12 @@ class SegmentLayout:
         )
 
     def encode(
-        self, tokenizer: "PreTrainedTokenizerBase", text: str | Sequence[str], *, truncate: bool = False
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        text: str | Sequence[str],
+        *,
+        truncate: bool = False,
+        special_tokens: bool = False,
     ) -> SegmentedText:
         """Tokenize a text and lay it out.
 
@@ -124,6 +129,8 @@ class SegmentLayout:
             tokenizer: a fast tokenizer.
             text: a text, or its parts.
             truncate: leave out what is beyond ``max_segments`` and count it in ``truncated``.
+            special_tokens: take special tokens that are spelled out in the text, such as ``<mask>``, for what they
+                say, not for plain text.
 
         Returns:
             The text with ``offsets``.
@@ -138,7 +145,7 @@ class SegmentLayout:
         ids: list[list[int]] = []
         offsets: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)]
         for part in parts:
-            tokens, of_tokens = tokenize_with_offsets(tokenizer, part)
+            tokens, of_tokens = tokenize_with_offsets(tokenizer, part, special_tokens=special_tokens)
             places = np.array(of_tokens, dtype=np.int64).reshape(-1, 2)
             offsets.append(places)
             if isinstance(text, str):

@@ -53,16 +53,17 @@ class OffsetTokens(NamedTuple):
 
 
 def tokenize_with_offsets(
-    tokenizer: "PreTrainedTokenizerBase", text: str, *, leading_space: bool = False
+    tokenizer: "PreTrainedTokenizerBase", text: str, *, leading_space: bool = False, special_tokens: bool = False
 ) -> OffsetTokens:
     """Tokens of one text with their characters, without special tokens and without a limit of length.
 
-    Special tokens spelled out in the text are plain text, as for :func:`tokenize`.
+    Special tokens spelled out in the text are plain text, as for :func:`tokenize`, unless you say otherwise.
 
     Args:
         tokenizer: a fast tokenizer.
         text: any text.
         leading_space: tokenize as if a space stood before the text, which byte-level tokenizers tell apart.
+        special_tokens: take special tokens that are spelled out, such as ``<mask>``, for what they say.
 
     Raises:
         ValueError: the tokenizer gives no offsets (a tokenizer written in Python).
@@ -73,7 +74,7 @@ def tokenize_with_offsets(
     encoded = tokenizer(
         " " * shift + text,
         add_special_tokens=False,
-        split_special_tokens=True,
+        split_special_tokens=not special_tokens,
         return_offsets_mapping=True,
         return_attention_mask=False,
         return_token_type_ids=False,

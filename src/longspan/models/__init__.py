@@ -1,6 +1,6 @@
 """The models: ``transformers`` classes whose weights keep Hugging Face's names."""
 
-from longspan.models.auto import AutoModelForSequentialSentenceClassification
+from longspan.models.auto import AutoModelForSequentialSentenceClassification, read_config, read_tokenizer
 from longspan.models.card_classification import LongformerModelForSequenceClassification
 from longspan.models.causal_cache import RollingCache
 from longspan.models.causal_configuration import LongformerCausalConfig
@@ -8,6 +8,14 @@ from longspan.models.causal_model import LongformerCausalModel, LongformerForCau
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.global_policies import make_global_attention_mask
+from longspan.models.hat import HATModel
+from longspan.models.hat_configuration import HATConfig
+from longspan.models.hat_heads import (
+    HATForMultipleChoice,
+    HATForSequenceClassification,
+    HATForSequentialSentenceClassification,
+    HATModelForSequentialSentenceClassification,
+)
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.led_generation import LEDForConditionalGeneration
 from longspan.models.led_heads import LEDForQuestionAnswering, LEDForSequenceClassification
@@ -24,6 +32,12 @@ from longspan.models.token_classification import LongformerForTokenClassificatio
 
 __all__ = [
     "AutoModelForSequentialSentenceClassification",
+    "HATConfig",
+    "HATForMultipleChoice",
+    "HATForSequenceClassification",
+    "HATForSequentialSentenceClassification",
+    "HATModel",
+    "HATModelForSequentialSentenceClassification",
     "LEDConfig",
     "LEDForConditionalGeneration",
     "LEDForQuestionAnswering",
@@ -45,4 +59,6 @@ __all__ = [
     "LongformerPreTrainedModel",
     "RollingCache",
     "make_global_attention_mask",
+    "read_config",
+    "read_tokenizer",
 ]

@@ -1,13 +1,63 @@
-"""The Auto class of sequential sentence classification, a task that ``transformers`` has none for."""
+"""What ``transformers``' Auto classes don't do: read every configuration of this package, classify sentences."""
 
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
+from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.configuration import LongformerConfig
+from longspan.models.led_configuration import LEDConfig
 from longspan.models.sequential_sentences import LongformerForSequentialSentenceClassification
+
+_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "led": LEDConfig,
+    "longformer": LongformerConfig,
+    "longformer_causal": LongformerCausalConfig,
+}
+_TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.tiktoken", "spiece.*")
+
+
+def read_config(model: str | Path, **fields: Any) -> PreTrainedConfig:
+    """The configuration of a directory or a hub name, as ``AutoConfig``'s, but of this package's class if there is one.
+
+    ``AutoConfig`` itself, without :func:`longspan.register`, refuses what stock ``transformers`` lacks.
+
+    Args:
+        model: a directory, or a hub name.
+        **fields: fields to replace.
+
+    Raises:
+        OSError: there is none. ValueError: of an unknown type, or a field is wrong.
+    """
+    name = str(model)
+    known = _CONFIGS.get(PreTrainedConfig.get_config_dict(name)[0].get("model_type", ""))
+    config: PreTrainedConfig = (known or AutoConfig).from_pretrained(name, **fields)
+    return config
+
+
+def read_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer of a directory or a hub name, as ``AutoTokenizer``'s, whatever model lies beside it.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
+        # transformers would make one without a vocabulary.
+        raise FileNotFoundError(
+            f"folder {folder} holds no tokenizer; save the model's there: tokenizer.save_pretrained"
+        )
+    try:
+        kind = PreTrainedConfig.get_config_dict(str(name))[0].get("model_type")
+    except OSError:  # a tokenizer may lie alone
+        kind = None
+    # Which class of tokenizer it is may depend on the model, but on nothing that stock transformers can't read.
+    stock = {"led": transformers.LEDConfig, "longformer": transformers.LongformerConfig}.get(kind or "")
+    return AutoTokenizer.from_pretrained(str(name), **({} if stock is None else {"config": stock()}))
 
 
 class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):

@@ -30,7 +30,9 @@ def load_masked_lm(model: str | Path, *, init: str = "pretrained", seed: int = 0
     Raises:
         FileNotFoundError: there is no such model. ValueError: its configuration is no masked LM's.
     """
-    from transformers import AutoConfig, AutoModelForMaskedLM, set_seed
+    from transformers import AutoModelForMaskedLM, set_seed
+
+    from longspan.models import LongformerForMaskedLM, read_config
 
     path = Path(model)
     if path.is_absolute() or path.parts[:1] in [(".",), ("..",)] or path.exists():
@@ -39,14 +41,12 @@ def load_masked_lm(model: str | Path, *, init: str = "pretrained", seed: int = 0
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
     try:
-        config = AutoConfig.from_pretrained(str(model))
+        config = read_config(model)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {_first_line(error)}") from error
     kind: Any = AutoModelForMaskedLM
     if config.model_type == "longformer":
-        from longspan.models import LongformerConfig, LongformerForMaskedLM
-
-        kind, config = LongformerForMaskedLM, LongformerConfig.from_pretrained(str(model))
+        kind = LongformerForMaskedLM
     if init == "random":
         set_seed(seed)
         make = kind._from_config if kind is not AutoModelForMaskedLM else kind.from_config
@@ -67,10 +67,10 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":
     Raises:
         FileNotFoundError: there is none of that name.
     """
-    from transformers import AutoTokenizer
+    from longspan.models import read_tokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(name))
+        return read_tokenizer(name)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"no tokenizer can be loaded from {str(name)!r}: {_first_line(error)}; name one as tokenizer"

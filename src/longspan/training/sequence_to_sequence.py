@@ -22,15 +22,15 @@ def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", se
     Raises:
         FileNotFoundError: there is no such model. ValueError: it is no encoder-decoder.
     """
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, set_seed
+    from transformers import AutoModelForSeq2SeqLM, set_seed
 
-    from longspan.models import LEDConfig, LEDForConditionalGeneration
+    from longspan.models import LEDForConditionalGeneration, read_config
 
     path = Path(model)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
         raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
     try:
-        config = AutoConfig.from_pretrained(str(model))
+        config = read_config(model)
         if not config.is_encoder_decoder:
             raise ValueError(
                 f"model {str(model)!r} is a {config.model_type!r}, which writes no texts; take an LED, or make one of "
@@ -38,7 +38,7 @@ def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", se
             )
         builder: Any = AutoModelForSeq2SeqLM
         if config.model_type == "led":
-            builder, config = LEDForConditionalGeneration, LEDConfig.from_pretrained(str(model))
+            builder = LEDForConditionalGeneration
         if init == "random":
             set_seed(seed)
             make = builder.from_config if builder is AutoModelForSeq2SeqLM else builder._from_config

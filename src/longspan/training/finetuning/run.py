@@ -6,27 +6,31 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.examples import Example, TaskName, collect_labels, labels_of, read_examples
-from longspan.data.progress import no_transformers_bars
 from longspan.training.finetuning.encoding import EncodedExample, ExampleEncoder
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER, score
 from longspan.training.finetuning.prediction import Predictor
 from longspan.training.finetuning.recipe import FinetuneRecipe
+from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import FinetunedTask, load_task_model
-from longspan.training.finetuning.trainer import FinetuneProgress, FinetuningTrainer, class_weights, predict_together
+from longspan.training.finetuning.trainer import (
+    FinetuneProgress,
+    FinetuningTrainer,
+    best_epoch,
+    class_weights,
+    newest_checkpoint,
+    predict_together,
+)
 from longspan.training.masked_lm import check_model_fits, load_tokenizer, max_sequence_length
-from longspan.training.run_folder import RunFolder
 from longspan.training.trainer_setup import checkpoint_activations, device_fields, spread_step
 
 if TYPE_CHECKING:
@@ -78,69 +82,13 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedResult:
-    """One seed's model."""
-
-    seed: int
-    """The seed."""
-    model_dir: Path
-    """Its folder, with tokenizer and task."""
-    eval: dict[str, float]
-    """Metrics on the development examples, of the checkpoint they chose."""
-    test: dict[str, float] | None
-    """Metrics on the test examples, if there are any."""
-    epoch: float
-    """After how many epochs that checkpoint was taken."""
-    seconds: float
-    """Time of the training, evaluations included."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneResult:
+class FinetuneResult(SeedResults):
     """A finished finetuning."""
 
     task: FinetunedTask
     """What was learnt."""
-    metric: str
-    """The metric that chose."""
-    seeds: tuple[SeedResult, ...]
-    """In the order of the recipe."""
     lengths: Lengths
     """Of the training examples."""
-
-    @property
-    def best(self) -> SeedResult:
-        """The seed that does best on the development examples."""
-        sign = -1 if self.metric in SMALLER_IS_BETTER else 1
-        return max(self.seeds, key=lambda run: sign * run.eval[self.metric])
-
-    def mean_and_spread(self, split: str = "eval") -> dict[str, tuple[float, float]]:
-        """Of each metric its mean over the seeds and their standard deviation (n - 1; 0 for one seed).
-
-        Args:
-            split: ``"eval"`` or ``"test"``.
-        """
-        rows: list[dict[str, float]] = [values for run in self.seeds if (values := getattr(run, split)) is not None]
-        spread = {}
-        for name in rows[0] if rows else ():
-            values = [row[name] for row in rows]
-            spread[name] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
-        return spread
-
-    @property
-    def table(self) -> str:
-        """Metrics of each seed, mean and spread, in Markdown."""
-        splits = [split for split in ("eval", "test") if self.mean_and_spread(split)]
-        names = [(split, name) for split in splits for name in self.mean_and_spread(split)]
-        lines = [
-            "| seed | " + " | ".join(f"{split} {name}" for split, name in names) + " |",
-            "|---:|" + "---:|" * len(names),
-        ]
-        for run in self.seeds:
-            lines.append(f"| {run.seed} | " + " | ".join(f"{getattr(run, s)[name]:.4f}" for s, name in names) + " |")
-        spreads = [self.mean_and_spread(split)[name] for split, name in names]
-        lines.append("| mean ± sd | " + " | ".join(f"{mean:.4f} ± {sd:.4f}" for mean, sd in spreads) + " |")
-        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,27 +155,14 @@ def finetune(
     lengths = Lengths.of(encoded["train"].encoded, length)
     if arguments.process_index == 0:
         logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
-    with RunFolder(folder).alone() if arguments.process_index == 0 else nullcontext():
-        if arguments.process_index == 0:
-            _begin(folder, recipe, resume)
-        runs = []
-        for seed in recipe.seeds:
-            place = folder / f"seed-{seed}"
-            if not (place / "result.json").is_file():
-                try:
-                    with no_transformers_bars():
-                        _train_seed(recipe, place, seed, task, tokenizer, encoded, callbacks, progress)
-                except KeyboardInterrupt as interrupt:
-                    raise KeyboardInterrupt(
-                        f"Stopped. {folder} holds what is done: run the same command again to go on from there."
-                    ) from interrupt
-            if arguments.world_size > 1:
-                torch.distributed.barrier()
-            values = json.loads((place / "result.json").read_text(encoding="utf-8"))
-            runs.append(SeedResult(seed=seed, model_dir=place / "model", **values))
-        result = FinetuneResult(task=task, metric=recipe.metric_name, seeds=tuple(runs), lengths=lengths)
-        if arguments.process_index == 0:
-            atomic_text(folder / "results.md", result.table, "the table of results")
+
+    def train(seed: int, place: Path) -> None:
+        _train_seed(recipe, place, seed, task, tokenizer, encoded, callbacks, progress)
+
+    runs = train_seeds(folder, recipe, recipe.seeds, train, arguments, resume)
+    result = FinetuneResult(task=task, metric=recipe.metric_name, seeds=runs, lengths=lengths)
+    if arguments.process_index == 0:
+        atomic_text(folder / "results.md", result.table, "the table of results")
     return result
 
 
@@ -283,10 +218,10 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
 
 
 def _is_longformer(model: str) -> bool:
-    from transformers import AutoConfig
+    from longspan.models import read_config
 
     try:
-        return bool(AutoConfig.from_pretrained(model).model_type == "longformer")
+        return bool(read_config(model).model_type == "longformer")
     except (OSError, ValueError):
         return False  # load_task_model says what is wrong
 
@@ -322,7 +257,7 @@ def _train_seed(
         ],
     )
     begun = time.perf_counter()
-    newest = _newest_checkpoint(place / "checkpoints")
+    newest = newest_checkpoint(place / "checkpoints")
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     seconds = time.perf_counter() - begun
     # Trainer has put the best checkpoint's weights into its model.
@@ -343,27 +278,8 @@ def _train_seed(
             finished.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
             task.save(staging)
-        result = {**values, "epoch": _best_epoch(trainer, recipe.metric_name), "seconds": seconds}
+        result = {**values, "epoch": best_epoch(trainer, recipe.metric_name), "seconds": seconds}
         atomic_text(place / "result.json", json.dumps(result, indent=1) + "\n", "the result")
-
-
-def _best_epoch(trainer: FinetuningTrainer, metric: str) -> float:
-    step = trainer.state.best_global_step
-    return next(
-        (row["epoch"] for row in trainer.state.log_history if row["step"] == step and f"eval_{metric}" in row), 0.0
-    )
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole: ``Trainer`` writes its state last."""
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        found.append((int(path.name.removeprefix("checkpoint-")), path))
-    return max(found, default=(0, None))[1]
 
 
 def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces: int = 1) -> TrainingArguments:
@@ -396,22 +312,3 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
     if "warmup_steps" not in recipe.trainer:
         arguments.warmup_steps = round(recipe.warmup_ratio * steps)
     return arguments
-
-
-def _begin(folder: Path, recipe: FinetuneRecipe, resume: bool) -> None:
-    """Write the recipe, or see that it is the one that the folder was begun with."""
-    file = folder / "recipe.yaml"
-    begun = any(folder.glob("seed-*/checkpoints/checkpoint-*")) or any(folder.glob("seed-*/result.json"))
-    if begun and not resume:
-        raise FileExistsError(
-            f"output_dir {folder} already holds a run; resume it, choose another output_dir or delete it"
-        )
-    if begun and file.is_file():
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for name, value in recipe.to_dict().items():
-            if name not in FinetuneRecipe.FREE_FIELDS and before.get(name) != value:
-                raise ValueError(
-                    f"the run in {folder} was begun with {name} = {before.get(name)!r}, and now {name} is {value!r}; "
-                    f"put it back to resume, or choose another output_dir"
-                )
-    atomic_text(file, yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True), "the recipe")

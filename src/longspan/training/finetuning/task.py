@@ -1,6 +1,8 @@
 """What a finetuned model is for: its task, labels and input lengths, kept beside its weights; and loading both."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +87,13 @@ class FinetunedTask:
             raise FileNotFoundError(
                 f"folder {folder} holds no {TASK_FILE}, so it is no finetuned model; make one: longspan finetune"
             )
-        return cls(**json.loads(file.read_text(encoding="utf-8")))
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if "official" in held:
+            raise ValueError(
+                f"folder {folder} holds a model for the official files of task {held['official']!r}, not for examples "
+                f"with named columns"
+            )
+        return cls(**held)
 
 
 def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any) -> "PreTrainedModel":
@@ -102,11 +110,9 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         FileNotFoundError: there is no such model. ValueError: it can't do the task, or has a field of the wrong kind.
     """
     import transformers
-    from transformers import AutoConfig
 
-    path = Path(model)
-    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+    from longspan.models import read_config
+
     fields = {name: value for name, value in config_fields.items() if value is not None}
     if task.labels:
         fields["id2label"] = dict(enumerate(task.labels))
@@ -114,28 +120,64 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         kind = "multi_label_classification" if task.task == "multi-label" else "single_label_classification"
         fields["problem_type"] = None if task.task == "tokens" else kind
     head = _HEADS[task.task]
-    try:
-        config = AutoConfig.from_pretrained(str(model))
+    with _loading(model):
+        config = read_config(model)
         if config.model_type == "longformer":
             import longspan.models
 
-            builder: Any = getattr(longspan.models, f"Longformer{head}")
             if task.task == "sequential":
                 fields["segment_length"] = task.segment_length
-            config = longspan.models.LongformerConfig.from_pretrained(str(model), **fields)
-        else:
-            builder = getattr(transformers, f"AutoModel{head}", None)
-            foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"})
-            if builder is None or foreign:
-                lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
-                raise ValueError(
-                    f"model {str(model)!r} is a {config.model_type!r}, which has no {lacks}; make it a Longformer: "
-                    f"longspan convert"
-                )
-            config = AutoConfig.from_pretrained(str(model), **fields)
+            return load_longformer(getattr(longspan.models, f"Longformer{head}"), model, **fields)
+        builder: Any = getattr(transformers, f"AutoModel{head}", None)
+        foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"})
+        if builder is None or foreign:
+            lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
+            raise ValueError(
+                f"model {str(model)!r} is a {config.model_type!r}, which has no {lacks}; make it a Longformer: "
+                f"longspan convert"
+            )
+        config = read_config(model, **fields)
         with no_transformers_bars():
             return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+
+
+def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "PreTrainedModel":
+    """A Longformer with a head, in fp32; a head that it lacks is drawn at random.
+
+    Args:
+        builder: the class of the model.
+        model: a folder, or a hub name.
+        config_fields: fields of the configuration to set.
+
+    Raises:
+        FileNotFoundError: there is no such model. ValueError: it is no Longformer, or has a field of the wrong kind.
+    """
+    from longspan.models import LongformerConfig, read_config
+
+    with _loading(model):
+        kind = read_config(model).model_type
+        if kind != "longformer":
+            raise ValueError(
+                f"model {str(model)!r} is a {kind!r}, which has no {builder.__name__}; make it a Longformer: "
+                f"longspan convert"
+            )
+        config = LongformerConfig.from_pretrained(str(model), **config_fields)
+        with no_transformers_bars():
+            network: PreTrainedModel = builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+    return network
+
+
+@contextmanager
+def _loading(model: str | Path) -> Iterator[None]:
+    """Says in one sentence that a model is not there."""
+    path = Path(model)
+    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+    try:
+        yield
     except OSError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # said already
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
 
