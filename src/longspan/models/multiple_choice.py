@@ -70,14 +70,14 @@ class LongformerForMultipleChoice(LongformerHead):
                 dimension for the choices, or labels of another shape or out of range.
         """
         like = input_ids if input_ids is not None else inputs_embeds
-        flat_ids, flat_embeds = _flatten("input_ids", input_ids, 3), _flatten("inputs_embeds", inputs_embeds, 4)
-        attention_mask = _flatten("attention_mask", attention_mask, 3)
+        flat_ids, flat_embeds = join_choices("input_ids", input_ids, 3), join_choices("inputs_embeds", inputs_embeds, 4)
+        attention_mask = join_choices("attention_mask", attention_mask, 3)
         encoded = self.encode(
             flat_ids,
             attention_mask,
-            _flatten("global_attention_mask", global_attention_mask, 3),
-            _flatten("token_type_ids", token_type_ids, 3),
-            _flatten("position_ids", position_ids, 3),
+            join_choices("global_attention_mask", global_attention_mask, 3),
+            join_choices("token_type_ids", token_type_ids, 3),
+            join_choices("position_ids", position_ids, 3),
             flat_embeds,
             output_attentions,
             output_hidden_states,
@@ -101,7 +101,7 @@ class LongformerForMultipleChoice(LongformerHead):
         return self.finish(output, return_dict)
 
 
-def _flatten(name: str, tensor: Tensor | None, dimensions: int) -> Tensor | None:
+def join_choices(name: str, tensor: Tensor | None, dimensions: int) -> Tensor | None:
     """Join batch and choices: ``[B, M, N, ...]`` to ``[B * M, N, ...]``."""
     if tensor is None:
         return None

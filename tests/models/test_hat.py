@@ -1,0 +1,203 @@
+"""HAT: its layers against RoBERTa's, what padding and segments change, and its names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import longspan.models
+from longspan.convert.hat import convert_to_hat, hat_from_roberta
+from longspan.models import HATConfig, HATModel
+from tests.models.tiny_models import PAD, SIZES, make_batch, randomize
+
+K = 16
+FIELDS = {name: value for name, value in SIZES.items() if name not in ("attention_window", "max_position_embeddings")}
+HEADS = ("ForSequenceClassification", "ForSequentialSentenceClassification", "ForMultipleChoice")
+
+
+def _config(layout: str = "S|SD|SD", **fields: Any) -> HATConfig:
+    blocks = layout.count("|") + 1
+    sizes = {**FIELDS, "num_hidden_layers": blocks, "max_sentence_length": K, "max_sentences": 8}
+    return HATConfig(**{**sizes, "encoder_layout": layout, **fields})
+
+
+def _model(layout: str = "S|SD|SD") -> HATModel:
+    model = HATModel(_config(layout)).eval()
+    randomize(model)
+    return model
+
+
+def _roberta(**fields: Any) -> Any:
+    sizes = {name: value for name, value in SIZES.items() if name != "attention_window"}
+    roberta = transformers.RobertaModel(transformers.RobertaConfig(**{**sizes, **fields})).eval()
+    randomize(roberta)
+    return roberta
+
+
+def _states(model: Any, **inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        states: Tensor = model(**inputs).last_hidden_state
+    return states
+
+
+def test_within_segments_it_is_roberta_on_each() -> None:
+    """Without layers across segments, every segment is what RoBERTa makes of it."""
+    roberta = _roberta()
+    model = hat_from_roberta(roberta, encoder_layout="S|S", segment_length=K, max_segments=8)
+    inputs = make_batch([5 * K, 3 * K + 5])
+    states = _states(model, **inputs)
+    for start in range(0, 5 * K, K):
+        columns = slice(start, start + K)
+        real = inputs["attention_mask"][:, columns].bool()
+        rows = real.any(1)
+        piece = {"input_ids": inputs["input_ids"][rows, columns], "attention_mask": real[rows].long()}
+        expected = _states(roberta, **piece)
+        torch.testing.assert_close(states[rows, columns][real[rows]], expected[real[rows]])
+
+
+def test_across_segments_it_is_roberta_on_the_headers() -> None:
+    """A layer across segments reads headers and their positions, and changes headers alone."""
+    roberta = _roberta()
+    within = hat_from_roberta(roberta, encoder_layout="S", segment_length=K, max_segments=8)
+    both = hat_from_roberta(roberta, encoder_layout="SD", segment_length=K, max_segments=8)
+    inputs = make_batch([4 * K])
+    before, after = _states(within, **inputs), _states(both, **inputs)
+    headers = before[:, ::K] + roberta.embeddings.position_embeddings.weight[PAD + 1 : PAD + 5]
+    with torch.no_grad():
+        expected = roberta.encoder.layer[0](headers)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(after[:, ::K], expected)
+    others = torch.arange(4 * K) % K != 0
+    torch.testing.assert_close(after[:, others], before[:, others])
+
+
+def test_order_of_segments_matters() -> None:
+    """The authors' released weights were trained without: positions were added where they were overwritten."""
+    model = _model("SD|S")
+    ids = make_batch([3 * K])["input_ids"]
+    swapped = torch.cat([ids[:, :K], ids[:, 2 * K :], ids[:, K : 2 * K]], dim=1)
+    states, others = _states(model, input_ids=ids), _states(model, input_ids=swapped)
+    assert not torch.allclose(states[:, :K], others[:, :K], atol=1e-4)
+    with torch.no_grad():
+        model.encoder.layer[0].position_embeddings.weight.zero_()
+    states, others = _states(model, input_ids=ids), _states(model, input_ids=swapped)
+    torch.testing.assert_close(states[:, :K], others[:, :K])
+
+
+def test_padding_changes_nothing() -> None:
+    """Neither more padded segments, nor what stands in padding, nor a last segment that is cut short."""
+    model = _model()
+    inputs = make_batch([3 * K + 5, K])
+    states = _states(model, **inputs)
+    wider = {name: torch.nn.functional.pad(tensor, (0, 2 * K)) for name, tensor in inputs.items()}
+    wider["input_ids"][wider["attention_mask"] == 0] = PAD
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(_states(model, **wider)[:, : 3 * K + 5][real], states[real])
+    alone = _states(model, input_ids=inputs["input_ids"][:1])
+    torch.testing.assert_close(alone, states[:1])
+    assert _states(model, input_ids=torch.full((1, 40), PAD), attention_mask=torch.zeros(1, 40)).isfinite().all()
+
+
+def test_every_token_reaches_every_token_in_two_steps() -> None:
+    def reach(layout: str) -> Tensor:
+        model = _model(layout)
+        embeds = torch.randn(1, 4 * K, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
+        embeds.requires_grad_()
+        model(inputs_embeds=embeds).last_hidden_state[0, K + 3].sum().backward()
+        assert embeds.grad is not None
+        return embeds.grad[0].abs().sum(-1) > 0
+
+    segment = (torch.arange(4 * K) // K) == 1
+    torch.testing.assert_close(reach("S|S|S"), segment)
+    assert reach("S|SD|S").all()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_learn_save_and_open(head: str, tmp_path: Path) -> None:
+    model = getattr(longspan.models, f"HAT{head}")(_config(num_labels=3)).eval()
+    inputs = make_batch([3 * K, 2 * K + 4])
+    labels = torch.tensor([2, 0])
+    if head == "ForMultipleChoice":
+        inputs = {name: tensor[:, None].expand(2, 3, -1).clone() for name, tensor in inputs.items()}
+        inputs["input_ids"][:, 1:, 2 * K] = torch.tensor([[5, 6], [7, 8]])
+    elif head == "ForSequentialSentenceClassification":
+        labels = torch.tensor([[0, 1, 2], [1, 2, -100]])
+    model(**inputs, labels=labels).loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        torch.testing.assert_close(again(**inputs).logits, logits)
+    assert logits.shape[:2] == (2, 3)
+    # The encoder alone opens out of a file with a head, which the authors' own code can't do.
+    bare = HATModel.from_pretrained(tmp_path)
+    flat = {name: tensor.flatten(0, -2) for name, tensor in inputs.items()}
+    torch.testing.assert_close(_states(bare, **flat), _states(model.hi_transformer, **flat))
+
+
+def test_names_are_the_authors() -> None:
+    model = longspan.models.HATForSequenceClassification(_config("S|SD", pooling="attentive"))
+    names = set(model.state_dict())
+    assert {
+        "hi_transformer.embeddings.word_embeddings.weight",
+        "hi_transformer.encoder.layer.0.sentence_encoder.attention.self.query.weight",
+        "hi_transformer.encoder.layer.1.document_encoder.output.LayerNorm.bias",
+        "hi_transformer.encoder.layer.1.position_embeddings.weight",
+        "pooler.dense.weight",
+        "pooler.attentive_pooling.lin_proj.weight",
+        "pooler.attentive_pooling.v.weight",
+        "classifier.weight",
+    } <= names
+
+
+def test_directory_with_tokenizer_and_config(tmp_path: Path) -> None:
+    _roberta().save_pretrained(tmp_path / "roberta")
+    (tmp_path / "roberta" / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    made = convert_to_hat(tmp_path / "roberta", tmp_path / "hat", segment_length=K, max_segments=4)
+    model = HATModel.from_pretrained(made)
+    assert model.config.encoder_layout == {
+        "0": {"sentence_encoder": True, "document_encoder": False},
+        "1": {"sentence_encoder": True, "document_encoder": False},
+    }
+    assert '"model_max_length": 64' in (made / "tokenizer_config.json").read_text()
+    with pytest.raises(FileExistsError, match="exists already"):
+        convert_to_hat(tmp_path / "roberta", tmp_path / "hat")
+
+
+def test_refusals_name_the_fix() -> None:
+    with pytest.raises(ValueError, match="write S, D or SD for each block"):
+        _config("S|X")
+    with pytest.raises(ValueError, match="has 1 blocks for num_hidden_layers 2"):
+        HATConfig(num_hidden_layers=2, encoder_layout="S")
+    with pytest.raises(ValueError, match="max_sentences is 8; cut the text"):
+        _model()(input_ids=torch.full((1, 9 * K), 5))
+    with pytest.raises(ValueError, match="source has 2 layers"):
+        hat_from_roberta(_roberta(), encoder_layout="S|S|S", segment_length=K, max_segments=4)
+    with pytest.raises(ValueError, match="fewer than a segment's 256 tokens"):
+        hat_from_roberta(_roberta(), encoder_layout="S|SD", segment_length=256)
+    bert = transformers.BertModel(transformers.BertConfig(num_hidden_layers=1, vocab_size=50, hidden_size=12))
+    with pytest.raises(ValueError, match="can't be made of a 'bert'"):
+        hat_from_roberta(bert)
+
+
+def test_time_and_memory_are_linear() -> None:
+    """No tensor grows faster than the text: the products of scores are segments times K^2 and segments^2."""
+    sizes = []
+    for segments in (2, 8):
+        model, largest = _model(), 0
+        ids = torch.full((1, segments * K), 5)
+
+        def note(_: Any, __: Any, output: Tensor) -> None:
+            nonlocal largest
+            largest = max(largest, output.numel())
+
+        for module in model.modules():
+            if isinstance(module, (torch.nn.Linear, torch.nn.LayerNorm)):
+                module.register_forward_hook(note)
+        _states(model, input_ids=ids)
+        sizes.append(largest)
+    assert sizes[1] == 4 * sizes[0]
