@@ -225,7 +225,7 @@ def test_a_classifier_is_finetuned_evaluated_and_predicts(tmp_path: Path, robert
     done = run("finetune", "--task", "classification", "--model", long, *files, *steps)
     assert done.exit_code == 0, done.output
     model = done.stdout.splitlines()[-1].split(": ")[-1]
-    scored = run("evaluate-task", tmp_path / "dev.jsonl", "--model", model, "--json")
+    scored = run("evaluate", tmp_path / "dev.jsonl", "--model", model, "--json")
     assert scored.exit_code == 0, scored.output
     predicted = run("predict", tmp_path / "dev.jsonl", "--model", model, "--output", tmp_path / "out.jsonl")
     assert predicted.exit_code == 0, predicted.output

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "integrations": {"attention", "models", "data"},
     "convert": {"attention", "models", "integrations"},
     "tasks": {"attention", "models", "convert", "data"},
-    "training": {"attention", "models", "convert", "data"},
+    "training": {"attention", "models", "convert", "data", "tasks"},
     "pipelines": {"attention", "models", "integrations", "data", "training"},
     "report": {"attention", "models", "convert", "data"},
     "demo": {"attention", "models", "convert", "data", "training", "report"},

@@ -1,9 +1,9 @@
-"""The verbs ``finetune``, ``evaluate-task`` and ``predict``: they only read options, call the package and print."""
+"""The verb ``finetune``, for all tasks, and what ``evaluate`` prints of a model that it made."""
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -22,13 +22,17 @@ def finetune(
     task: Annotated[
         str | None,
         typer.Option(
-            help="classification, multi-label, nli, sequential, multiple-choice, qa, tokens or summarization."
+            help="Of your own examples: classification, multi-label, nli, sequential, multiple-choice, qa, tokens or "
+            "summarization. From official files: wikihop, triviaqa, hotpotqa, coreference, hyperpartisan, imdb, "
+            "contract-nli, ecthr-arg or race."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of the model to start from.")] = None,
-    train: Annotated[list[str] | None, typer.Option(help="Training examples: .jsonl, .csv, .tsv, .parquet.")] = None,
-    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Development examples.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="Test examples, scored once at the end.")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="Training data: .jsonl, .csv, .tsv, .parquet; official files; hub:NAME.")
+    ] = None,
+    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Development data.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Test data, scored once at the end.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder of checkpoints, results and models.")] = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name in the files: text=body.")
@@ -41,12 +45,13 @@ def finetune(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with what the output folder holds.")] = True,
 ) -> None:
-    """Finetune a model on your examples; run it again to go on where it stopped."""
+    """Finetune a model on your examples, or for a published task; run it again to go on where it stopped."""
     import yaml
 
-    from longspan.data.examples import read_label_file
+    from longspan.data.examples import TaskName, read_label_file
     from longspan.training.finetuning import finetune as run
     from longspan.training.finetuning.recipe import load_finetune_recipe, make_finetune_recipe
+    from longspan.training.recipe_fields import read_fields
 
     options: dict[str, Any] = {
         "task": task,
@@ -55,13 +60,13 @@ def finetune(
         "eval": eval_ or None,
         "test": test or None,
         "output_dir": output,
-        "columns": _pairs("--column", column) or None,
+        "columns": pairs("--column", column) or None,
         "labels": None if label_file is None else read_label_file(label_file),
         "metric": metric,
         "seeds": seed or None,
     }
     fields = {name: value for name, value in options.items() if value is not None}
-    for name, value in _pairs("--set", set_).items():
+    for name, value in pairs("--set", set_).items():
         try:
             fields[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -69,8 +74,22 @@ def finetune(
     if task == "summarization":
         _finetune_summaries(recipe, fields, resume=resume)
         return
+    named = task or (read_fields(recipe).get("task") if recipe else None)
+    if named is not None and named not in get_args(TaskName):
+        _finetune_official({**(read_fields(recipe) if recipe else {}), **fields}, resume=resume)
+        return
     plan = load_finetune_recipe(recipe, **fields) if recipe else make_finetune_recipe(fields, "the command line")
     result = run(plan, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(result.table)
+        typer.echo(f"best on {result.metric}: {result.best.model_dir}")
+
+
+def _finetune_official(fields: dict[str, Any], *, resume: bool) -> None:
+    """Train a published task by its recipe, with changes."""
+    from longspan.training.tasks import finetune_task, make_task_plan
+
+    result = finetune_task(make_task_plan(fields, "the recipe and the command line"), resume=resume)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(result.table)
         typer.echo(f"best on {result.metric}: {result.best.model_dir}")
@@ -89,18 +108,13 @@ def _finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: 
     finetune_summaries(recipe, fields, resume=resume)
 
 
-def evaluate_task(
-    model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
-    files: Annotated[list[Path], typer.Argument(help="Labelled examples: .jsonl, .csv, .tsv, .parquet.")],
-    column: Annotated[list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pieces at once.")] = 1,
-    report: Annotated[Path | None, typer.Option(help="Write a page of HTML.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+def evaluate_examples(
+    model: Path, files: list[Path], column: list[str] | None, batch_size: int, report: Path | None, as_json: bool
 ) -> None:
-    """Metrics of a finetuned model with confidence intervals, and a page to read."""
+    """What ``evaluate`` does for a model finetuned on examples with named columns."""
     from longspan.training.finetuning.evaluation import evaluate_files
 
-    columns = _pairs("--column", column) or None
+    columns = pairs("--column", column) or None
     evaluation, predictor = evaluate_files(model, files, columns=columns, batch_size=batch_size)
     intervals = evaluation.intervals()
     if as_json:
@@ -111,23 +125,6 @@ def evaluate_task(
     if report is not None:
         write_evaluation_page(report, evaluation, predictor, title=model.resolve().name, intervals=intervals)
         typer.echo(str(report), err=as_json)
-
-
-def predict(
-    model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
-    files: Annotated[list[Path], typer.Argument(help="Examples: .jsonl, .csv, .tsv, .parquet.")],
-    output: Annotated[Path, typer.Option(help="File of predictions to write: .jsonl.")],
-    column: Annotated[list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pieces at once.")] = 1,
-    resume: Annotated[bool, typer.Option(help="Go on where it stopped.")] = True,
-) -> None:
-    """Predict for every example of files of any size; run it again to go on where it stopped."""
-    from longspan.training.finetuning.prediction import predict_files
-
-    count = predict_files(
-        model, files, output, columns=_pairs("--column", column) or None, batch_size=batch_size, resume=resume
-    )
-    typer.echo(f"{count:,} predictions: {output}")
 
 
 def write_evaluation_page(
@@ -186,9 +183,10 @@ def write_evaluation_page(
     write_finetuning_page(path, page)
 
 
-def _pairs(option: str, pairs: list[str] | None) -> dict[str, str]:
+def pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    """The ``NAME=VALUE`` values of an option."""
     fields = {}
-    for pair in pairs or []:
+    for pair in given or []:
         name, separator, value = pair.partition("=")
         if not separator:
             raise ValueError(f"{option} {pair!r} has no '='; write it as {option} NAME=VALUE")

@@ -11,7 +11,7 @@ import typer
 from finetuning_runs import longformer_dir, write  # noqa: F401
 from typer.testing import CliRunner
 
-from longspan import finetuning_cli
+from longspan import evaluation_cli, finetuning_cli
 
 pytest.importorskip("accelerate")
 pytest.importorskip("sklearn")
@@ -21,7 +21,7 @@ pytest.importorskip("matplotlib")
 
 def call(*words: Any) -> str:
     app = typer.Typer()
-    for verb in (finetuning_cli.finetune, finetuning_cli.evaluate_task, finetuning_cli.predict):
+    for verb in (finetuning_cli.finetune, evaluation_cli.evaluate, evaluation_cli.predict):
         app.command()(verb)
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -49,7 +49,7 @@ def test_finetune_evaluate_and_predict(tmp_path: Path, longformer_dir: Path) -> 
     assert config["label2id"] == {"yes": 0, "no": 1}
 
     page = tmp_path / "page.html"
-    printed = call("evaluate-task", dev, "--model", model, "--report", page, "--batch-size", 3, "--json")
+    printed = call("evaluate", dev, "--model", model, "--report", page, "--batch-size", 3, "--json")
     metrics = json.loads(printed.splitlines()[0])
     assert metrics["accuracy"]["low"] <= metrics["accuracy"]["value"] <= metrics["accuracy"]["high"]
     html = page.read_text(encoding="utf-8")

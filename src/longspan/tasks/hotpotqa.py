@@ -5,10 +5,10 @@ et al. 2020, appendix B. The metric is in :mod:`longspan.tasks.hotpotqa_metric`,
 :mod:`longspan.tasks.hotpotqa_decoding`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -121,9 +121,14 @@ def read_hotpotqa(path: str | Path) -> list[HotpotQuestion]:
         FileNotFoundError: there is no such file. ValueError: it isn't JSON (with the line), or an entry lacks a field,
             has one of another kind or repeats an id or a title.
     """
+    return hotpotqa_questions(read_json_entries(path, "HotpotQA data"))
+
+
+def hotpotqa_questions(entries: Iterable[tuple[str, dict[str, Any]]]) -> list[HotpotQuestion]:
+    """The questions of official entries, each given with its place for messages. Raises as :func:`read_hotpotqa`."""
     questions: list[HotpotQuestion] = []
     seen: set[str] = set()
-    for place, entry in read_json_entries(path, "HotpotQA data"):
+    for place, entry in entries:
         name = take(entry, "_id", str, place)
         place = f"{place} ({name})"
         if name in seen:

@@ -22,6 +22,11 @@ _NAME = re.compile(r"(\d+)_(\d+)\.txt")
 _BREAK = re.compile(r"\s*<br\s*/?>\s*")
 
 
+def without_breaks(text: str) -> str:
+    """A review with new lines for its ``<br />``."""
+    return _BREAK.sub("\n", text).strip()
+
+
 def read_imdb(folder: str | Path, split: Literal["train", "test"]) -> list[LabelledText]:
     """Read the labelled reviews of a split. Line breaks written as ``<br />`` become new lines.
 
@@ -49,7 +54,7 @@ def read_imdb(folder: str | Path, split: Literal["train", "test"]) -> list[Label
                 raise ValueError(f"{file} is no review's name; they are NUMBER_RATING.txt, as 0_9.txt")
             numbered.append((int(match[1]), file))
         for _, file in sorted(numbered):
-            text = _BREAK.sub("\n", read_text(file, "IMDB reviews")).strip()
+            text = without_breaks(read_text(file, "IMDB reviews"))
             if not text:
                 raise ValueError(f"{file} is empty; unpack the archive again")
             reviews.append(LabelledText(id=f"{split}/{name}/{file.stem}", text=text, label=label))

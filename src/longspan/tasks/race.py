@@ -60,7 +60,11 @@ def read_race(path: str | Path, *, level: Literal["middle", "high", "all"] = "al
     """
     path = Path(path)
     if not path.is_dir():
-        return [question for place, entry in read_json_lines(path, "RACE articles") for question in _read(entry, place)]
+        return [
+            question
+            for place, entry in read_json_lines(path, "RACE articles")
+            for question in race_questions(entry, place)
+        ]
     levels = ("middle", "high") if level == "all" else (level,)
     files = [file for name in levels for file in sorted((path / name).glob("*.txt"))]
     if not files:
@@ -68,11 +72,12 @@ def read_race(path: str | Path, *, level: Literal["middle", "high", "all"] = "al
     return [
         question
         for file in files
-        for question in _read(check_object(read_json(file, "a RACE article"), str(file)), str(file))
+        for question in race_questions(check_object(read_json(file, "a RACE article"), str(file)), str(file))
     ]
 
 
-def _read(entry: dict[str, Any], place: str) -> list[ChoiceQuestion]:
+def race_questions(entry: dict[str, Any], place: str) -> list[ChoiceQuestion]:
+    """The questions of an official article, given with its place for messages. Raises as :func:`read_race`."""
     name, article = take(entry, "id", str, place), take(entry, "article", str, place)
     questions = take_strings(entry, "questions", place)  # one article of the official training set has none
     answers, options = take_strings(entry, "answers", place), take(entry, "options", list, place)

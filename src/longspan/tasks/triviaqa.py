@@ -58,6 +58,8 @@ class TriviaQADocument:
     """The folder of ``evidence`` that holds it."""
     filename: str
     """Its path in that folder."""
+    text: str | None = None
+    """Its text, where the question was read together with it; None: it is in its file."""
 
     def read(self, evidence: str | Path) -> str:
         """Its text.
@@ -68,6 +70,8 @@ class TriviaQADocument:
         Raises:
             FileNotFoundError: it isn't there. ValueError: it isn't UTF-8.
         """
+        if self.text is not None:
+            return self.text
         return read_text(Path(evidence) / self.folder / self.filename, "TriviaQA evidence")
 
 
@@ -186,14 +190,7 @@ def _question(entry: dict[str, Any], name: str, domain: Domain, verified_only: b
                 )
     if not documents:
         raise ValueError(f"{place} names no evidence document in {' or '.join(field for field, _ in fields)}")
-    aliases = truths = None
-    if "Answer" in entry:
-        answer, where = take(entry, "Answer", dict, place), f"{place} Answer"
-        normalized = take_strings(answer, "NormalizedAliases", where, least=1)
-        human = take_strings(answer, "HumanAnswers", where) if "HumanAnswers" in answer else []
-        written = [*take_strings(answer, "Aliases", where), take(answer, "Value", str, where)]
-        aliases = tuple(dict.fromkeys([*written, *normalized, *human]))
-        truths = (*normalized, *map(normalize_triviaqa_answer, human))
+    aliases, truths = triviaqa_answers(entry, place) if "Answer" in entry else (None, None)
     return TriviaQAQuestion(
         id=name,
         domain=domain,
@@ -202,6 +199,20 @@ def _question(entry: dict[str, Any], name: str, domain: Domain, verified_only: b
         truths=truths,
         documents=tuple(documents),
     )
+
+
+def triviaqa_answers(entry: dict[str, Any], place: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``aliases`` and ``truths`` of a :class:`TriviaQAQuestion` from the official entry's ``Answer``.
+
+    Raises:
+        ValueError: a field is missing or of another kind.
+    """
+    answer, where = take(entry, "Answer", dict, place), f"{place} Answer"
+    normalized = take_strings(answer, "NormalizedAliases", where, least=1)
+    human = take_strings(answer, "HumanAnswers", where) if "HumanAnswers" in answer else []
+    written = [*take_strings(answer, "Aliases", where), take(answer, "Value", str, where)]
+    truths = (*normalized, *map(normalize_triviaqa_answer, human))
+    return tuple(dict.fromkeys([*written, *normalized, *human])), truths
 
 
 class TriviaQALayout:
@@ -280,20 +291,23 @@ class TriviaQALayout:
             truncated=len(ids) - slices[-1][1],
         )
 
-    def encode_question(self, question: TriviaQAQuestion, evidence: str | Path) -> list[TriviaQAExample]:
-        """Lay out a question with each of its documents.
+    def encode_document(
+        self, question: TriviaQAQuestion, document: TriviaQADocument, evidence: str | Path
+    ) -> TriviaQAExample:
+        """Lay out a question with one of its documents.
 
         Args:
-            question: read by :func:`read_triviaqa`.
+            question, document: read by :func:`read_triviaqa`.
             evidence: the folder ``evidence``.
 
         Raises:
             FileNotFoundError, ValueError: as :meth:`TriviaQADocument.read`.
         """
-        return [
-            self.encode(question.question, document.read(evidence), question.key(document), question.aliases)
-            for document in question.documents
-        ]
+        return self.encode(question.question, document.read(evidence), question.key(document), question.aliases)
+
+    def encode_question(self, question: TriviaQAQuestion, evidence: str | Path) -> list[TriviaQAExample]:
+        """Lay out a question with each of its documents, see :meth:`encode_document`."""
+        return [self.encode_document(question, document, evidence) for document in question.documents]
 
     def collate(self, examples: Sequence[TriviaQAExample]) -> dict[str, Tensor]:
         """A batch of D documents in R rows, the arguments of :class:`LongformerForTriviaQA`.

@@ -5,7 +5,7 @@ section 6.1 and appendix B; where it is silent, the authors' branch ``mp/wikihop
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,9 +101,14 @@ def read_wikihop(path: str | Path) -> list[WikiHopQuestion]:
         FileNotFoundError: there is no such file. ValueError: it isn't JSON (with the line), or an entry lacks a field,
             has one of another kind, repeats an id, has fewer than two candidates or an answer that is none of them.
     """
+    return wikihop_questions(read_json_entries(path, "WikiHop data"))
+
+
+def wikihop_questions(entries: Iterable[tuple[str, dict[str, Any]]]) -> list[WikiHopQuestion]:
+    """The questions of official entries, each given with its place for messages. Raises as :func:`read_wikihop`."""
     questions: list[WikiHopQuestion] = []
     seen: set[str] = set()
-    for place, entry in read_json_entries(path, "WikiHop data"):
+    for place, entry in entries:
         name = take(entry, "id", str, place)
         place = f"{place} ({name})"
         if name in seen:

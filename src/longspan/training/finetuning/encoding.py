@@ -14,6 +14,8 @@ tokens             ``<s> words </s>``, pieces that end between words
 sequential         segments, each headed by ``<s>`` or ``</s>``, one or more for a sentence
 =================  =================================================================================
 
+With the layout ``segments``, the first three are segments as well: the text's, then one for each text that is kept.
+
 Separators are those of the tokenizer. The part that is kept takes at most half of the tokens.
 """
 
@@ -30,6 +32,7 @@ from torch import Tensor
 from longspan.data.examples import Answer, Example
 from longspan.data.segments import SegmentLayout
 from longspan.data.tokenization import tokenize_with_offsets
+from longspan.tasks.segment_rows import encode_with_tails
 from longspan.training.finetuning.task import FinetunedTask
 
 if TYPE_CHECKING:
@@ -94,7 +97,7 @@ class ExampleEncoder:
         single, pair = self._template(), self._template(pair=True)
         self._single, self._pair = single, pair
         self._layout: SegmentLayout | None = None
-        if task.task == "sequential":
+        if task.task == "sequential" or task.layout == "segments":
             self._layout = SegmentLayout.for_tokenizer(
                 tokenizer, segment_length=task.segment_length, max_segments=task.max_length // task.segment_length
             )
@@ -103,8 +106,12 @@ class ExampleEncoder:
         """The pieces of an example, with targets if it has one."""
         inputs, target = example.inputs, example.target
         name = self.task.task
+        if name == "nli" and self.task.layout == "segments":
+            return self._classified(self._in_segments(inputs["premise"], [inputs["hypothesis"]]), target)
         if name == "nli":
             return self._classified(self._cut_pair(inputs["hypothesis"], inputs["premise"]), target)
+        if name in ("classification", "multi-label") and self.task.layout == "segments":
+            return self._classified(self._in_segments(inputs["text"], []), target)
         if name in ("classification", "multi-label"):
             return self._classified(self._cut_single(inputs["text"]), target)
         if name == "multiple-choice":
@@ -149,8 +156,12 @@ class ExampleEncoder:
         return EncodedExample(pieces=(piece,), tokens=tokens, cut=cut)
 
     def _choices(self, inputs: dict[str, Any], target: int | None) -> EncodedExample:
-        texts = [f"{inputs['question']} {choice}".strip() for choice in inputs["choices"]]
-        rows = [self._cut_pair(text, inputs["context"], kept_last=True) for text in texts]
+        if self.task.layout == "segments":
+            question = [inputs["question"]] if inputs["question"] else []
+            rows = [self._in_segments(inputs["context"], [*question, choice]) for choice in inputs["choices"]]
+        else:
+            texts = [f"{inputs['question']} {choice}".strip() for choice in inputs["choices"]]
+            rows = [self._cut_pair(text, inputs["context"], kept_last=True) for text in texts]
         width = max(piece.input_ids.size for piece, _, _ in rows)
 
         def stack(arrays: list[NDArray[Any]], fill: int) -> NDArray[Any]:
@@ -243,6 +254,21 @@ class ExampleEncoder:
         return EncodedExample(pieces=tuple(pieces), tokens=sum(map(len, ids)), cut=cut)
 
     # ---- tokens
+
+    def _in_segments(self, text: str, tails: Sequence[str]) -> tuple[EncodedPiece, int, int]:
+        """A text in segments, its end cut, and short texts behind it in one each, as :meth:`_cut_pair` gives it."""
+        assert self._layout is not None
+        row = encode_with_tails(self._layout, self.tokenizer, text, tails)
+        ids, offsets = self._ids(text)
+        behind = sum(min(len(self._ids(tail)[0]), self._layout.segment_length - 1) for tail in tails)
+        kept = len(row.positions) - behind
+        piece = EncodedPiece(
+            input_ids=row.input_ids.astype(np.int32),
+            attention_mask=row.attention_mask.astype(np.int8),
+            token_type_ids=np.zeros(len(row.input_ids), dtype=np.int8),
+            places=np.column_stack([row.positions[:kept], offsets[:kept]]),
+        )
+        return piece, len(ids), len(ids) - kept
 
     def _ids(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
         """Token ids ``[n]`` and offsets ``[n, 2]`` of a text."""

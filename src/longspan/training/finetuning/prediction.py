@@ -19,6 +19,7 @@ from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
+from longspan.training.finetuning.growing_file import stamp, whole_lines
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.recipe import Precision
 
@@ -166,8 +167,8 @@ def predict_files(
     begun = output.with_name(f".{output.name}.begun")
     plan = json.dumps(
         {
-            "model": _stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
-            "files": _stamp(*paths),
+            "model": stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
+            "files": stamp(*paths),
             "task": asdict(task),
             "columns": columns,
             "precision": precision,
@@ -176,7 +177,7 @@ def predict_files(
     done = 0
     output.parent.mkdir(parents=True, exist_ok=True)
     if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
-        done = _whole_lines(partial)
+        done = whole_lines(partial)
     else:
         partial.unlink(missing_ok=True)
         atomic_text(begun, plan, "the plan of the predictions")
@@ -215,22 +216,6 @@ def _lines(predictor: Predictor, examples: Sequence[Example], before: int) -> It
         if held.cut:
             line["cut"] = held.cut
         yield (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-
-
-def _stamp(*paths: Path) -> list[list[Any]]:
-    """What changes when files do."""
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-
-
-def _whole_lines(file: Path) -> int:
-    """Cut off a line that a killed process left unfinished, and count the others."""
-    whole = end = 0
-    with file.open("r+b") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):
-                whole, end = whole + 1, end + len(line)
-        stream.truncate(end)
-    return whole
 
 
 # ---- from a model's outputs to a prediction

@@ -53,8 +53,11 @@ class FinetuneRecipe:
     reading_length: int | None = None
     """Read texts in pieces of so many tokens, each by itself, and join their states: the short baseline of Beltagy et
     al. (2020), from the same weights; None: read texts whole. ``max_length`` may then be anything."""
+    layout: Literal["plain", "segments"] | None = None
+    """How a text stands, see :class:`longspan.training.finetuning.task.FinetunedTask`; None: ``plain``, for a HAT
+    ``segments``."""
     segment_length: int = 128
-    """sequential: tokens of a segment, its header included."""
+    """Tokens of a segment, its header included, where there are segments."""
     overlap: int = 128
     """qa: tokens that neighbouring pieces of a context share."""
 

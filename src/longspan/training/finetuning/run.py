@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -137,6 +137,9 @@ def finetune(
     network = _load(recipe, task, recipe.seeds[0])
     at_once = getattr(network.config, "reading_length", None)
     limit = max_sequence_length(network) if at_once is None else None
+    if network.config.model_type == "hierarchical-transformer":
+        at_once = network.config.max_sentence_length
+        limit = at_once * network.config.max_sentences
     length = recipe.max_length or limit
     if length is None:
         raise ValueError(f"model {recipe.model!r} doesn't say how much it reads; give max_length")
@@ -188,6 +191,7 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
         labels=labels,
         columns=dict(recipe.columns),
         max_length=recipe.max_length or 2**20,
+        layout=_layout(recipe),
         segment_length=recipe.segment_length,
         overlap=recipe.overlap,
         may_have_no_answer=recipe.task == "qa" and any(not example.target for example in train),
@@ -198,8 +202,8 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
 def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrainedModel":
     set_seed(seed)
     policy = recipe.global_attention_policy
-    if policy is None and recipe.task in _DEFAULT_POLICIES and _is_longformer(recipe.model):
-        policy = _DEFAULT_POLICIES[recipe.task]
+    if policy is None and _model_type(recipe.model) == "longformer":
+        policy = "cls+sep" if task.layout == "segments" else _DEFAULT_POLICIES.get(recipe.task)
     model = load_task_model(
         recipe.model,
         task,
@@ -217,13 +221,20 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
     return peft.get_peft_model(model, peft.LoraConfig(r=recipe.lora_rank, modules_to_save=heads))
 
 
-def _is_longformer(model: str) -> bool:
+def _model_type(model: str) -> str | None:
     from longspan.models import read_config
 
     try:
-        return bool(read_config(model).model_type == "longformer")
+        return read_config(model).model_type
     except (OSError, ValueError):
-        return False  # load_task_model says what is wrong
+        return None  # load_task_model says what is wrong
+
+
+def _layout(recipe: FinetuneRecipe) -> Literal["plain", "segments"]:
+    if recipe.layout is not None:
+        return recipe.layout
+    is_hat = _model_type(recipe.model) == "hierarchical-transformer"
+    return "segments" if is_hat and recipe.task not in ("qa", "tokens") else "plain"
 
 
 def _train_seed(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -43,8 +43,11 @@ class FinetunedTask:
     """Column of the task to its name in the files it was trained on, where they differ."""
     max_length: int
     """Tokens that the model is given at most, special tokens included."""
+    layout: Literal["plain", "segments"] = "plain"
+    """``segments``: texts in segments with headers, a hypothesis, question or choice in one of its own, as HAT and
+    ``kiddothe2b/longformer-base-4096`` read them. sequential has segments always; qa and tokens have none."""
     segment_length: int = 128
-    """sequential: tokens of a segment, its header included."""
+    """Tokens of a segment, its header included, where there are segments."""
     overlap: int = 128
     """qa: tokens that neighbouring pieces of a context share."""
     may_have_no_answer: bool = False
@@ -62,7 +65,11 @@ class FinetunedTask:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, as 0.5")
-        if self.task == "sequential" and self.max_length < self.segment_length:
+        if self.layout not in ("plain", "segments"):
+            raise ValueError(f"layout is {self.layout!r}; it must be 'plain' or 'segments'")
+        if self.layout == "segments" and self.task in ("qa", "tokens"):
+            raise ValueError(f"layout is 'segments', which task {self.task!r} doesn't have; use 'plain'")
+        if (self.task == "sequential" or self.layout == "segments") and self.max_length < self.segment_length:
             raise ValueError(
                 f"max_length is {self.max_length}, less than a segment of {self.segment_length} tokens; "
                 f"lower segment_length"
@@ -127,7 +134,11 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
 
             if task.task == "sequential":
                 fields["segment_length"] = task.segment_length
+            elif task.layout == "segments":
+                fields.setdefault("segment_length", task.segment_length)
             return load_longformer(getattr(longspan.models, f"Longformer{head}"), model, **fields)
+        if config.model_type == "hierarchical-transformer":
+            return _load_hat(model, task, head, config, fields)
         builder: Any = getattr(transformers, f"AutoModel{head}", None)
         foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"})
         if builder is None or foreign:
@@ -139,6 +150,25 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         config = read_config(model, **fields)
         with no_transformers_bars():
             return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+
+
+def _load_hat(
+    model: str | Path, task: FinetunedTask, head: str, config: Any, fields: dict[str, Any]
+) -> "PreTrainedModel":
+    import longspan.models
+
+    builder: Any = getattr(longspan.models, f"HAT{head}", None)
+    foreign = sorted(fields.keys() & {"global_attention_policy", "reading_length"})
+    if builder is None or foreign:
+        lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
+        raise ValueError(f"model {str(model)!r} is a HAT, which has no {lacks}; use a Longformer, or leave it out")
+    if task.segment_length != config.max_sentence_length or (task.layout == "plain" and task.task != "sequential"):
+        raise ValueError(
+            f"model {str(model)!r} is a HAT, which reads segments of {config.max_sentence_length} tokens; use layout "
+            f"'segments' and segment_length {config.max_sentence_length}"
+        )
+    with no_transformers_bars():
+        return builder.from_pretrained(str(model), config=type(config).from_pretrained(str(model), **fields))
 
 
 def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "PreTrainedModel":

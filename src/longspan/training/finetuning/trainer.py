@@ -1,6 +1,8 @@
 """``transformers.Trainer`` for finetuning: evaluation by the task's metrics, and losses that its own heads lack."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,3 +164,23 @@ def class_weights(task: FinetunedTask, pieces: Sequence[EncodedPiece]) -> Tensor
         counts = np.bincount(labels[labels != IGNORED].astype(np.int64), minlength=len(task.labels))
         weights = np.where(counts > 0, counts.sum() / (len(counts) * np.maximum(counts, 1)), 1.0)
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def best_epoch(trainer: Trainer, metric: str) -> float:
+    """After how many epochs the best checkpoint was taken."""
+    step = trainer.state.best_global_step
+    return next(
+        (row["epoch"] for row in trainer.state.log_history if row["step"] == step and f"eval_{metric}" in row), 0.0
+    )
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole: ``Trainer`` writes its state last."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found.append((int(path.name.removeprefix("checkpoint-")), path))
+    return max(found, default=(0, None))[1]

@@ -1,0 +1,169 @@
+"""The verbs ``evaluate`` and ``predict``: what they do follows from the model's folder."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from longspan import finetuning_cli
+
+if TYPE_CHECKING:
+    from longspan.data.layout import GlobalTokens
+    from longspan.tasks.official import Split
+
+_SPLIT = "The part of official data that holds several: train, eval or test."
+
+
+def evaluate(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Held-out text, labelled examples, or official files; the model tells which."),
+    ],
+    model: Annotated[str, typer.Option(help="Folder of a masked language model, or of a finetuned one.")],
+    sequence_length: Annotated[
+        int | None, typer.Option(help="Masked LM: tokens of a sequence; default: all the model reads.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Masked LM: stop after so many tokens of text.")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Masked LM: field of .jsonl and .parquet; text.")] = None,
+    segment_length: Annotated[
+        int | None, typer.Option(help="Masked LM: put a separator at every multiple of this.")
+    ] = None,
+    global_tokens: Annotated[
+        str | None, typer.Option(help="Masked LM: which attend globally: none, cls or separators.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Masked LM: names the masks; keep it to compare models.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="Examples: a column's name in the files.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Examples: write a page of HTML.")] = None,
+    split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} Default: eval.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences or examples at once.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a model: masked-LM loss and accuracy, metrics with intervals on your examples, or official scores.
+
+    The masked tokens don't depend on the sequence length, so models of different lengths compare.
+    """
+    from longspan.training.tasks.saved import holds_official_task
+
+    of_masked = {
+        "sequence_length": sequence_length,
+        "max_tokens": max_tokens,
+        "text_field": text_field,
+        "segment_length": segment_length,
+        "global_tokens": global_tokens,
+        "seed": seed,
+    }
+    of_examples = {"column": column or None, "report": report}
+    official = holds_official_task(model)
+    if official is None:
+        _refuse({**of_examples, "split": split}, model, "a masked language model")
+        _evaluate_masked(files, model, of_masked, batch_size, as_json)
+    elif official:
+        _refuse({**of_masked, **of_examples}, model, "a model for official files")
+        _evaluate_official(files, model, split or "eval", batch_size, as_json)
+    else:
+        _refuse({**of_masked, "split": split}, model, "a model for examples with named columns")
+        finetuning_cli.evaluate_examples(
+            Path(model), [Path(file) for file in files], column, batch_size, report, as_json
+        )
+
+
+def predict(
+    model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
+    files: Annotated[list[str], typer.Argument(help="Examples (.jsonl, .csv, .tsv, .parquet), or official files.")],
+    output: Annotated[Path, typer.Option(help="File of predictions to write: .jsonl, or the official form.")],
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="Examples: a column's name in the files.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} Default: test.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pieces at once.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on where it stopped.")] = True,
+) -> None:
+    """Predict for every example of files of any size; run it again to go on where it stopped."""
+    from longspan.training.tasks.saved import holds_official_task
+
+    if holds_official_task(model):
+        from longspan.training.tasks.prediction import predict_official
+
+        _refuse({"column": column or None}, str(model), "a model for official files")
+        count = predict_official(
+            model, files, output, split=_split(split or "test"), batch_size=batch_size, resume=resume
+        )
+    else:
+        from longspan.training.finetuning.prediction import predict_files
+
+        _refuse({"split": split}, str(model), "a model for examples with named columns")
+        columns = finetuning_cli.pairs("--column", column) or None
+        count = predict_files(model, files, output, columns=columns, batch_size=batch_size, resume=resume)
+    typer.echo(f"{count:,} predictions: {output}")
+
+
+def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batch_size: int, as_json: bool) -> None:
+    from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
+    from longspan.training.masked_lm import max_sequence_length
+
+    network = on_device(load_masked_lm(model))
+    length = options["sequence_length"] or max_sequence_length(network)
+    if length is None:
+        raise ValueError(f"model {model!r} doesn't say how much it reads; give --sequence-length")
+    metrics = evaluate_masked_lm(
+        network,
+        load_tokenizer(model),
+        [Path(file) for file in files],
+        sequence_length=length,
+        batch_size=batch_size,
+        max_tokens=options["max_tokens"],
+        text_field=options["text_field"] or "text",
+        segment_length=options["segment_length"],
+        global_tokens=cast("GlobalTokens", options["global_tokens"] or "none"),
+        seed=options["seed"] or 0,
+    )
+    if as_json:
+        typer.echo(json.dumps({"model": model, "sequence_length": length, **metrics.to_dict()}))
+        return
+    typer.echo(
+        f"loss               {metrics.loss:.4f} nats per masked token\n"
+        f"bits per token     {metrics.bits_per_token:.4f}\n"
+        f"bits per character {metrics.bits_per_character:.4f}\n"
+        f"bits per byte      {metrics.bits_per_byte:.4f}\n"
+        f"accuracy           {metrics.accuracy:.4f}\n"
+        f"perplexity         {metrics.perplexity:.3f}\n"
+        f"read               {metrics.tokens:,} tokens of {metrics.documents:,} documents as {metrics.sequences:,} "
+        f"sequences of up to {length:,}, {metrics.masked:,} masked, in {metrics.seconds:.1f} s"
+    )
+
+
+def _evaluate_official(files: list[str], model: str, split: str, batch_size: int, as_json: bool) -> None:
+    from longspan.training.tasks.prediction import evaluate_official
+
+    scores = evaluate_official(model, files, split=_split(split), batch_size=batch_size)
+    if as_json:
+        typer.echo(json.dumps(scores))
+        return
+    for name, value in scores.items():
+        typer.echo(f"{name:18} {value:.4f}")
+
+
+def _split(name: str) -> "Split":
+    if name not in ("train", "eval", "test"):
+        raise ValueError(f"--split is {name!r}; it must be train, eval or test")
+    return cast("Split", name)
+
+
+def _refuse(options: dict[str, Any], model: str, kind: str) -> None:
+    """See that no option is given that means nothing to the model."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{model} is {kind}, which takes no --{name.replace('_', '-')}; leave it away")
+
+
+def on_device(model: Any) -> Any:
+    """The model on the first accelerator there is."""
+    import torch
+
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model if device is None else model.to(device)

@@ -1,0 +1,144 @@
+"""One face for all tasks: official files in, rows for a model, its outputs to official predictions and scores.
+
+What a task does with an item (a question, a document), in order: :meth:`OfficialTask.read`,
+:meth:`~OfficialTask.units`, :meth:`~OfficialTask.encode`, the model, :meth:`~OfficialTask.decode`,
+:meth:`~OfficialTask.collect`, :meth:`~OfficialTask.score` and :meth:`~OfficialTask.write`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from torch import Tensor
+
+from longspan.tasks.files import write_json
+from longspan.tasks.hub import is_hub, read_hub_rows
+from longspan.tasks.recipe import TaskRecipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from longspan.models.heads import LongformerHead
+
+Split = Literal["train", "eval", "test"]
+"""What a source is read for: ``eval`` chooses the checkpoint."""
+
+Decoded = list[Any]
+"""What was decoded for one unit: a key, then what JSON holds."""
+
+T = TypeVar("T")
+
+
+class Layout(Protocol):
+    """Rows of tokens from units, and batches from rows."""
+
+    def encode(self, unit: Any, /) -> Any:
+        """The rows of a unit."""
+        ...
+
+    def collate(self, examples: Sequence[Any], /) -> dict[str, Tensor]:
+        """A batch, the arguments of the model."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialTask(ABC):
+    """A task with its settings, which are the fields of its class."""
+
+    name: ClassVar[str]
+    """As on the command line."""
+    recipe: ClassVar[TaskRecipe]
+    """How it is trained."""
+    markers: ClassVar[tuple[str, ...]] = ()
+    """What it adds to the vocabulary."""
+    suffix: ClassVar[str] = ".json"
+    """Of a file of predictions."""
+
+    def read(self, source: str, split: Split) -> list[Any]:
+        """The items of a source.
+
+        Args:
+            source: a path in the task's official format, or ``hub:NAME[:CONFIG]``.
+            split: what it is read for; tells which part of a source that has several.
+
+        Raises:
+            FileNotFoundError, ValueError: the source can't be read, see the task's reader.
+        """
+        if is_hub(source):
+            return self.from_hub(read_hub_rows(source, split))
+        return self.from_files(source, split)
+
+    @abstractmethod
+    def from_files(self, source: str, split: Split) -> list[Any]:
+        """The items of a path."""
+
+    def from_hub(self, rows: Any) -> list[Any]:
+        """The items of a data set's rows, see :mod:`longspan.tasks.hub`."""
+        raise ValueError(f"task {self.name!r} has no copy on the hub; give its official files")
+
+    def draw(self, sources: Sequence[str], seed: int) -> dict[Split, list[Any]]:
+        """Training and development items, perhaps test items, out of training data that has no such splits.
+
+        Raises:
+            ValueError: the task's official data has splits.
+        """
+        raise ValueError(f"eval is empty; task {self.name!r} has official development data, give it")
+
+    @abstractmethod
+    def model_class(self) -> "type[LongformerHead]":
+        """The model."""
+
+    def config_fields(self, max_length: int) -> dict[str, Any]:
+        """Fields of the model's configuration that the task sets."""
+        return {}
+
+    @abstractmethod
+    def layout(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Layout:
+        """How units become rows of at most ``max_length`` tokens."""
+
+    def units(self, items: Iterable[Any], max_length: int) -> list[Any]:
+        """What is encoded one by one: the items, or their parts, for rows of at most ``max_length`` tokens."""
+        return list(items)
+
+    def training_unit(self, unit: Any, seed: int) -> Any:
+        """The unit as it is trained on in the epoch that ``seed`` belongs to."""
+        return unit
+
+    def encode(self, layout: Any, unit: Any) -> Any:
+        """The rows of a unit."""
+        return layout.encode(unit)
+
+    @abstractmethod
+    def decode(self, units: Sequence[Any], examples: Sequence[Any], output: Any) -> list[Decoded]:
+        """The model's outputs for a batch, per unit.
+
+        Args:
+            units, examples: B units, and the same encoded.
+            output: the model's, on the CPU in fp32.
+        """
+
+    def collect(self, decoded: Iterable[Decoded]) -> dict[str, Any]:
+        """What was decoded for all units as predictions: key to answer."""
+        return dict(decoded)
+
+    @abstractmethod
+    def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
+        """The official scores, the recipe's ``metric`` among them; all are better when greater."""
+
+    def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
+        """Write predictions in the official form, or where there is none as a JSON object of key to answer."""
+        write_json(path, dict(predictions), f"the predictions for {self.name}")
+
+
+def labelled(task: str, items: Sequence[T], labels: Iterable[Any]) -> None:
+    """See that all items have what predictions are compared with.
+
+    Raises:
+        ValueError: no items, or one without.
+    """
+    if not items:
+        raise ValueError(f"there is nothing to score for task {task!r}")
+    if any(label is None for label in labels):
+        raise ValueError(f"the data of task {task!r} has items without a label to score against; use development data")

@@ -1,0 +1,155 @@
+"""Trainings for several seeds in one folder: begun or resumed, each seed's metrics, their mean and spread."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+import yaml
+from transformers import TrainingArguments
+
+from longspan.data.atomic import atomic_text
+from longspan.data.progress import no_transformers_bars
+from longspan.training.finetuning.metrics import SMALLER_IS_BETTER
+from longspan.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResult:
+    """One seed's model."""
+
+    seed: int
+    """The seed."""
+    model_dir: Path
+    """Its folder, with tokenizer and task."""
+    eval: dict[str, float]
+    """Metrics on the development examples, of the checkpoint they chose."""
+    test: dict[str, float] | None
+    """Metrics on the test examples, if there are any."""
+    epoch: float
+    """After how many epochs that checkpoint was taken."""
+    seconds: float
+    """Time of the training, evaluations included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResults:
+    """A finished training for each seed."""
+
+    metric: str
+    """The metric that chose the checkpoints."""
+    seeds: tuple[SeedResult, ...]
+    """In the order of the recipe."""
+
+    @property
+    def best(self) -> SeedResult:
+        """The seed that does best on the development examples."""
+        sign = -1 if self.metric in SMALLER_IS_BETTER else 1
+        return max(self.seeds, key=lambda run: sign * run.eval[self.metric])
+
+    def mean_and_spread(self, split: str = "eval") -> dict[str, tuple[float, float]]:
+        """Of each metric its mean over the seeds and their standard deviation (n - 1; 0 for one seed).
+
+        Args:
+            split: ``"eval"`` or ``"test"``.
+        """
+        rows: list[dict[str, float]] = [values for run in self.seeds if (values := getattr(run, split)) is not None]
+        spread = {}
+        for name in rows[0] if rows else ():
+            values = [row[name] for row in rows]
+            spread[name] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+        return spread
+
+    @property
+    def table(self) -> str:
+        """Metrics of each seed, mean and spread, in Markdown."""
+        splits = [split for split in ("eval", "test") if self.mean_and_spread(split)]
+        names = [(split, name) for split in splits for name in self.mean_and_spread(split)]
+        lines = [
+            "| seed | " + " | ".join(f"{split} {name}" for split, name in names) + " |",
+            "|---:|" + "---:|" * len(names),
+        ]
+        for run in self.seeds:
+            lines.append(f"| {run.seed} | " + " | ".join(f"{getattr(run, s)[name]:.4f}" for s, name in names) + " |")
+        spreads = [self.mean_and_spread(split)[name] for split, name in names]
+        lines.append("| mean ± sd | " + " | ".join(f"{mean:.4f} ± {sd:.4f}" for mean, sd in spreads) + " |")
+        return "\n".join(lines) + "\n"
+
+
+class SeedPlan(Protocol):
+    """What decides such a training."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]]
+    """Fields that a resumed one may change."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that YAML holds."""
+        ...
+
+
+def train_seeds(
+    folder: Path,
+    plan: SeedPlan,
+    seeds: Sequence[int],
+    train: Callable[[int, Path], None],
+    arguments: TrainingArguments,
+    resume: bool,
+) -> tuple[SeedResult, ...]:
+    """Train for each seed that isn't finished, alone in the folder.
+
+    Args:
+        folder: of all seeds; ``recipe.yaml`` in it tells what was begun.
+        plan: goes there.
+        seeds: which.
+        train: called with a seed and its folder; leaves ``result.json`` there at the end.
+        arguments: say which process this is.
+        resume: False refuses to go on with what the folder holds.
+
+    Raises:
+        ValueError: the folder was begun with another plan. FileExistsError: it holds results and ``resume`` is False,
+            or another process works in it. KeyboardInterrupt: Ctrl-C; its message says how to go on.
+    """
+    main = arguments.process_index == 0
+    with RunFolder(folder).alone() if main else nullcontext():
+        if main:
+            _begin(folder, plan, resume)
+        runs = []
+        for seed in seeds:
+            place = folder / f"seed-{seed}"
+            if not (place / "result.json").is_file():
+                try:
+                    with no_transformers_bars():
+                        train(seed, place)
+                except KeyboardInterrupt as interrupt:
+                    raise KeyboardInterrupt(
+                        f"Stopped. {folder} holds what is done: run the same command again to go on from there."
+                    ) from interrupt
+            if arguments.world_size > 1:
+                torch.distributed.barrier()
+            values = json.loads((place / "result.json").read_text(encoding="utf-8"))
+            runs.append(SeedResult(seed=seed, model_dir=place / "model", **values))
+    return tuple(runs)
+
+
+def _begin(folder: Path, plan: SeedPlan, resume: bool) -> None:
+    """Write the plan, or see that it is the one that the folder was begun with."""
+    file = folder / "recipe.yaml"
+    begun = any(folder.glob("seed-*/checkpoints/checkpoint-*")) or any(folder.glob("seed-*/result.json"))
+    if begun and not resume:
+        raise FileExistsError(
+            f"output_dir {folder} already holds a run; resume it, choose another output_dir or delete it"
+        )
+    text = yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True)
+    if begun and file.is_file():
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for name, value in yaml.safe_load(text).items():
+            if name not in plan.FREE_FIELDS and before.get(name) != value:
+                raise ValueError(
+                    f"the run in {folder} was begun with {name} = {before.get(name)!r}, and now {name} is {value!r}; "
+                    f"put it back to resume, or choose another output_dir"
+                )
+    atomic_text(file, text, "the recipe")

@@ -1,0 +1,118 @@
+"""What a training of a published task is: its data and model, the task's settings, and its recipe with changes."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, get_type_hints
+
+from longspan.tasks.official import OfficialTask
+from longspan.tasks.recipe import TaskRecipe
+from longspan.tasks.registry import find_task
+from longspan.training.recipe import Precision
+from longspan.training.recipe_fields import as_kind
+
+_RECIPE_FIELDS = tuple(entry.name for entry in fields(TaskRecipe) if entry.name not in ("task", "published"))
+_RESERVED = frozenset({"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "eval_strategy"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan:
+    """A training of a task. :func:`make_task_plan` makes one of plain values.
+
+    Raises:
+        ValueError: a value out of range, or two that contradict.
+    """
+
+    task: OfficialTask
+    """The task with its settings."""
+    recipe: TaskRecipe
+    """Its recipe; what was changed no longer counts as published."""
+    model: str
+    """Folder (or hub name) of the Longformer to start from."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer; None: the model's."""
+    train: tuple[str, ...]
+    """Sources of training data: official files or folders, or ``hub:NAME[:CONFIG]``."""
+    eval: tuple[str, ...] = ()
+    """Sources of development data, which choose the checkpoint; none where the task draws them by the seed."""
+    test: tuple[str, ...] = ()
+    """Sources of test data, scored once at the end."""
+    output_dir: str
+    """Folder of checkpoints, results and models."""
+    micro_batch: int = 1
+    """Questions or documents that a process holds at once; the rest of the batch is gradient accumulation."""
+    max_items: int | None = None
+    """Read only so many items of each set, to try things out; None: all."""
+    precision: Precision = "fp32"
+    """Number type of the matrix products."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    """Any other fields of ``transformers.TrainingArguments``."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]] = frozenset({"output_dir", "micro_batch", "gradient_checkpointing", "seeds"})
+    """Fields that a resumed training may change; more seeds may be added."""
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch", "max_items"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not self.train:
+            raise ValueError("train is empty; give at least one source")
+        if self.recipe.batch_size % self.micro_batch:
+            raise ValueError(
+                f"batch_size is {self.recipe.batch_size}, which micro_batch {self.micro_batch} doesn't divide; make "
+                f"one a multiple of the other"
+            )
+        if not isinstance(self.trainer, Mapping):
+            raise TypeError(f"trainer is {self.trainer!r}; it must hold 'name: value' pairs")
+        taken = sorted(_RESERVED & self.trainer.keys())
+        if taken:
+            raise ValueError(f"trainer holds {taken[0]!r}, which the recipe decides itself; take it out")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values as YAML holds them; :func:`make_task_plan` makes the same plan of them."""
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in ("task", "recipe")}
+        recipe = {name: getattr(self.recipe, name) for name in _RECIPE_FIELDS}
+        values = {"task": self.task.name, **own, **asdict(self.task), **recipe}
+        values["trainer"] = dict(self.trainer)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def make_task_plan(values: Mapping[str, Any], origin: str) -> TaskPlan:
+    """A plan of plain values.
+
+    Args:
+        values: ``task``, the fields of :class:`TaskPlan`, of the task's class and of :class:`TaskRecipe`, in one.
+        origin: names the values in messages.
+
+    Raises:
+        ValueError: an unknown task or field (the message names similar ones), a missing one, or see :class:`TaskPlan`.
+        TypeError: a value of the wrong type.
+    """
+    rest = dict(values)
+    kind = find_task(str(rest.pop("task")))
+    groups: dict[type, dict[str, Any]] = {kind: {}, TaskRecipe: {}, TaskPlan: {}}
+    known = {entry.name: kind for entry in fields(kind)} | dict.fromkeys(_RECIPE_FIELDS, TaskRecipe)
+    known |= {entry.name: TaskPlan for entry in fields(TaskPlan) if entry.name not in ("task", "recipe")}
+    for name, value in rest.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+            raise ValueError(f"{origin}: task {kind.name!r} has no field {name!r}; {hint}")
+        owner = known[name]
+        groups[owner][name] = value if name == "trainer" else as_kind(name, value, get_type_hints(owner)[name])
+    missing = [name for name in ("model", "train", "output_dir") if name not in groups[TaskPlan]]
+    if missing:
+        raise ValueError(f"{origin}: {' and '.join(missing)} must be given")
+    changes = groups[TaskRecipe]
+    if "warmup_ratio" in changes and "warmup_steps" not in changes:
+        changes["warmup_steps"] = None
+    elif "warmup_steps" in changes and "warmup_ratio" not in changes:
+        changes["warmup_ratio"] = None
+    changes = {name: value for name, value in changes.items() if getattr(kind.recipe, name) != value}
+    published = {name: source for name, source in kind.recipe.published.items() if name not in changes}
+    return TaskPlan(
+        task=kind(**groups[kind]), recipe=replace(kind.recipe, **changes, published=published), **groups[TaskPlan]
+    )

@@ -1,0 +1,133 @@
+"""Scores and official predictions of a trained model, from official files; predictions can be stopped and resumed."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from longspan.data.atomic import atomic_text, write_error_message
+from longspan.data.progress import progress_bar
+from longspan.tasks.hub import is_hub
+from longspan.tasks.official import Decoded, Split
+from longspan.training.finetuning.growing_file import stamp, whole_lines
+from longspan.training.recipe import Precision
+from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
+
+
+def evaluate_official(
+    model: str | Path,
+    sources: Sequence[str | Path],
+    *,
+    split: Split = "eval",
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    max_items: int | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """The official scores of a model for a published task.
+
+    Args:
+        model: its folder.
+        sources: official files or folders, or ``hub:NAME[:CONFIG]``.
+        split: which part of a source that has several.
+        batch_size: questions or documents at once.
+        precision: number type of the matrix products.
+        max_items: only so many; ``None``: all.
+        progress: show a bar.
+
+    Raises:
+        FileNotFoundError, ValueError: the model or the data can't be used, see their readers.
+    """
+    items = _read(SavedTask.load(model), sources, split)[:max_items]
+    predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
+    task = predictor.saved.task
+    units = predictor.units(items)
+    bar = progress_bar("evaluate", "units", shown=progress, total=len(units))
+    try:
+        decoded = predictor.decode(units, bar.update)
+    finally:
+        bar.close()
+    return task.score(items, task.collect(decoded))
+
+
+def predict_official(
+    model: str | Path,
+    sources: Sequence[str | Path],
+    output: str | Path,
+    *,
+    split: Split = "test",
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    resume: bool = True,
+    progress: bool = True,
+) -> int:
+    """Write a model's predictions in the task's official form.
+
+    What is predicted is kept beside ``output`` as it grows; the same call goes on from there if it was stopped.
+    ``output`` itself appears whole, at the end.
+
+    Args:
+        model: folder of a model for a published task.
+        sources: official files or folders, or ``hub:NAME[:CONFIG]``; answers aren't needed.
+        output: the file to write, whose name ends as the task's predictions do.
+        split, batch_size, precision, progress: as :func:`evaluate_official`.
+        resume: go on with what is there; else begin anew.
+
+    Returns:
+        How many predictions there are.
+
+    Raises:
+        FileNotFoundError, ValueError: the model or the data can't be used; ``output`` ends otherwise or is a source.
+            OSError: ``output`` can't be written; what is predicted stays.
+    """
+    saved, output = SavedTask.load(model), Path(output)
+    if output.suffix != saved.task.suffix:
+        raise ValueError(f"output {output} must end in {saved.task.suffix}, for task {saved.task.name!r}")
+    paths = [Path(source) for source in sources if not is_hub(str(source))]
+    if any(output.exists() and path.exists() and output.samefile(path) for path in paths):
+        raise ValueError(f"output {output} is one of the files to read; name another")
+    items = _read(saved, sources, split)
+    partial = output.with_name(f".{output.name}.decoded")
+    begun = output.with_name(f".{output.name}.begun")
+    plan = json.dumps(
+        {
+            "model": stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
+            "sources": [str(source) for source in sources],
+            "files": stamp(*(path for path in paths if path.exists())),
+            "split": split,
+            "precision": precision,
+        }
+    )
+    predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
+    units = predictor.units(items)
+    done = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
+        done = whole_lines(partial)
+    else:
+        partial.unlink(missing_ok=True)
+        atomic_text(begun, plan, "the plan of the predictions")
+    bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
+    try:
+        with partial.open("ab") as stream:
+            for first in range(done, len(units), CHUNK):
+                for decoded in predictor.decode(units[first : first + CHUNK], bar.update):
+                    stream.write((json.dumps(decoded, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+                stream.flush()
+                os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(write_error_message(error, output, "the predictions")) from error
+    finally:
+        bar.close()
+    lines = partial.read_bytes().decode("utf-8", "surrogatepass").split("\n")
+    whole: list[Decoded] = [json.loads(line) for line in lines if line]
+    predictions: dict[str, Any] = saved.task.collect(whole)
+    saved.task.write(output, items, predictions)
+    partial.unlink()
+    begun.unlink(missing_ok=True)
+    return len(predictions)
+
+
+def _read(saved: SavedTask, sources: Sequence[str | Path], split: Split) -> list[Any]:
+    return [item for source in sources for item in saved.task.read(str(source), split)]

@@ -1,0 +1,192 @@
+"""``finetune_task``: official files in, a model for each seed, its official scores and predictions out."""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+
+from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.tasks.official import Split
+from longspan.training.finetuning.seeds import SeedResults, train_seeds
+from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, newest_checkpoint
+from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.tasks.plan import TaskPlan
+from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
+from longspan.training.tasks.trainer import TaskTrainer, TrainingUnits, decode_together
+from longspan.training.trainer_setup import checkpoint_activations, device_fields, spread_step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_ROLES: tuple[Split, ...] = ("train", "eval", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult(SeedResults):
+    """A finished training of a published task."""
+
+    plan: TaskPlan
+    """What was done."""
+
+
+def finetune_task(
+    plan: TaskPlan, *, callbacks: Sequence[TrainerCallback] = (), resume: bool = True, progress: bool = True
+) -> TaskResult:
+    """Train a published task by its recipe, once for each seed, or go on where it stopped.
+
+    All data is read before anything is trained. In ``plan.output_dir`` each seed has a folder with its ``model``,
+    predictions for the development and test data in the official form, and ``result.json``, which is written last;
+    ``results.md`` has the table of all. Called again, finished seeds are kept and an unfinished one goes on from its
+    newest checkpoint. Several processes are an option of the launch (``torchrun``, ``accelerate launch``).
+
+    Args:
+        plan: what to do.
+        callbacks: more ``transformers`` callbacks.
+        resume: False refuses to go on with what the folder holds.
+        progress: show bars.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: data, model or tokenizer can't be used, or the folder was begun with
+            another plan. FileExistsError: the folder holds results and ``resume`` is False, or another process works
+            in it. OSError: something can't be written.
+        KeyboardInterrupt: Ctrl-C; its message says how to go on.
+    """
+    folder = Path(plan.output_dir)
+    arguments = _training_arguments(plan, folder, plan.recipe.seeds[0])
+    saved = SavedTask(task=plan.task, max_length=plan.recipe.max_length)
+    data = _read(plan, plan.recipe.seeds[0])
+    tokenizer, network = _load(plan, saved, plan.recipe.seeds[0])
+    check_model_fits(network, tokenizer, plan.recipe.max_length)
+    del network
+    if arguments.process_index == 0:
+        counts = ", ".join(f"{len(items):,} for {role}" for role, items in data.items())
+        logger.info("Task %s: %s.", plan.task.name, counts)
+
+    def train(seed: int, place: Path) -> None:
+        items = data if plan.eval or seed == plan.recipe.seeds[0] else _read(plan, seed)
+        _train_seed(plan, place, seed, saved, items, callbacks, progress)
+
+    runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume)
+    result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
+    if arguments.process_index == 0:
+        atomic_text(folder / "results.md", result.table, "the table of results")
+    return result
+
+
+def _read(plan: TaskPlan, seed: int) -> dict[Split, list[Any]]:
+    """The items of each role; those without a source are drawn by the seed, or there are none."""
+    sources = {"train": plan.train, "eval": plan.eval, "test": plan.test}
+    data: dict[Split, list[Any]] = {}
+    if not plan.eval:
+        data |= plan.task.draw(plan.train, seed)
+    for role in _ROLES:
+        if sources[role] and not (role in data and role == "train"):
+            data[role] = [item for source in sources[role] for item in plan.task.read(source, role)]
+    return {role: items[: plan.max_items] for role, items in data.items()}
+
+
+def _load(plan: TaskPlan, saved: SavedTask, seed: int) -> "tuple[PreTrainedTokenizerBase, PreTrainedModel]":
+    set_seed(seed)
+    tokenizer = load_tokenizer(plan.tokenizer or plan.model)
+    network = load_for_task(plan.model, tokenizer, saved)
+    if plan.gradient_checkpointing:
+        checkpoint_activations(network)
+    return tokenizer, network
+
+
+def _train_seed(
+    plan: TaskPlan,
+    place: Path,
+    seed: int,
+    saved: SavedTask,
+    data: dict[Split, list[Any]],
+    callbacks: Sequence[TrainerCallback],
+    progress: bool,
+) -> None:
+    tokenizer, network = _load(plan, saved, seed)
+    arguments = _training_arguments(plan, place / "checkpoints", seed)
+    # Trainer moves the model later; the first stage of HotpotQA runs before.
+    predictor = UnitPredictor(
+        network.to(arguments.device), tokenizer, saved, batch_size=plan.micro_batch, precision=plan.precision
+    )
+    units = {role: predictor.units(items) for role, items in data.items()}
+    recipe = plan.recipe
+    training = TrainingUnits(predictor, units["train"], seed)
+    trainer = TaskTrainer(
+        predictor=predictor,
+        recipe=recipe,
+        held_out=(data["eval"], units["eval"]),
+        model=network,
+        args=arguments,
+        train_dataset=training,
+        eval_dataset=units["eval"],
+        data_collator=predictor.layout.collate,
+        processing_class=tokenizer,
+        callbacks=[
+            FinetuneProgress(f"seed {seed}", recipe.metric, progress),
+            *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
+            *callbacks,
+        ],
+    )
+    begun = time.perf_counter()
+    newest = newest_checkpoint(place / "checkpoints")
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    seconds = time.perf_counter() - begun
+    # Trainer has put the best checkpoint's weights into its model.
+    predictor.model = trainer.model
+    values: dict[str, dict[str, float] | None] = {"eval": None, "test": None}
+    for role in ("eval", "test"):
+        if role in data:
+            made = saved.task.collect(decode_together(predictor, units[role], arguments))
+            values[role] = saved.task.score(data[role], made)
+            if arguments.process_index == 0:
+                saved.task.write(place / f"{role}_predictions{saved.task.suffix}", data[role], made)
+    if arguments.process_index == 0:
+        with atomic_directory(place / "model", "the trained model") as staging:
+            network.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            saved.save(staging)
+        result = {**values, "epoch": best_epoch(trainer, recipe.metric), "seconds": seconds}
+        atomic_text(place / "result.json", json.dumps(result, indent=1) + "\n", "the result")
+
+
+def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArguments:
+    try:
+        arguments = plan.recipe.training_arguments(
+            folder,
+            micro_batch=plan.micro_batch,
+            seed=seed,
+            **{
+                **device_fields(plan.precision),
+                "save_strategy": "epoch" if plan.recipe.evaluate_every is None else "steps",
+                **({} if plan.recipe.evaluate_every is None else {"save_steps": plan.recipe.evaluate_every}),
+                "logging_strategy": "epoch",
+                "save_total_limit": 2,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": plan.recipe.metric,
+                "greater_is_better": True,
+                "dataloader_pin_memory": torch.cuda.is_available(),
+                # Without global tokens the global projections have no gradient.
+                "ddp_find_unused_parameters": plan.task.model_class().default_global_policy == "none",
+                "disable_tqdm": True,
+                "report_to": [],
+                **plan.trainer,
+            },
+        )
+    except TypeError as error:
+        raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
+    if plan.recipe.batch_size % (plan.micro_batch * arguments.world_size):
+        raise ValueError(
+            f"batch_size is {plan.recipe.batch_size}, which is no multiple of micro_batch {plan.micro_batch} times "
+            f"{arguments.world_size} processes; change one of them"
+        )
+    spread_step(arguments, plan.recipe.batch_size)
+    return arguments

@@ -1,0 +1,206 @@
+"""Every published task from official files to a trained model, official scores and official predictions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import official_files
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from longspan.models import LongformerConfig, LongformerForMaskedLM
+from longspan.tasks.coreference import read_conll
+from longspan.tasks.hotpotqa_metric import read_hotpotqa_predictions
+from longspan.tasks.registry import TASKS, find_task
+from longspan.training.tasks import TaskPlan, finetune_task, make_task_plan
+from longspan.training.tasks.prediction import evaluate_official, predict_official
+
+pytest.importorskip("accelerate")
+pytest.importorskip("sklearn")
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "coreference": {"hidden_size": 16, "max_span_width": 4, "top_span_ratio": 0.9},
+    "contract-nli": {"max_length": 384},
+    "ecthr-arg": {"max_length": 384},
+    "race": {"max_length": 384},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, shared_tokenizer: PreTrainedTokenizerBase) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(3)
+    config = LongformerConfig(
+        vocab_size=len(shared_tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=514,
+        attention_window=16,
+        type_vocab_size=1,
+        pad_token_id=1,
+        sep_token_id=2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    LongformerForMaskedLM(config).save_pretrained(folder)
+    shared_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_plan(folder: Path, base: Path, task: str, **changes: Any) -> TaskPlan:
+    train = official_files.write(folder / "data", task, 10 if task in ("imdb", "hyperpartisan") else 6)
+    values: dict[str, Any] = {
+        "task": task, "model": str(base), "train": [str(train)], "output_dir": str(folder / "run"), "max_length": 256,
+        "epochs": 1, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3, "seeds": [1], "evaluate_every": None,
+        **OPTIONS.get(task, {}), **changes,
+    }  # fmt: skip
+    if task == "ecthr-arg":
+        values["eval"] = [str(train)]
+    elif task not in ("imdb", "hyperpartisan"):
+        values["eval"] = [str(official_files.write(folder / "data", task, 4, seed=1))]
+    return make_task_plan(values, "the test")
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path, task: str) -> None:
+    plan = make_plan(tmp_path, base, task)
+    result = finetune_task(plan, progress=False)
+    (run,) = result.seeds
+    assert 0 <= run.eval[plan.recipe.metric] <= 100
+    made = run.model_dir.parent / f"eval_predictions{plan.task.suffix}"
+    source = plan.eval[0] if plan.eval else plan.train[0]
+    output = tmp_path / f"again{plan.task.suffix}"
+    split = "eval" if plan.eval else "train"
+    count = predict_official(run.model_dir, [source], output, split=split, progress=False)  # type: ignore[arg-type]
+    assert count > 0
+    if plan.eval:
+        assert evaluate_official(run.model_dir, [source], progress=False) == pytest.approx(run.eval)
+        assert output.read_text() == made.read_text()
+    if task == "coreference":
+        assert [document.key for document in read_conll(output)] == [f"nw/x_1_{number}_0" for number in range(4)]
+    elif task == "hotpotqa":
+        assert set(read_hotpotqa_predictions(output)) == {f"1_{number}" for number in range(4)}
+    elif task == "hyperpartisan":
+        assert {line.split()[1] for line in output.read_text().splitlines()} <= {"true", "false"}
+        assert run.test is not None
+    elif task == "ecthr-arg":
+        assert [len(labels) for labels in json.loads(output.read_text()).values()] == [5, 5]
+    # Finished seeds are kept.
+    before = (run.model_dir / "model.safetensors").stat().st_mtime_ns
+    assert finetune_task(plan, progress=False).seeds == result.seeds
+    assert (run.model_dir / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path, base: Path) -> None:
+    from longspan.training.tasks.saved import UnitPredictor
+
+    first = finetune_task(make_plan(tmp_path / "1", base, "hotpotqa"), progress=False).best.model_dir
+    plan = make_plan(tmp_path / "2", base, "hotpotqa", first_stage=str(first))
+    second = finetune_task(plan, progress=False).best
+    predictor = UnitPredictor.load(second.model_dir)
+    questions = plan.task.read(plan.eval[0], "eval")
+    model = UnitPredictor.load(first)
+    with torch.no_grad():  # all paragraphs below -3 but the best two
+        model.model.paragraph_scorer[2].bias -= 100
+    assert [len(question.paragraphs) for question in model.keep_relevant(questions)] == [2] * 4
+    assert all(2 <= len(unit.paragraphs) <= 4 for unit in predictor.units(questions))
+
+
+def test_head_and_encoder_have_their_own_learning_rates(tmp_path: Path, base: Path) -> None:
+    rates: dict[str, set[float]] = {}
+
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            names = {id(weight): name.split(".")[0] for name, weight in kwargs["model"].named_parameters()}
+            for group in kwargs["optimizer"].param_groups:
+                for weight in group["params"]:
+                    rates.setdefault(names[id(weight)], set()).add(group["initial_lr"])
+
+    plan = make_plan(tmp_path, base, "coreference", head_learning_rate=5e-3)
+    finetune_task(plan, callbacks=[Watch()], progress=False)
+    assert rates == {"longformer": {1e-3}, "coreference": {5e-3}}
+
+
+def test_a_stopped_training_goes_on(tmp_path: Path, base: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+    whole = finetune_task(make_plan(tmp_path / "whole", base, "wikihop", epochs=3), progress=False)
+    plan = make_plan(tmp_path / "cut", base, "wikihop", epochs=3)
+    with pytest.raises(KeyboardInterrupt, match="run the same command again"):
+        finetune_task(plan, callbacks=[Stop()], progress=False)
+    assert not (tmp_path / "cut" / "run" / "results.md").exists()
+    resumed = finetune_task(plan, progress=False)
+    assert resumed.seeds[0].eval == whole.seeds[0].eval
+    with pytest.raises(ValueError, match=r"was begun with epochs = 3, and now epochs is 4; put it back"):
+        finetune_task(make_plan(tmp_path / "cut", base, "wikihop", epochs=4), progress=False)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        finetune_task(plan, resume=False, progress=False)
+
+
+def test_stopped_predictions_go_on(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from longspan.training.tasks import prediction
+
+    plan = make_plan(tmp_path, base, "contract-nli")
+    model = finetune_task(plan, progress=False).best.model_dir
+    predict_official(model, plan.eval, tmp_path / "whole.json", progress=False)
+    monkeypatch.setattr(prediction, "CHUNK", 2)
+    decode = prediction.UnitPredictor.decode
+    calls = []
+
+    def stop(self: Any, units: Any, progress: Any = None) -> Any:
+        calls.append(len(units))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(self, units, progress)
+
+    monkeypatch.setattr(prediction.UnitPredictor, "decode", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict_official(model, plan.eval, tmp_path / "cut.json", progress=False)
+    assert not (tmp_path / "cut.json").exists()
+    assert predict_official(model, plan.eval, tmp_path / "cut.json", progress=False) == 4
+    assert calls == [2, 2, 2]  # the first chunk isn't predicted again
+    assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert [path.name for path in tmp_path.glob(".cut*")] == []
+
+
+def test_plans_say_what_is_wrong(tmp_path: Path, base: Path) -> None:
+    values = {"task": "wikihop", "model": str(base), "train": "x.json", "output_dir": "o"}
+    assert make_task_plan(values, "here").recipe == TASKS["wikihop"].recipe
+    for changes, kind, message in [
+        (
+            {"learning_rat": 1},
+            ValueError,
+            "here: task 'wikihop' has no field 'learning_rat'; did you mean",
+        ),
+        ({"evidence": "x"}, ValueError, "task 'wikihop' has no field 'evidence'"),
+        ({"epochs": "many"}, TypeError, "epochs is 'many'; it must be a whole number"),
+        ({"micro_batch": 3}, ValueError, "batch_size is 32, which micro_batch 3 doesn't divide"),
+        ({"task": "wikihopp"}, ValueError, "there is no task 'wikihopp'; did you mean wikihop?"),
+        ({"trainer": {"seed": 3}}, ValueError, "trainer holds 'seed', which the recipe decides itself"),
+    ]:
+        with pytest.raises(kind, match=message):
+            make_task_plan({**values, **changes}, "here")
+    with pytest.raises(ValueError, match="here: model and output_dir must be given"):
+        make_task_plan({"task": "race", "train": "x"}, "here")
+    with pytest.raises(ValueError, match="eval is empty; task 'wikihop' has official development data, give it"):
+        finetune_task(make_task_plan(values, "here"), progress=False)
+    changed = make_task_plan({**values, "warmup_ratio": 0.5, "epochs": 15}, "here").recipe
+    assert (changed.warmup_steps, changed.warmup_ratio) == (None, 0.5)
+    assert "epochs" in changed.published
+    assert find_task("contract_nli").name == "contract-nli"
+
+
+def test_models_of_other_kinds_are_refused(tmp_path: Path, base: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="so it is no finetuned model"):
+        evaluate_official(base, [tmp_path / "x.json"])
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer can be loaded from '.*nowhere'"):
+        finetune_task(make_plan(tmp_path, tmp_path / "nowhere", "wikihop"), progress=False)
