@@ -43,6 +43,8 @@ class TaskPlan:
     """Questions or documents that a process holds at once; the rest of the batch is gradient accumulation."""
     max_items: int | None = None
     """Read only so many items of each set, to try things out; None: all."""
+    reading_length: int | None = None
+    """Read texts in pieces of so many tokens, as the paper's short baseline; None: whole."""
     precision: Precision = "fp32"
     """Number type of the matrix products."""
     gradient_checkpointing: bool = False
@@ -54,7 +56,7 @@ class TaskPlan:
     """Fields that a resumed training may change; more seeds may be added."""
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch", "max_items"):
+        for name in ("micro_batch", "max_items", "reading_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -64,7 +64,8 @@ def finetune_task(
     saved = SavedTask(task=plan.task, max_length=plan.recipe.max_length)
     data = _read(plan, plan.recipe.seeds[0])
     tokenizer, network = _load(plan, saved, plan.recipe.seeds[0])
-    check_model_fits(network, tokenizer, plan.recipe.max_length)
+    # What is read in pieces has positions for a piece only.
+    check_model_fits(network, tokenizer, network.config.reading_length or plan.recipe.max_length)
     del network
     if arguments.process_index == 0:
         counts = ", ".join(f"{len(items):,} for {role}" for role, items in data.items())
@@ -96,7 +97,7 @@ def _read(plan: TaskPlan, seed: int) -> dict[Split, list[Any]]:
 def _load(plan: TaskPlan, saved: SavedTask, seed: int) -> "tuple[PreTrainedTokenizerBase, PreTrainedModel]":
     set_seed(seed)
     tokenizer = load_tokenizer(plan.tokenizer or plan.model)
-    network = load_for_task(plan.model, tokenizer, saved)
+    network = load_for_task(plan.model, tokenizer, saved, reading_length=plan.reading_length)
     if plan.gradient_checkpointing:
         checkpoint_activations(network)
     return tokenizer, network

@@ -64,16 +64,25 @@ class SavedTask:
         return cls(task=find_task(held["official"])(**held["options"]), max_length=held["max_length"])
 
 
-def load_for_task(model: str | Path, tokenizer: "PreTrainedTokenizerBase", saved: SavedTask) -> "PreTrainedModel":
+def load_for_task(
+    model: str | Path, tokenizer: "PreTrainedTokenizerBase", saved: SavedTask, **config_fields: Any
+) -> "PreTrainedModel":
     """A model with the task's head, in fp32, and the task's markers in its vocabulary and the tokenizer's.
 
     What the model lacks is drawn at random; set the seed before.
+
+    Args:
+        model: a folder, or a hub name.
+        tokenizer: gets the markers that it lacks.
+        saved: the task.
+        config_fields: fields of the configuration to set beyond the task's; None: as the model has them.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`longspan.training.finetuning.task.load_longformer`.
     """
     task = saved.task
-    network = load_longformer(task.model_class(), model, **task.config_fields(saved.max_length))
+    fields = {name: value for name, value in config_fields.items() if value is not None}
+    network = load_longformer(task.model_class(), model, **task.config_fields(saved.max_length), **fields)
     if task.markers:
         add_markers(tokenizer, task.markers, network)
     return network
