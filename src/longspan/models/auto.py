@@ -10,10 +10,12 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.configuration import LongformerConfig
+from longspan.models.hat_configuration import HATConfig
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.sequential_sentences import LongformerForSequentialSentenceClassification
 
 _CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    HATConfig.model_type: HATConfig,
     "led": LEDConfig,
     "longformer": LongformerConfig,
     "longformer_causal": LongformerCausalConfig,
