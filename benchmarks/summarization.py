@@ -14,10 +14,12 @@ import argparse
 import datetime
 import json
 import os
+import re
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,9 +31,12 @@ from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.tokenization import tokenize
 from longspan.demo.small_bart import new_bart
 from longspan.demo.tokenizer import train_tokenizer
-from longspan.training import PretrainRecipe, pretrain
+from longspan.training import PretrainRecipe, load_tokenizer, pretrain
 from longspan.training.summarization import SummarizationRecipe, finetune_summarization
 from longspan.training.summarization.rouge import rouge_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 VOCABULARY = 4000
 PRETRAINING_CHARACTERS = 4_000_000
@@ -125,20 +130,49 @@ def lead_scores(texts: Path, name: str, test_examples: int) -> dict[str, float]:
     return {**scores.to_dict(), "words": words}
 
 
+def word_pairs_read(
+    texts: Path, name: str, tokenizer: "PreTrainedTokenizerBase", lengths: Sequence[int], test_examples: int
+) -> dict[str, float]:
+    """Which share of the test summaries' pairs of neighbouring words stands in the first so many tokens of the text.
+
+    What a reader of so many tokens could copy at most, so where a longer input can help at all.
+    """
+    test = _read(texts / f"{name}-test.jsonl")[:test_examples]
+    shares: dict[int, list[float]] = {length: [] for length in lengths}
+    for record in test:
+        wanted = _pairs(record["summary"])
+        ends = tokenizer(record["text"], return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        for length in lengths:
+            cut = record["text"][: ends[length - 1][1]] if length < len(ends) else record["text"]
+            shares[length].append(len(wanted & _pairs(cut)) / max(1, len(wanted)))
+    return {str(length): 100 * statistics.mean(values) for length, values in shares.items()}
+
+
+def _pairs(text: str) -> set[tuple[str, str]]:
+    words = re.findall(r"\w+", text.lower())
+    return set(pairwise(words))
+
+
 def table(record: dict[str, Any]) -> str:
-    """The results in Markdown: the mean of the seeds, and each of them for ROUGE-1."""
-    rows = ["| set | input | ROUGE-1 | ROUGE-2 | ROUGE-L | ROUGE-Lsum | loss | seeds' ROUGE-1 |", "|---" * 8 + "|"]
+    """The results in Markdown: the mean of the seeds, and each of them for ROUGE-1.
+
+    ``pairs read`` is :func:`word_pairs_read`.
+    """
+    rows = ["| set | input | ROUGE-1 | ROUGE-2 | ROUGE-L | ROUGE-Lsum | loss | seeds' ROUGE-1 | pairs read |"]
+    rows.append("|---" * 9 + "|")
     for name in SETS:
         first = record["lead"][name]
         scores = " | ".join(f"{first[measure]:.2f}" for measure in MEASURES)
-        rows.append(f"| {name} | lead, {first['words']} words | {scores} | | |")
+        rows.append(f"| {name} | lead, {first['words']} words | {scores} | | | |")
         lengths = sorted({run["length"] for run in record["runs"] if run["set"] == name})
         for length in lengths:
             runs = [run for run in record["runs"] if (run["set"], run["length"]) == (name, length)]
             means = [statistics.mean(run[measure] for run in runs) for measure in (*MEASURES, "loss")]
             cells = " | ".join(f"{mean:.2f}" for mean in means[:-1]) + f" | {means[-1]:.3f}"
             seeds = ", ".join(f"{run['rouge1']:.2f}" for run in runs)
-            rows.append(f"| {name} | {length:,} tokens | {cells} | {seeds} |")
+            rows.append(
+                f"| {name} | {length:,} tokens | {cells} | {seeds} | {record['pairs_read'][name][str(length)]:.0f} % |"
+            )
     return "\n".join(rows) + "\n"
 
 
@@ -177,6 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "model": {**BART, "vocabulary": VOCABULARY, "positions": POSITIONS, "attention_window": options.window},
         "pretraining": pretraining,
         "lead": {name: lead_scores(texts, name, options.test_examples) for name in SETS},
+        "pairs_read": {
+            name: word_pairs_read(texts, name, load_tokenizer(led), lengths, options.test_examples) for name in SETS
+        },
         "runs": [],
     }
     for seed in seeds:

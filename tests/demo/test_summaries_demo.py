@@ -14,7 +14,7 @@ from longspan import demo
 from longspan.cli import app
 from longspan.demo import SummariesBudget, run_summaries_demo, summaries
 from longspan.demo.corpus import SourceFile
-from longspan.demo.docstrings import name_as_words, read_definitions
+from longspan.demo.docstrings import as_words, name_as_words, read_definitions
 
 SOURCE = '''"""Read and write tables of numbers. A second sentence."""
 
@@ -103,18 +103,19 @@ def test_definitions_have_text_and_first_sentence() -> None:
         ("tables.py TableReader.read_all", "function"),
     ]
     module, reader, read_all = found.values()
-    assert module.summary == "Read and write tables of numbers."
-    assert module.text.startswith("import math")
-    assert "More about it." in module.text, "docstrings of what it contains stay"
-    assert reader.summary == "A reader of tables with rows and columns."
-    assert reader.text.startswith("class TableReader:\n\n    def read_all")
-    assert "Return every row" in reader.text
-    assert read_all.summary == "Return every row!"
-    assert read_all.text.startswith("def read_all(self, path):\n    def inner():")
-    assert "Return every row" not in read_all.text
+    assert module.summary == "read and write tables of numbers."
+    assert module.source.startswith("import math")
+    assert "More about it." in module.source, "docstrings of what it contains stay"
+    assert reader.summary == "a reader of tables with rows and columns."
+    assert reader.source.startswith("class TableReader:\n\n    def read_all")
+    assert "Return every row" in reader.source
+    assert read_all.summary == "return every row!"
+    assert read_all.source.startswith("def read_all(self, path):\n    def inner():")
+    assert read_all.text.startswith("def read all self path def inner too short. return")
     assert name_as_words(reader) == "table reader"
     assert name_as_words(read_all) == "read all"
     assert name_as_words(module) == "tables"
+    assert as_words("x2 = get_HTTPName('B.C') # Done.") == "x 2 get httpname b c done."
     assert list(read_definitions(SourceFile(name="old.py", text="print 'no Python 3'"))) == []
 
 

@@ -23,10 +23,12 @@ class Definition:
     name: str
     """File and name: ``json/decoder.py JSONDecoder.decode``."""
     kind: Kind
-    text: str
+    source: str
     """Its source without its own docstring; those of what it contains stay."""
+    text: str
+    """The same as words, see :func:`as_words`."""
     summary: str
-    """The first sentence of its docstring."""
+    """The first sentence of its docstring, in small letters."""
 
 
 def read_definitions(file: SourceFile) -> Iterator[Definition]:
@@ -52,14 +54,28 @@ def read_definitions(file: SourceFile) -> Iterator[Definition]:
         kept = [*lines[first : quoted.lineno - 1], *lines[quoted.end_lineno : last]]
         text = textwrap.dedent("".join(kept)).strip()
         if len(text) >= _SHORTEST_TEXT:
-            yield Definition(name=f"{file.name} {name}".strip(), kind=_kind(node), text=text, summary=summary)
+            yield Definition(
+                name=f"{file.name} {name}".strip(),
+                kind=_kind(node),
+                source=text,
+                text=as_words(text),
+                summary=summary.lower(),
+            )
+
+
+def as_words(source: str) -> str:
+    """Code as a line of words in small letters, so that what a summary says is spelled as in the code.
+
+    Identifiers are parted where a word of them ends, as in ``get_file_name`` and ``FileReader``; of all signs only full
+    stops at the end of a word stay.
+    """
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", source)
+    return " ".join(re.findall(r"[^\W\d_]+|\d+|\.(?=\s|$)", parted)).replace(" .", ".").lower()
 
 
 def name_as_words(definition: Definition) -> str:
-    """The last part of a definition's name as words, a summary without reading: ``get_file_name`` is a file's name."""
-    last = re.split(r"[ /.]", definition.name.removesuffix(".py"))[-1]
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", last)
-    return " ".join(parted.replace("_", " ").split()).lower()
+    """The last part of a definition's name as words, a summary without reading."""
+    return as_words(re.split(r"[ /.]", definition.name.removesuffix(".py"))[-1])
 
 
 _Node = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

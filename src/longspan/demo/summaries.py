@@ -12,8 +12,8 @@ from longspan.convert import convert_directory
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.progress import progress_bar
 from longspan.data.tokenization import tokenize
-from longspan.demo.corpus import read_files, read_standard_library, split_files, write_corpus
-from longspan.demo.docstrings import Definition, name_as_words, read_definitions
+from longspan.demo.corpus import Corpus, SourceFile, read_files, read_standard_library, split_files, write_corpus
+from longspan.demo.docstrings import Definition, as_words, name_as_words, read_definitions
 from longspan.demo.small_bart import new_bart
 from longspan.demo.stages import Result, Stages
 from longspan.demo.summaries_budget import SummariesBudget
@@ -119,7 +119,11 @@ class _Demo:
             long_characters=budget.long_characters,
             excerpt_characters=longest,  # whole files
         )
-        write_corpus(corpus, self.text)
+        as_text = {
+            part: [SourceFile(name=file.name, text=as_words(file.text)) for file in part_files]
+            for part, part_files in (("train", corpus.train), ("held_out", corpus.held_out))
+        }
+        write_corpus(Corpus(**as_text), self.text)
         train = [definition for file in corpus.train for definition in read_definitions(file)]
         held_out = [definition for file in corpus.held_out for definition in read_definitions(file)]
         if not train or not held_out:
@@ -135,7 +139,9 @@ class _Demo:
 
     def _make_bart(self) -> Result:
         budget = self.budget
-        texts = [file.text for file in read_files(self.text / "train.jsonl")]
+        files = read_files(self.text / "train.jsonl")
+        sizes = np.cumsum([len(file.text) for file in files])
+        texts = [file.text for file in files[: int(np.searchsorted(sizes, budget.tokenizer_characters)) + 1]]
         tokenizer = train_tokenizer(texts, vocab_size=budget.vocab_size, folder=self.folder / "tokenizer")
         tokens = tokenize(tokenizer, texts)
         model = new_bart(
@@ -149,7 +155,7 @@ class _Demo:
         with atomic_directory(self.bart, "the model before training") as staging:
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
-        return {"tokens": int(sum(map(len, tokens))), "parameters": model.num_parameters()}
+        return {"parameters": model.num_parameters()}
 
     def _pretrain(self) -> Result:
         budget = self.budget
@@ -198,12 +204,12 @@ class _Demo:
                 max_input_length=budget.long_length,
                 max_target_length=budget.max_summary,
                 examples_per_step=budget.finetune_examples,
-                micro_batch=min(4, budget.finetune_examples),
+                micro_batch=1 if budget.finetune_examples % 2 else 2,  # lengths differ much, and padding costs
                 steps=budget.finetune_steps,
                 learning_rate=budget.finetune_rate,
                 warmup_steps=budget.finetune_steps // 20,
                 num_beams=budget.num_beams,
-                no_repeat_ngram_size=3,
+                no_repeat_ngram_size=2,
                 seed=self.seed,
                 log_every=max(1, budget.finetune_steps // 40),
                 save_every=max(1, budget.finetune_steps // 8),
@@ -241,7 +247,7 @@ class _Demo:
                     "name": definition.name,
                     "kind": definition.kind,
                     "tokens": length,
-                    "text": definition.text,
+                    "source": definition.source,
                     "true": definition.summary,
                     "written": summary,
                 }
@@ -260,7 +266,7 @@ def progress_bar_over(definitions: Sequence[Definition], description: str) -> It
 
 def _scores(written: Sequence[str], true: Sequence[str], chosen: Iterable[int]) -> dict[str, float]:
     numbers = list(chosen)
-    return rouge_scores([written[n].lower() for n in numbers], [true[n].lower() for n in numbers]).to_dict()
+    return rouge_scores([written[n] for n in numbers], [true[n] for n in numbers]).to_dict()
 
 
 def _choose(definitions: list[Definition], count: int) -> list[Definition]:

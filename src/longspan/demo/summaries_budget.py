@@ -20,10 +20,12 @@ class SummariesBudget:
     """A file of at least so many characters is long."""
     max_characters: int | None = None
     """How much text there is altogether; None: all of the standard library's."""
-    test_definitions: int = 64
+    test_definitions: int = 40
     """Definitions of the held-out files that summaries are written for, half of them the longest."""
 
     vocab_size: int = 2000
+    tokenizer_characters: int = 3_000_000
+    """How much text the tokenizer is trained on."""
     hidden_size: int = 128
     layers: int = 2
     intermediate_size: int = 512
@@ -34,15 +36,15 @@ class SummariesBudget:
     attention_window: int = 256
     """Total width of the LED's window."""
 
-    pretrain_steps: int = 300
+    pretrain_steps: int = 200
     pretrain_sequences: int = 8
     """Sequences of ``short_length`` in a step."""
     pretrain_rate: float = 2e-3
     """Peak learning rate."""
-    finetune_steps: int = 200
+    finetune_steps: int = 300
     finetune_examples: int = 8
     """Definitions in a step."""
-    finetune_rate: float = 1e-3
+    finetune_rate: float = 1.5e-3
     max_summary: int = 40
     """Tokens of a summary."""
     num_beams: int = 4
