@@ -137,6 +137,21 @@ def _ecthr_arg(folder: Path, count: int, seed: int, draw: random.Random) -> Path
     return path
 
 
+def _quality(folder: Path, count: int, seed: int, draw: random.Random) -> Path:
+    path = folder / f"QuALITY.{seed}.htmlstripped"
+    lines = []
+    for number in range(count):
+        options = ["seller", "buyer", "court", "goods"]
+        right = draw.randrange(4)
+        question = {"question": "who ?", "question_unique_id": f"q_{seed}_{number}", "options": options,
+                    "writer_label": right + 1, "gold_label": right + 1, "difficult": number % 2}  # fmt: skip
+        entry = {"set_unique_id": f"q_{seed}_{number}", "article": sentence(draw, options[right], 12),
+                 "questions": [question]}  # fmt: skip
+        lines.append(json.dumps(entry) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
 def _race(folder: Path, count: int, seed: int, draw: random.Random) -> Path:
     place = folder / f"RACE{seed}" / "middle"
     place.mkdir(parents=True)

@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "contract-nli": {"max_length": 384},
     "ecthr-arg": {"max_length": 384},
     "race": {"max_length": 384},
+    "quality": {"max_length": 384},
 }
 
 

@@ -139,7 +139,8 @@ class HATEncoder(nn.Module):
         positions = hidden_states.new_zeros(1, 1, 1)
         if self.first_across is not None:
             segments = torch.arange(1, real.shape[1] + 1, device=real.device)
-            positions = self.layer[self.first_across].position_embeddings(segments * real)  # row 0 is padding's
+            table = self.layer[self.first_across].get_submodule("position_embeddings")
+            positions = table(segments * real)  # row 0 is padding's
         states = [hidden_states]
         for block in self.layer:
             hidden_states = block(hidden_states, key_mask, header_mask, positions)

@@ -25,6 +25,7 @@ from longspan.tasks import (
     hub,
     hyperpartisan,
     imdb,
+    quality,
     race,
     triviaqa,
     wikihop,
@@ -144,6 +145,11 @@ class HotpotQA(OfficialTask):
     markers = hotpotqa.MARKERS
     first_stage: str | None = None
     """Folder of a model of the first stage: only the paragraphs that it finds relevant are read. None: all."""
+
+    def __post_init__(self) -> None:
+        # The model that is trained remembers it, wherever it is used.
+        if self.first_stage is not None:
+            object.__setattr__(self, "first_stage", str(Path(self.first_stage).resolve()))
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return hotpotqa.read_hotpotqa(source)
@@ -379,22 +385,10 @@ class ContractNLI(_OneLabel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Race(_OneLabel):
-    """See :mod:`longspan.tasks.race`. Sources: ``RACE/train`` and the like, or a JSON-lines file of articles;
-    ``hub:ehovy/race:all``.
-    """
+class _Choices(_OneLabel):
+    """Multiple choice over an article in segments."""
 
-    name = "race"
-    recipe = race.RECIPE
     labels = ("A", "B", "C", "D")
-    level: Literal["middle", "high", "all"] = "all"
-    """Of a folder, which part."""
-
-    def from_files(self, source: str, split: Split) -> list[Any]:
-        return race.read_race(source, level=self.level)
-
-    def from_hub(self, rows: hub.Rows) -> list[Any]:
-        return hub.race_from_hub(rows)
 
     def model_class(self) -> type[LongformerForMultipleChoice]:
         return LongformerForMultipleChoice
@@ -404,6 +398,47 @@ class Race(_OneLabel):
 
     def layout(self, tokenizer: Any, max_length: int) -> race.ChoiceLayout:
         return race.ChoiceLayout(tokenizer, _segments(tokenizer, max_length))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race(_Choices):
+    """See :mod:`longspan.tasks.race`. Sources: ``RACE/train`` and the like, or a JSON-lines file of articles;
+    ``hub:ehovy/race:all``.
+    """
+
+    name = "race"
+    recipe = race.RECIPE
+    level: Literal["middle", "high", "all"] = "all"
+    """Of a folder, which part."""
+
+    def from_files(self, source: str, split: Split) -> list[Any]:
+        return race.read_race(source, level=self.level)
+
+    def from_hub(self, rows: hub.Rows) -> list[Any]:
+        return hub.race_from_hub(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality(_Choices):
+    """See :mod:`longspan.tasks.quality`. Sources: ``QuALITY.v1.0.1.htmlstripped.train`` and the like."""
+
+    name = "quality"
+    recipe = quality.RECIPE
+    suffix = ".csv"
+
+    def from_files(self, source: str, split: Split) -> list[Any]:
+        return quality.read_quality(source)
+
+    def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
+        """``accuracy``, ``sat_score``, and ``hard_accuracy`` if there are hard questions."""
+        return quality.evaluate_quality(items, self._numbers(predictions))
+
+    def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
+        """The leaderboard's form."""
+        quality.write_quality_predictions(path, self._numbers(predictions))
+
+    def _numbers(self, predictions: Mapping[str, Any]) -> dict[str, int]:
+        return {name: self.labels.index(choice) for name, choice in predictions.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,7 +505,7 @@ class EcthrArg(OfficialTask):
 
 TASKS: dict[str, type[OfficialTask]] = {
     task.name: task
-    for task in (WikiHop, TriviaQA, HotpotQA, Coreference, Hyperpartisan, Imdb, ContractNLI, EcthrArg, Race)
+    for task in (WikiHop, TriviaQA, HotpotQA, Coreference, Hyperpartisan, Imdb, ContractNLI, EcthrArg, Race, Quality)
 }
 """Name to class."""
 

@@ -1,12 +1,12 @@
 """Two facts: a generated question whose answer stands in two places of a text, far from each other.
 
-WikiHop in small, for ablations (Beltagy et al. 2020, Table 10): the layout is WikiHop's, ``<s> [q] name [/q]`` and
-candidates ``[ent] place trade [/ent]``, then ``</s>`` and a text. In its first third the place of one person is told,
-in its last third the trade, each as two tokens side by side, ``name place`` and ``name trade``; somebody else's place
-and trade stand there, too, and the candidates are the four combinations. It is always the same person who is asked for,
-so that a small model learns it in minutes. Who finds neither fact is right in a quarter of all cases, who finds one in
-half.
-:class:`longspan.tasks.wikihop_model.LongformerForWikiHop` reads it.
+WikiHop in small, for ablations (Beltagy et al. 2020, Table 10): the layout is WikiHop's, ``<s> [q] name [/q]`` and four
+candidates ``[ent] place [/ent]``, then ``</s>`` and a text. The text's first third tells of each candidate who was born
+there, its last third who lives there, as two tokens side by side, ``name place``; the answer is the only place of which
+both are true of the person asked for. Every place stands in both thirds, so that nothing is told by its being there.
+Who finds neither fact is right in a quarter of all cases, who finds one in half. It is always the same person who is
+asked for, so that a small model learns it in minutes. :class:`longspan.tasks.wikihop_model.LongformerForWikiHop`
+reads it, at the candidates themselves.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class TwoFactsBatch(NamedTuple):
     global_attention_mask: Tensor
     """int64 ``[B, N]``: 1 for the question and its candidates."""
     candidate_positions: Tensor
-    """int64 ``[B, 4]``: the column of each candidate's ``[ent]``."""
+    """int64 ``[B, 4]``: the column of each candidate."""
     labels: Tensor
     """int64 ``[B]``: the right candidate."""
 
@@ -45,29 +45,28 @@ class TwoFacts:
     length: int = 72
     """N: tokens of a question with its text."""
     names: int = 4
-    """How many people there are: the one asked for and others, of whom each text has one."""
-    values: int = 8
-    """How many places there are, and as many trades."""
+    """How many people there are: the one asked for, and others."""
+    places: int = 16
+    """How many places there are."""
     fillers: int = 16
     """How many different tokens the rest of a text consists of."""
 
     def __post_init__(self) -> None:
-        for name, least in (("names", 2), ("values", 2), ("fillers", 1)):
+        for name, least in (("names", 2), ("places", _CANDIDATES), ("fillers", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.length < self._prefix + 1 + 3 * 8:
-            raise ValueError(
-                f"length is {self.length}; it must be at least {self._prefix + 25} to keep the facts apart"
-            )
+        if self.length < self._prefix + 1 + 3 * 2 * _CANDIDATES:
+            least = self._prefix + 1 + 3 * 2 * _CANDIDATES
+            raise ValueError(f"length is {self.length}; it must be at least {least} to keep the facts apart")
 
     @property
     def vocab_size(self) -> int:
-        """Special tokens, names, places, trades and fillers."""
-        return CANDIDATE_END + 1 + self.names + 2 * self.values + self.fillers
+        """Special tokens, names, places and fillers."""
+        return CANDIDATE_END + 1 + self.names + self.places + self.fillers
 
     @property
     def _prefix(self) -> int:
-        return 4 + 4 * _CANDIDATES
+        return 4 + 3 * _CANDIDATES
 
     def draw(self, batch_size: int, seed: tuple[int, ...] | int) -> TwoFactsBatch:
         """Questions, the same for the same seed.
@@ -77,29 +76,27 @@ class TwoFacts:
             seed: of the draw, whole numbers from 0.
         """
         random = np.random.default_rng(seed)
-        asked, place = CANDIDATE_END + 1, CANDIDATE_END + 1 + self.names
-        trade = place + self.values
-        first_filler = trade + self.values
-        ids = random.integers(first_filler, first_filler + self.fillers, (batch_size, self.length))
+        asked = CANDIDATE_END + 1
+        place = asked + self.names
+        filler = place + self.places
+        ids = random.integers(filler, filler + self.fillers, (batch_size, self.length))
         labels = np.zeros(batch_size, dtype=np.int64)
-        starts = 4 + 4 * np.arange(_CANDIDATES)
-        third = (self.length - self._prefix - 1) // 3
-        for row in range(batch_size):
-            other = asked + random.integers(1, self.names)
-            places = place + random.choice(self.values, 2, replace=False)
-            trades = trade + random.choice(self.values, 2, replace=False)
+        columns = 5 + 3 * np.arange(_CANDIDATES)  # [4], of the candidates
+        begin, third = self._prefix + 1, (self.length - self._prefix - 1) // 3
+        for row in ids:
+            row[:4] = FIRST, QUESTION, asked, QUESTION_END
+            row[self._prefix] = SEPARATOR
+            row[columns - 1], row[columns + 1] = CANDIDATE, CANDIDATE_END
+            row[columns] = place + random.choice(self.places, _CANDIDATES, replace=False)
+        for number, row in enumerate(ids):
             order = random.permutation(_CANDIDATES)
-            ids[row, :4] = FIRST, QUESTION, asked, QUESTION_END
-            for start, choice in zip(starts, order, strict=True):
-                ids[row, start : start + 4] = CANDIDATE, places[choice // 2], trades[choice % 2], CANDIDATE_END
-            labels[row] = int(np.flatnonzero(order == 0)[0])
-            ids[row, self._prefix] = SEPARATOR
-            for part, values in ((0, places), (2, trades)):
-                begin = self._prefix + 1 + part * third
-                slots = begin + 2 * random.choice(third // 2, 2, replace=False)
-                for at, who, value in zip(slots, (asked, other), values, strict=True):
-                    ids[row, at : at + 2] = who, value
+            labels[number] = order[0]
+            for part, asked_of in ((0, order[[0, 1]]), (2, order[[0, 2]])):
+                slots = begin + part * third + 2 * random.choice(third // 2, _CANDIDATES, replace=False)
+                row[slots + 1] = row[columns]
+                row[slots] = asked + random.integers(1, self.names, _CANDIDATES)
+                row[slots[asked_of]] = asked
         marked = np.zeros_like(ids)
         marked[:, : self._prefix] = 1
-        positions = np.broadcast_to(starts, (batch_size, _CANDIDATES)).copy()
+        positions = np.broadcast_to(columns, (batch_size, _CANDIDATES)).copy()
         return TwoFactsBatch(*(torch.from_numpy(array) for array in (ids, marked, positions, labels)))

@@ -1,0 +1,183 @@
+"""What length is worth on real documents: one small model, read long, cut, in pieces, and as HAT, on six tasks.
+
+    python recipes/small_roberta.py --data DATA --output runs/small-roberta
+    python -m benchmarks.tasks --data DATA --model runs/small-roberta/long/model --output runs/tasks
+
+All four start from the same weights and see the same examples, with the same optimizer and number of epochs:
+
+* ``long``: the Longformer, texts whole up to the task's length
+* ``cut``: the same model, texts cut at 512 tokens (sentences and contexts to search: in pieces of 512)
+* ``segments``: the paper's baseline, pieces of 512 tokens read one by one and their states joined
+* ``hat``: the hierarchical transformer, segments of 128 tokens
+
+Everything runs through ``longspan finetune``. Whatever is finished is not run again, so a stopped call goes on where it
+was; tables and ``results/*.json`` tell what there is so far. DATA is that of ``benchmarks/task_examples.py``.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import describe, today
+from benchmarks.task_examples import READERS, Counts, write_examples
+from longspan.convert.hat import convert_to_hat
+from longspan.data.atomic import atomic_text
+from longspan.data.examples import TaskName
+from longspan.training.finetuning import finetune
+from longspan.training.finetuning.recipe import FinetuneRecipe
+
+CUT = 512
+MODELS = ("long", "cut", "segments", "hat")
+HAT_LAYOUT = "S|SD|SD"
+"""For three layers: the first sees segments alone, the others both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a task is learnt; all sizes are our choice, so that a run takes a minute or few of one core."""
+
+    task: TaskName
+    metric: str
+    counts: Counts
+    max_length: int
+    epochs: float
+    learning_rate: float = 5e-4
+    batch_size: int = 16
+    models: tuple[str, ...] = MODELS
+
+
+PLANS = {
+    "hyperpartisan": Plan(
+        task="classification", metric="macro_f1", counts=Counts(516, 64, 65), max_length=2048, epochs=3
+    ),
+    "ecthr_arg": Plan(
+        task="sequential", metric="macro_f1", counts=Counts(40, 10, 20), max_length=4096, epochs=3, batch_size=4
+    ),
+    "imdb": Plan(task="classification", metric="accuracy", counts=Counts(1000, 200, 600), max_length=2048, epochs=2),
+    "contract_nli": Plan(task="nli", metric="macro_f1", counts=Counts(400, 80, 200), max_length=4096, epochs=2),
+    "covid_qa": Plan(
+        task="qa",
+        metric="f1",
+        counts=Counts(120, 20, 40),
+        max_length=4096,
+        epochs=2,
+        models=("long", "cut", "segments"),
+    ),
+    "race": Plan(task="multiple-choice", metric="accuracy", counts=Counts(500, 100, 300), max_length=2048, epochs=2),
+}
+"""By the names of :data:`benchmarks.task_examples.READERS`."""
+
+
+def recipe_for(
+    name: str, plan: Plan, variant: str, model: Path, examples: Path, output: Path, seed: int
+) -> FinetuneRecipe:
+    """The finetuning of one model on one task with one seed."""
+    fields: dict[str, Any] = {"max_length": plan.max_length}
+    if variant == "cut":
+        fields["max_length"] = CUT
+    elif variant == "segments":
+        fields["reading_length"] = CUT
+    return FinetuneRecipe(
+        task=plan.task,
+        model=str(model),
+        train=(str(examples / "train.jsonl"),),
+        eval=(str(examples / "eval.jsonl"),),
+        test=(str(examples / "test.jsonl"),),
+        output_dir=str(output),
+        metric=plan.metric,
+        epochs=plan.epochs,
+        patience=None,
+        learning_rate=plan.learning_rate,
+        batch_size=plan.batch_size,
+        seeds=(seed,),
+        **fields,
+    )
+
+
+def run(name: str, variant: str, seed: int, *, data: Path, model: Path, output: Path) -> dict[str, Any]:
+    """Finetune, or read what was finetuned before.
+
+    Returns:
+        ``eval`` and ``test`` metrics, ``epoch`` and ``seconds`` of the training.
+    """
+    plan = PLANS[name]
+    examples = write_examples(name, data, seed, plan.counts, output / "examples" / name / str(seed))
+    if variant == "hat":
+        hat = output / "hat"
+        if not hat.is_dir():
+            convert_to_hat(model, hat, encoder_layout=HAT_LAYOUT)
+        model = hat
+    place = output / name / variant / str(seed)
+    result = finetune(recipe_for(name, plan, variant, model, examples, place, seed))
+    made = result.seeds[0]
+    return {"eval": made.eval, "test": made.test, "epoch": made.epoch, "seconds": made.seconds}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The results in Markdown: a row for each task and model."""
+    lines = [
+        "| task | metric | model | test, mean ± sd | each seed | seconds a run |",
+        "| --- | --- | --- | ---: | --- | ---: |",
+    ]
+    for name, by_model in record["runs"].items():
+        metric = PLANS[name].metric
+        for variant, by_seed in by_model.items():
+            values = [entry["test"][metric] for entry in by_seed.values()]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            seconds = statistics.mean(entry["seconds"] for entry in by_seed.values())
+            each = ", ".join(f"{value:.3f}" for value in values)
+            lines.append(
+                f"| {name} | {metric} | {variant} | {statistics.mean(values):.3f}{spread} | {each} | {seconds:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tasks", description="Long documents, four ways to read."
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--model", type=Path, required=True, help="a small Longformer, see recipes/small_roberta.py")
+    parser.add_argument("--output", type=Path, required=True, help="folder of runs")
+    parser.add_argument("--tasks", default="hyperpartisan,ecthr_arg", help=f"of {', '.join(READERS)}; or all")
+    parser.add_argument("--models", default=",".join(MODELS), help="of " + ", ".join(MODELS))
+    parser.add_argument("--seeds", default="1,2,3", help="of split, head and order")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON")
+    options = parser.parse_args(arguments)
+    names = list(READERS) if options.tasks == "all" else options.tasks.split(",")
+    variants, seeds = options.models.split(","), [int(seed) for seed in options.seeds.split(",")]
+    for kind, given, known in (("--tasks", names, list(READERS)), ("--models", variants, list(MODELS))):
+        if wrong := [name for name in given if name not in known]:
+            parser.error(f"{kind} has {wrong[0]!r}; it must be of {', '.join(known)}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    machine = describe("cpu")
+    file = options.results / f"{today()}_{machine.name}_tasks.json"
+    record: dict[str, Any] = {
+        "date": today(),
+        "machine": machine.as_dict(),
+        "threads": torch.get_num_threads(),
+        "plans": {name: asdict(PLANS[name]) for name in names},
+        "runs": {},
+    }
+    # Seeds outermost, so that a stopped call has all models beside each other.
+    for seed in seeds:
+        for name in names:
+            for variant in (variant for variant in variants if variant in PLANS[name].models):
+                made = run(name, variant, seed, data=options.data, model=options.model, output=options.output)
+                record["runs"].setdefault(name, {}).setdefault(variant, {})[str(seed)] = made
+                atomic_text(file, json.dumps(record, indent=1) + "\n", "the results")
+                test = made["test"][PLANS[name].metric]
+                print(f"{name} {variant} seed {seed}: {PLANS[name].metric} {test:.3f} in {made['seconds']:.0f} s")
+    print("\n" + table(record))
+
+
+if __name__ == "__main__":
+    main()
