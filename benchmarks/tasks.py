@@ -75,13 +75,11 @@ PLANS = {
 """By the names of :data:`benchmarks.task_examples.READERS`."""
 
 
-def recipe_for(
-    name: str, plan: Plan, variant: str, model: Path, examples: Path, output: Path, seed: int
-) -> FinetuneRecipe:
+def recipe_for(plan: Plan, variant: str, model: Path, examples: Path, output: Path, seed: int) -> FinetuneRecipe:
     """The finetuning of one model on one task with one seed."""
-    fields: dict[str, Any] = {"max_length": plan.max_length}
+    fields: dict[str, Any] = {"max_length": plan.max_length, "micro_batch": 2}
     if variant == "cut":
-        fields["max_length"] = CUT
+        fields |= {"max_length": CUT, "micro_batch": 4}
     elif variant == "segments":
         fields["reading_length"] = CUT
     return FinetuneRecipe(
@@ -115,7 +113,7 @@ def run(name: str, variant: str, seed: int, *, data: Path, model: Path, output: 
             convert_to_hat(model, hat, encoder_layout=HAT_LAYOUT)
         model = hat
     place = output / name / variant / str(seed)
-    result = finetune(recipe_for(name, plan, variant, model, examples, place, seed))
+    result = finetune(recipe_for(plan, variant, model, examples, place, seed))
     made = result.seeds[0]
     return {"eval": made.eval, "test": made.test, "epoch": made.epoch, "seconds": made.seconds}
 

@@ -51,6 +51,9 @@ def test_pieces_learn_beyond_the_position_table(longformer_dir: Path, tmp_path: 
     model, _, task = load_finetuned(result.best.model_dir)
     assert isinstance(model, LongformerForSequenceClassification)
     assert (model.config.reading_length, task.max_length) == (16, 200)
+    untrained = [name for name, weight in model.named_parameters() if not weight.requires_grad]
+    assert untrained
+    assert all("_global." in name for name in untrained)
 
 
 def test_segments_hold_text_and_tails(longformer_dir: Path) -> None:

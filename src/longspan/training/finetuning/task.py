@@ -12,6 +12,7 @@ import torch
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
 from longspan.data.progress import no_transformers_bars
+from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import load_tokenizer
 
 if TYPE_CHECKING:
@@ -194,6 +195,10 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
         config = LongformerConfig.from_pretrained(str(model), **config_fields)
         with no_transformers_bars():
             network: PreTrainedModel = builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+    if config.reading_length is not None:
+        # Pieces have no global tokens; DistributedDataParallel would wait for these weights' gradients.
+        for _, projection in global_projection_pairs(network):
+            projection.requires_grad_(False)
     return network
 
 
