@@ -10,7 +10,22 @@ from torch import Tensor, nn
 
 import longspan.models
 from longspan.integrations import accelerate, export_onnx
-from tests.models.tiny_models import SIZES, build_ours, build_stock, make_batch
+from tests.models.tiny_models import PAD, SIZES, build_ours, build_stock, make_batch, randomize
+
+LED_SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 32,
+    "max_encoder_position_embeddings": 80,
+    "max_decoder_position_embeddings": 48,
+    "pad_token_id": PAD,
+    "attention_window": 8,
+}
 
 TEXTS = {
     "other batch and length": make_batch([700, 300, 5], [[0, 699], [], [1, 2, 3]]),
@@ -67,6 +82,43 @@ def test_an_accelerated_model(tmp_path: Path) -> None:
     _compare(export_onnx(model, tmp_path / "onnx"), model, TEXTS["other batch and length"], "logits")
 
 
+@pytest.mark.slow
+def test_led_at_every_shape(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {**LED_SIZES, "max_encoder_position_embeddings": 4096, "attention_window": [16, 300]}
+    model = longspan.models.LEDForConditionalGeneration(longspan.models.LEDConfig(**sizes)).eval()
+    randomize(model)
+    file = export_onnx(model, tmp_path / "onnx")
+    assert model.config.use_cache
+    for name, batch in TEXTS.items():
+        targets = {"decoder_input_ids": make_batch([2 + len(name)] * len(batch["input_ids"]))["input_ids"]}
+        _compare(file, model, {**batch, **targets}, "logits")
+    question = longspan.models.LEDForQuestionAnswering(longspan.models.LEDConfig(**LED_SIZES)).eval()
+    file = export_onnx(question, tmp_path / "qa")
+    _compare(file, question, make_batch([40, 31, 5], [[0], [], [2]]), "end_logits")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
+def test_causal_models(tmp_path: Path, positions: str) -> None:
+    config = longspan.models.LongformerCausalConfig(
+        vocab_size=61,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=40,
+        attention_window=[8, 300],
+        attention_dilation=[1, [1, 2, 2]],
+        position_encoding=positions,
+    )
+    model = longspan.models.LongformerForCausalLM(config).eval()
+    randomize(model)
+    file = export_onnx(model, tmp_path / "onnx")
+    assert (config.use_cache, config.attention_backend) == (True, "auto")
+    for batch in TEXTS.values():
+        if batch["input_ids"].shape[1] < 4096 or positions == "rotary":  # relative positions: quadratic memory
+            _compare(file, model, {name: batch[name] for name in ("input_ids", "attention_mask")}, "logits")
+
+
 class _Specialised(longspan.models.LongformerModel):
     def forward(self, input_ids: Tensor, **inputs: Tensor) -> Any:
         length = int(input_ids.shape[1])
@@ -84,8 +136,16 @@ def test_refusals(tmp_path: Path) -> None:
     model: Any = build_ours("ForMaskedLM")
     with pytest.raises(TypeError, match="takes a model, got str"):
         export_onnx("model", tmp_path / "onnx")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"has Hugging Face's attention.*longspan\.accelerate\(model\)"):
+        export_onnx(build_stock("ForMaskedLM"), tmp_path / "onnx")
+    with pytest.raises(ValueError, match=r"LongformerForMultipleChoice reads \[B, M, N\]"):
+        export_onnx(build_ours("ForMultipleChoice"), tmp_path / "onnx")
     with pytest.raises(ValueError, match="inputs must hold 'input_ids'"):
         export_onnx(model, tmp_path / "onnx", inputs=["attention_mask"])
+    with pytest.raises(
+        ValueError, match=r"inputs holds 'decoder_input_ids'; the inputs of a LongformerForMaskedLM are"
+    ):
+        export_onnx(model, tmp_path / "onnx", inputs=["input_ids", "decoder_input_ids"])
     with pytest.raises(ValueError, match=r"max_length must be from 2 to 128.*got 129"):
         export_onnx(model, tmp_path / "onnx", max_length=129)
     (tmp_path / "thesis.tex").write_text("words")

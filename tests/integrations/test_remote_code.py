@@ -97,7 +97,9 @@ def test_the_files_need_nothing_else(tmp_path: Path, model_type: str) -> None:
     assert auto_map["AutoConfig"] == f"modeling_longspan.{CONFIGS[model_type]}"
     for file in tmp_path.glob("*.py"):
         for requirement in transformers.dynamic_module_utils.get_imports(file):
-            assert requirement in {"torch", "transformers", "huggingface_hub"} | sys.stdlib_module_names, file
+            assert (
+                requirement in {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
+            ), file
         for relative in transformers.dynamic_module_utils.get_relative_imports(file):
             assert (tmp_path / f"{relative}.py").is_file()
         ast.parse(file.read_text())

@@ -92,6 +92,7 @@ def test_defaults_are_hugging_faces() -> None:
         "global_attention_policy",
         "pooling",
         "segment_length",
+        "reading_length",
         "classifier_dropout",
     }
 

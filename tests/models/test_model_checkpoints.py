@@ -156,3 +156,21 @@ def test_resized_vocabulary_stays_tied_and_saves(change: int, tmp_path: Path) ->
     stock, info = _load(transformers.AutoModelForMaskedLM, tmp_path)
     assert not info["missing_keys"]
     torch.testing.assert_close(stock(**inputs).logits, after.logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "another file"])
+@pytest.mark.parametrize("safetensors", [True, False], ids=["model.safetensors", "pytorch_model.bin"])
+def test_a_damaged_weights_file_is_one_sentence(safetensors: bool, damage: str, tmp_path: Path) -> None:
+    _write(tmp_path, dict(build_stock("ForMaskedLM").state_dict()), safetensors)
+    (file,) = (path for path in tmp_path.iterdir() if path.suffix != ".json")
+    whole = file.read_bytes()
+    file.write_bytes({"cut short": whole[: len(whole) // 2], "empty": b"", "another file": b"<html>" * 100}[damage])
+    sentence = rf"the weights of .* can't be read: {file.name} \([\d,]+ bytes\) is cut short or damaged .*again$"
+    with pytest.raises(OSError, match=sentence) as raised:
+        LongformerForMaskedLM.from_pretrained(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"there is no model folder {tmp_path}/nowhere$"):
+        LongformerForMaskedLM.from_pretrained(tmp_path / "nowhere")

@@ -126,6 +126,8 @@ def test_refusals(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
         _embedder(tokenizer, max_length=4096)
     with pytest.raises(TypeError, match="document 1 must be a string, got int"):
         _embedder(tokenizer).encode(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="documents must be a string or several, got int"):
+        _embedder(tokenizer).encode(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size is 0"):
         _embedder(tokenizer).encode(TEXTS, batch_size=0)
     (tmp_path / "thesis.tex").write_text("words")

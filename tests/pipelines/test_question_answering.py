@@ -44,13 +44,17 @@ def _plain_answers(
         for j in columns
         if 0 <= j - i < longest
     ]
-    best = {span[1:]: span for span in sorted(spans)}  # several tokens may end at one place
+    # Several spans of tokens may be one place, and white space is none.
+    best = {span[1:]: span for span in sorted(spans) if span[1] < span[2]}
     return sorted(best.values(), reverse=True), float(start[0] * end[0])
 
 
 def _strip(context: str, start: int, end: int) -> tuple[int, int]:
-    """Without the white space that some tokens begin with."""
-    return _strip(context, start + 1, end) if start < end and context[start].isspace() else (start, end)
+    while start < end and context[start].isspace():
+        start += 1
+    while start < end and context[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
 def test_a_context_that_fits_is_the_plain_models(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -98,11 +102,11 @@ class _Finds(transformers.PreTrainedModel):
 def test_an_answer_anywhere_in_a_long_context(tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
     words = make_text(3, 300).replace("東京", "law").split()
     config = transformers.LongformerConfig(max_position_embeddings=66, pad_token_id=1)
-    token = tokenizer("東京", add_special_tokens=False).input_ids[-1]
+    token = tokenizer(" 東京", add_special_tokens=False).input_ids[-1]
     model = _Finds(config, token)
     pipe = _pipe(tokenizer, model, batch_size=batch_size, handle_impossible_answer=True)
     for place in (0, 140, 299):
-        context = " ".join([*words[:place], "東京", *words[place + 1 :]])
+        context = " ".join(["", *words[:place], "東京", *words[place + 1 :]])
         answer = pipe(question=QUESTION, context=context, doc_stride=20)
         assert answer["answer"] == "東京"
         assert context[answer["start"] : answer["end"]] == "東京"
@@ -110,7 +114,7 @@ def test_an_answer_anywhere_in_a_long_context(tokenizer: PreTrainedTokenizerBase
     assert set(model.lengths) == {66}  # all windows are full
     nowhere = pipe(question=QUESTION, context=" ".join(words), doc_stride=20)
     assert nowhere["answer"] == ""
-    assert nowhere["score"] > 0.99
+    assert nowhere["score"] > 0.9
 
 
 def test_windows_are_merged_as_one_distribution(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -135,8 +139,9 @@ def test_windows_are_merged_as_one_distribution(tokenizer: PreTrainedTokenizerBa
         normal[1] += end[inner].tolist()
         for i in inner:
             for j in range(i, min(i + 5, inner.stop)):
-                place = offsets[columns[i]][0], offsets[columns[j]][1]
-                found[place] = max(found.get(place, -np.inf), float(start[i] + end[j]))
+                place = _strip(LONG, offsets[columns[i]][0], offsets[columns[j]][1])
+                if place[0] < place[1]:
+                    found[place] = max(found.get(place, -np.inf), float(start[i] + end[j]))
         nulls.append((float(start[0]), float(end[0])))
     least = min(nulls, key=sum)
     total = sum(np.logaddexp.reduce([*values, nothing]) for values, nothing in zip(normal, least, strict=True))
@@ -181,6 +186,7 @@ def test_forms_of_a_call(tokenizer: PreTrainedTokenizerBase, batch_size: int) ->
         assert len(several) == 2
         assert several[0]["score"] == pytest.approx(one["score"], rel=1e-4)
         assert several[0]["answer"] == one["answer"]
+    assert pipe([]) == pipe(question=[], context=SHORT) == []
     both = pipe(question=[QUESTION, "price?"], context=SHORT, top_k=2)
     assert [len(answers) for answers in both] == [2, 2]
 

@@ -20,6 +20,8 @@ _OWN_AUTO_CLASSES = {
 _HEADER = f"# From longspan {__version__} (Apache-2.0)."
 _ENTRANCE = "modeling_longspan"
 _OPERATOR = "@torch.library.custom_op("
+# A package that only some devices have; its modules are imported when one is used.
+_KERNELS = re.compile(r"^((?:import|from) triton\b.*)$", re.MULTILINE)
 _IMPORT = re.compile(r"^( *)from (longspan[\w.]*) import", re.MULTILINE)
 
 
@@ -112,7 +114,9 @@ def _rewrite(text: str, version: str) -> str:
         namespace = f'_NAMESPACE = "longspan_{version}_" + sha256(__name__.encode()).hexdigest()[:12]'
         text = text.replace(_OPERATOR, f"from hashlib import sha256\n\n{namespace}\n\n\n{_OPERATOR}", 1)
         text = text.replace(f'{_OPERATOR}"longspan::', f'{_OPERATOR}f"{{_NAMESPACE}}::')
-    for name in _OPTIONAL:  # transformers ignores imports inside of try
+    # transformers ignores imports inside of try, and takes the others for requirements.
+    text = _KERNELS.sub(r"try:\n    \1\nexcept ImportError:\n    raise", text)
+    for name in _OPTIONAL:
         text = re.sub(
             rf"^( *)(from {re.escape(name)} import \w+)$",
             r"\1try:\n\1    \2\n\1except ImportError as error:\n"

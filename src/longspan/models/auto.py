@@ -20,6 +20,8 @@ _CONFIGS: dict[str, type[PreTrainedConfig]] = {
     "longformer": LongformerConfig,
     "longformer_causal": LongformerCausalConfig,
 }
+# What configuration and weights are both fetched with.
+_OF_BOTH = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
 _TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.tiktoken", "spiece.*")
 
 
@@ -72,8 +74,26 @@ class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
 
     _model_mapping: Any = _LazyAutoMapping(OrderedDict(), OrderedDict())
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a saved model; arguments as those of ``transformers``' Auto classes.
+
+        Raises:
+            OSError: there is none. ValueError: the model is of a type that has no such head here.
+        """
+        name = str(pretrained_model_name_or_path)
+        if kwargs.get("config") is None:
+            known = _CONFIGS.get(PreTrainedConfig.get_config_dict(name)[0].get("model_type", ""))
+            if known in cls._model_mapping:
+                # Read by this package's class: so the code that a directory may hold isn't asked for.
+                both = {key: kwargs[key] for key in _OF_BOTH if key in kwargs}
+                config, kwargs = known.from_pretrained(name, return_unused_kwargs=True, **kwargs)
+                kwargs |= both | {"config": config}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
 
 for _config in (LongformerConfig, transformers.LongformerConfig):
-    AutoModelForSequentialSentenceClassification._model_mapping.register(
-        _config, LongformerForSequentialSentenceClassification
+    # Not by register(), which some versions make ignore configurations of transformers' own.
+    AutoModelForSequentialSentenceClassification._model_mapping._extra_content[_config] = (
+        LongformerForSequentialSentenceClassification
     )

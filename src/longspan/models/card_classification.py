@@ -1,6 +1,6 @@
 """Sequence classification as the authors of ``kiddothe2b/longformer-base-4096`` built it, for their weights."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class LongformerModelForSequenceClassification(LongformerHead):
     default_global_policy = "separators"
     _loss_function = staticmethod(classification_loss)
     # A pooler of the encoder, which the authors' class had and didn't use.
-    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$", r"^longformer\.pooler\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$", r"^(unused_|longformer\.)pooler\."]  # noqa: RUF012
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -54,6 +54,14 @@ class LongformerModelForSequenceClassification(LongformerHead):
         self.dropout = head_dropout(self.config)
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, key_mapping: dict[str, str] | None = None, **kwargs: Any) -> Self:
+        """As :meth:`LongformerHead.from_pretrained`."""
+        # transformers would take the encoder's unused pooler for the one of this class.
+        apart = {r"^longformer\.pooler\.": "unused_pooler."}
+        loaded: Self = super().from_pretrained(*args, key_mapping=apart | (key_mapping or {}), **kwargs)
+        return loaded
 
     def forward(
         self,

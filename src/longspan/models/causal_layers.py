@@ -127,7 +127,9 @@ class CausalSelfAttention(nn.Module):
                 causal=True,
                 backend=backend,
             )
-        longest = min(max(left for left, _ in windows), query.shape[2] - 1) + 1
+        longest = max(left for left, _ in windows) + 1
+        if not torch.compiler.is_exporting():  # whose graph is for any length
+            longest = min(longest, query.shape[2])
         return relative_attention(
             query,
             key,

@@ -13,9 +13,10 @@ from longspan.models.causal_cache import RollingCache
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, check_loss_arguments
+from longspan.models.loading import ClearLoading
 
 
-class LongformerCausalPreTrainedModel(PreTrainedModel):
+class LongformerCausalPreTrainedModel(ClearLoading, PreTrainedModel):
     """What the causal models share: the configuration, and how weights are loaded, saved and initialised."""
 
     config: LongformerCausalConfig

@@ -14,6 +14,7 @@ from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
+from longspan.models.loading import ClearLoading
 from longspan.models.segment_reading import plan_pieces
 from longspan.models.self_attention import LongformerSelfAttention
 
@@ -156,7 +157,7 @@ class LongformerPooler(nn.Module):
         return torch.tanh(self.dense(hidden_states[:, 0]))
 
 
-class LongformerPreTrainedModel(PreTrainedModel):
+class LongformerPreTrainedModel(ClearLoading, PreTrainedModel):
     """What all Longformer models share: the configuration, and how weights are loaded, saved and initialised.
 
     ``config`` may also be a ``transformers.LongformerConfig``; building a model leaves the given

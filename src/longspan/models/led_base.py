@@ -7,9 +7,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from longspan.models.led_configuration import LEDConfig
+from longspan.models.loading import ClearLoading
 
 
-class LEDPreTrainedModel(PreTrainedModel):
+class LEDPreTrainedModel(ClearLoading, PreTrainedModel):
     """The configuration, and how weights are loaded, saved and initialised.
 
     ``config`` may also be a ``transformers.LEDConfig``; building a model leaves the given configuration as it is.
@@ -74,6 +75,8 @@ class LEDStack(LEDPreTrainedModel):
     """Embeddings and layers of the encoder or the decoder; positions are a learned table counted from row 0."""
 
     main_input_name = "input_ids"
+    # The units of FSDP2 for ``from_pretrained(..., distributed_config=...)``.
+    _fsdp_plan = {"layers.*": "free_full_weight"}  # noqa: RUF012
 
     def __init__(self, config: PreTrainedConfig, positions: int) -> None:
         super().__init__(config)

@@ -38,12 +38,8 @@ class LEDConfig(transformers.LEDConfig):
             ``d_model`` that the heads don't divide.
     """
 
-    # The units of FSDP2 for ``from_pretrained(..., distributed_config=...)``.
-    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
-        "shared": "free_full_weight",
-        "encoder.layers.*": "free_full_weight",
-        "decoder.layers.*": "free_full_weight",
-    }
+    # What ``from_pretrained(..., distributed_config=...)`` shards is said by the two stacks.
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {}
 
     # Any, because the check below gives one sentence where a type annotation gives a dump of nested types.
     attention_window: Any = 512

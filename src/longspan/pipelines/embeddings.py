@@ -2,18 +2,17 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from longspan.data.atomic import atomic_directory
-from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask
+from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask, read_tokenizer
 from longspan.models.global_policies import GlobalPolicy, parse_policy
 from longspan.pipelines.windows import (
     Columns,
@@ -98,14 +97,12 @@ class DocumentEmbedder:
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
         if kind == "longformer":
             model = LongformerModel.from_pretrained(name, add_pooling_layer=False)
-            # Given, since stock transformers can't read every configuration of this package.
-            tokenizer = AutoTokenizer.from_pretrained(name, config=transformers.LongformerConfig())
         else:
-            model, tokenizer = AutoModel.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+            model = AutoModel.from_pretrained(name)
         saved = _read_options(Path(directory)) if Path(directory).is_dir() else {}
-        return cls(model, tokenizer, **{**saved, **options})
+        return cls(model, read_tokenizer(name), **{**saved, **options})
 
-    def encode(self, documents: str | Sequence[str], *, batch_size: int = 8) -> Tensor:
+    def encode(self, documents: str | Iterable[str], *, batch_size: int = 8) -> Tensor:
         """The vectors of documents.
 
         Args:
@@ -120,6 +117,9 @@ class DocumentEmbedder:
         """
         if isinstance(documents, str):
             return self.encode([documents], batch_size=batch_size)[0]
+        if not isinstance(documents, Iterable):
+            raise TypeError(f"documents must be a string or several, got {type(documents).__name__}")
+        documents = list(documents)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         windows, weights, owners = [], [], []

@@ -86,7 +86,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             TypeError, ValueError: something else, an empty question or context, or an option out of range.
         """
         given = _questions(inputs, kwargs.pop("question", None), kwargs.pop("context", None))
-        return super().__call__(given, **kwargs)
+        return super().__call__(given, **kwargs) if given != [] else []
 
     def _sanitize_parameters(
         self,
@@ -143,7 +143,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         is_context = np.array([part == 1 for part in encoding.sequence_ids(0)])
         if not is_context.any():
             raise ValueError(f"the context has no token: {context!r}")
-        starts, stops = _edges(context, offsets, is_context, encoding.word_ids(0) if align_to_words else None)
+        starts, stops = _edges(offsets, is_context, encoding.word_ids(0) if align_to_words else None)
         ids = encoding["input_ids"][0]
         first = (ids == self.tokenizer.cls_token_id).nonzero() if self.tokenizer.cls_token_id is not None else []
         asked = _Question(context, is_context, starts, stops, int(first[0]) if len(first) else 0)
@@ -190,7 +190,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
             for place, score in window.best_answers(question, top_k, max_answer_len).items():
                 found[place] = max(found.get(place, -np.inf), score)
         answers = [(score, start, stop) for (start, stop), score in found.items()]
-        if handle_impossible_answer:
+        if handle_impossible_answer or not answers:
             answers.append((float(silent.sum()), 0, 0))
         answers.sort(key=lambda answer: -answer[0])
         results = [
@@ -231,20 +231,21 @@ class _Scores(NamedTuple):
             first, more = divmod(int(place), longest)
             if len(best) == count or not np.isfinite(sums[first, more]):
                 break
-            answer = int(question.starts[self.tokens[first]]), int(question.stops[self.tokens[first + more]])
-            best.setdefault(answer, float(sums[first, more]))
+            start, stop = question.starts[self.tokens[first]], question.stops[self.tokens[first + more]]
+            # Tokens of some tokenizers begin with the space before, or are nothing but space.
+            text = question.context[start:stop]
+            start, stop = start + len(text) - len(text.lstrip()), stop - len(text) + len(text.rstrip())
+            if start < stop:
+                best.setdefault((int(start), int(stop)), float(sums[first, more]))
         return best
 
 
 def _edges(
-    context: str, offsets: NDArray[np.int64], is_context: NDArray[np.bool_], words: Sequence[int | None] | None
+    offsets: NDArray[np.int64], is_context: NDArray[np.bool_], words: Sequence[int | None] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where an answer begins and stops, by its first and its last token, each ``[N]``; with words, at theirs."""
     starts, stops = offsets[:, 0].copy(), offsets[:, 1].copy()
     columns = np.flatnonzero(is_context).tolist()
-    for column in columns:  # tokens of some tokenizers begin with the space before
-        while starts[column] < stops[column] and context[starts[column]].isspace():
-            starts[column] += 1
     if words is not None:
         for before, column in pairwise(columns):
             if words[column] is not None and words[column] == words[before]:

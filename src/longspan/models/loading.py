@@ -1,0 +1,46 @@
+"""Weights files that can't be read, said in a sentence."""
+
+import errno
+import pickle
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+
+_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+# What torch and transformers say of a pickle that ends too soon, or isn't one.
+_SIGNS = ("PytorchStreamReader", "unexpected EOF", "Unable to load weights", "corrupt", "zip archive")
+
+
+class ClearLoading:
+    """A base of models whose ``from_pretrained`` says so when a weights file is damaged."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a saved model; arguments as ``transformers.PreTrainedModel.from_pretrained``.
+
+        Raises:
+            OSError: there is no such model, or its weights file is cut short or damaged. ValueError: the
+                configuration is another model's, or a field is wrong.
+        """
+        name = str(pretrained_model_name_or_path)
+        if name.startswith((".", "/", "~", "\\")) and not Path(name).exists():
+            raise FileNotFoundError(f"there is no model folder {name}")
+        try:
+            loaded: Self = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
+            raise _damaged(name, error) from error
+        except (RuntimeError, OSError, ValueError) as error:
+            if any(sign in str(error) for sign in _SIGNS) or getattr(error, "errno", None) == errno.EINVAL:
+                raise _damaged(name, error) from error
+            raise
+        return loaded
+
+
+def _damaged(name: str, error: Exception) -> OSError:
+    files = sorted(path for pattern in _PATTERNS for path in Path(name).glob(pattern))
+    sizes = ", ".join(f"{path.name} ({path.stat().st_size:,} bytes)" for path in files) or "its weights"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return OSError(
+        f"the weights of {name!r} can't be read: {sizes} is cut short or damaged ({reason}); copy or download it again"
+    )
