@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from longspan.attention import AttentionPattern
+from longspan.attention import AttentionPattern, relative_band
 from longspan.attention.relative import relative_attention, relative_op
 from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
 
@@ -53,6 +53,26 @@ def test_values_and_all_gradients_are_the_definition(name: str, length: int, pad
     call = {**PATTERNS[name], "key_mask": key_mask}
     for ours, dense in zip(gradients(inputs, **call), gradients(inputs, **call, backend="reference"), strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_long_texts_are_computed_stretch_by_stretch(name: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = 301
+    inputs = random_inputs((2, 3, length, 4), length if name == "wider than the text" else 40)
+    draw = torch.Generator().manual_seed(1)
+    key_mask = torch.rand(2, length, generator=draw) > 0.3 if padded else None
+    call = {**PATTERNS[name], "key_mask": key_mask}
+    whole = gradients(inputs, **call)
+    rows = [tensor.detach() for tensor in inputs]
+    pattern = AttentionPattern.make(3, **PATTERNS[name], causal=True)
+    monkeypatch.setattr(relative_band, "_STRETCH", 1)  # then four windows, in whole blocks
+    for ours, expected in zip(gradients(inputs, **call), whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-12)
+    for past in (1, 98, 300):
+        after = RelativeCall(pattern, key_mask, 0.5, past=past)
+        out, _ = relative_forward(rows[0][:, :, past:], *rows[1:3], Positions(*rows[3:]), after)
+        torch.testing.assert_close(out, whole[0][:, :, past:].detach(), rtol=1e-11, atol=1e-12)
 
 
 def test_the_definition_is_the_formula() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from runs import environment, numbers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerCallback, pipeline
 
 from longspan import register
@@ -88,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModelReci
 
 
 def test_a_training_learns_stage_by_stage(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:
-    recipe, result = trained
+    result = trained[1]
     first, last = result.log[0], result.log[-1]
     assert first["bits_per_character"] == pytest.approx(8, abs=0.6)
     assert result.metrics.bits_per_character < first["bits_per_character"] - 1
@@ -103,7 +104,34 @@ def test_a_training_learns_stage_by_stage(trained: tuple[LanguageModelRecipe, La
     assert model.config.attention_window == [8, 16]
     assert len(Alphabet.load(result.model_dir)) == model.config.vocab_size == 256
     assert result.table.count("\n") == 2 + 4
-    assert list((Path(recipe.output_dir) / "stage-2" / "tensorboard").iterdir())
+
+
+def test_each_stage_is_logged_for_tensorboard(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:
+    recipe, result = trained
+    for number in (1, 2):
+        events = EventAccumulator(str(Path(recipe.output_dir) / f"stage-{number}" / "tensorboard"))
+        events.Reload()
+        for name, tag in (
+            ("bits_per_character", "train/bits_per_character"),
+            ("characters_per_second", "train/characters_per_second"),
+            ("memory_gib", "train/memory_gib"),
+            ("eval_bits_per_character", "eval/bits_per_character"),
+        ):
+            written = [(event.step, event.value) for event in events.Scalars(tag)]
+            logged = [(line["step"], line[name]) for line in result.log if line["stage"] == number and name in line]
+            assert [step for step, _ in written] == [step for step, _ in logged]
+            assert [value for _, value in written] == pytest.approx([value for _, value in logged], rel=1e-6)
+
+
+def test_the_bar_shows_bits_throughput_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train_language_model(make_recipe(tmp_path, stages=STAGES[:1]))
+    shown = capsys.readouterr().err
+    last = [line for line in result.log if "loss" in line][-1]
+    assert (
+        f"{last['bits_per_character']:.3f} bits/character, {last['characters_per_second']:,.0f} characters/s" in shown
+    )
+    assert f"{last['memory_gib']:.1f} GiB" in shown
+    assert f"step 8: {result.metrics.bits_per_character:.4f} bits/character on 300 held-out characters" in shown
 
 
 def test_transformers_loads_it_once_registered(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:

@@ -121,17 +121,17 @@ def _target(tensor: Tensor, batch: slice, heads: slice | list[int]) -> Iterator[
 def _bands(
     query: Tensor, key: Tensor, value: Tensor, positions: Positions | None, call: RelativeCall
 ) -> Iterator[tuple[slice, slice | list[int], "RelativeBand"]]:
-    """The work in portions that share window and dilation: on a CPU text by text, so that blocks stay in the cache."""
+    """The work in portions that share window and dilation: on a CPU as many texts and heads as the cache bears."""
     B, _, N, _ = key.shape
     dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
-    texts = [slice(b, b + 1) for b in range(B)] if query.device.type == "cpu" else [slice(0, B)]
     with workspace(compute_dtype(query.dtype), query.device) as scratch:
-        for batch in texts:
-            real = None if call.key_mask is None else call.key_mask[batch]
-            if real is not None and bool(real.all()):
-                real = None
-            for heads, window, dilation, _ in call.pattern.head_groups(N):
-                step = heads_per_chunk(len(heads), N, 0, window, dilation, query.device)
+        for heads, window, dilation, _ in call.pattern.head_groups(N):
+            together = heads_per_chunk(B * len(heads), N, 0, window, dilation, query.device)
+            texts, step = max(1, together // len(heads)), min(together, len(heads))
+            for batch in (slice(first, min(first + texts, B)) for first in range(0, B, texts)):
+                real = None if call.key_mask is None else call.key_mask[batch]
+                if real is not None and bool(real.all()):
+                    real = None
                 for some in (heads[first : first + step] for first in range(0, len(heads), step)):
                     neighbours = some[-1] - some[0] == len(some) - 1
                     pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
