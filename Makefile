@@ -26,11 +26,15 @@ demo: $(STAMP)
 demo-lm: $(STAMP)
 	$(BIN)/longspan demo-lm --output demo-lm-run
 
+# Two workers of one thread each beat one of two: much of a test is Python. A file stays on one worker, with its fixtures.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
 test: lint types
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: lint types
-	$(BIN)/python -m pytest --slow
+	$(PYTEST) --slow
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,7 +1,13 @@
-"""Shared by all tests: the --slow switch, two threads, one seed."""
+"""Shared by all tests: the --slow switch, one seed, and threads that the workers of a parallel run don't share."""
+
+import os
 
 import pytest
 import torch
+
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -46,13 +46,34 @@ def test_sparse_prediction_changes_neither_loss_nor_gradients(num_items: Any) ->
         )
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.4, 0.6, 1.0])
+def test_loss_is_the_cross_entropy_of_the_logits_returned(fraction: float) -> None:
+    model = build_ours("ForMaskedLM")
+    labels = torch.where(torch.rand(INPUTS["input_ids"].shape) < fraction, INPUTS["input_ids"], -100)
+    parameters = [parameter for name, parameter in model.named_parameters() if "_global" not in name]
+    output = model(**INPUTS, labels=labels)
+    total = cross_entropy(output.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    expected = total / (labels != -100).sum().clamp(min=1)
+    torch.testing.assert_close(output.loss, expected)
+    # The way back from the loss and the one from the logits are two, and both are there.
+    for actual, wanted in zip(
+        torch.autograd.grad(output.loss, parameters, retain_graph=True),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**INPUTS, labels=labels).loss, expected)
+
+
 def test_sparse_prediction_runs_the_head_at_labelled_positions_only() -> None:
     model, labels = build_ours("ForMaskedLM", sparse_prediction=True), _labels()
     rows: list[int] = []
     model.lm_head.register_forward_hook(lambda _, args, out: rows.append(out.numel() // out.shape[-1]))
-    model(**INPUTS, labels=labels)
-    model(**INPUTS, labels=labels, sparse_prediction=False)
-    model(**INPUTS)
+    with torch.no_grad():
+        model(**INPUTS, labels=labels)
+        model(**INPUTS, labels=labels, sparse_prediction=False)
+        model(**INPUTS)
     assert rows == [int((labels != -100).sum()), 3 * 29, 3 * 29]
 
 

@@ -39,7 +39,8 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
     the gradients are the same, and the logits are ``[L, V]`` for the L labelled positions in order. With 15 %
     of the tokens labelled the head, which dominates small models, costs 15 %. Off by default, since
     evaluation code often expects logits ``[B, N, V]``, and since L is data-dependent (on a GPU a wait per
-    step, in a compiled graph a dynamic shape).
+    step, in a compiled graph a dynamic shape). Without it the way back from the loss still goes through the
+    labelled positions alone on a CPU.
     """
 
     _tied_weights_keys = {  # noqa: RUF012
@@ -131,13 +132,16 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
             labels = labels.to(hidden_states.device).flatten()
             labelled = labels != IGNORED
             if sparse:
-                hidden_states, labels = hidden_states.flatten(0, 1)[labelled], labels[labelled]  # [L, C], [L]
-            logits = self.lm_head(hidden_states)
+                scored = logits = self.lm_head(hidden_states.flatten(0, 1)[labelled])  # [L, V]
+                labels = labels[labelled]
+            else:
+                logits = self.lm_head(hidden_states)
+                scored, labels = self._scored(hidden_states, logits, labels, labelled)
             if loss_arguments.get("num_items_in_batch") is None:
                 # The mean over labelled positions, written so that a batch without any has a loss of 0, not
                 # NaN.
                 loss_arguments["num_items_in_batch"] = labelled.sum().clamp(min=1)
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_arguments)
+            loss = self.loss_function(scored, labels, vocab_size=logits.shape[-1], **loss_arguments)
 
         output = LongformerMaskedLMOutput(
             loss=loss,
@@ -147,6 +151,21 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
             global_attentions=encoded.global_attentions,
         )
         return output if return_dict else output.to_tuple()
+
+    def _scored(self, hidden_states: Tensor, logits: Tensor, labels: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits that the loss is of, and their labels: the same loss and gradients from fewer rows.
+
+        A cross-entropy over all positions sends zeros back from those without a label, through the largest product of
+        the model. On a CPU, where counting labels costs no wait, the head runs once more at the labelled positions, and
+        the way back goes through these alone; the logits of all positions have a way of their own.
+        """
+        few = can_inspect(labels) and 2 * int(labelled.sum()) <= labels.numel()  # else once more costs more
+        if not few:
+            return logits, labels
+        labels = labels[labelled]
+        if torch.is_grad_enabled():
+            return self.lm_head(hidden_states.flatten(0, 1)[labelled]), labels
+        return logits.flatten(0, 1)[labelled], labels
 
 
 def _check_labels(labels: Tensor, hidden_states: Tensor, vocab_size: int) -> None:
