@@ -141,7 +141,8 @@ class CoreferenceHead(nn.Module):
         edge = changes.new_ones(1)
         starts = torch.cat([edge, changes]).nonzero()[:, 0]  # [s], the first token of each word
         is_last = torch.cat([changes, edge])
-        first, _, _, last = cast(tuple[Any, ...], tuple(self.mention_scorer))
+        scorer: Any = self.mention_scorer
+        first, last = scorer[0], scorer[3]
         of_start, of_end, of_width, of_head = first.weight.split(
             [hidden.shape[1], hidden.shape[1], self.sizes.feature_size, hidden.shape[1]], dim=1
         )
@@ -226,7 +227,8 @@ class CoreferenceHead(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Fine scores ``[K, A]``, and if asked each span's mean over itself and its antecedents, ``[K, E]``."""
         size, feature = vectors.shape[1], self.sizes.feature_size
-        first, relu, dropout, last = cast(tuple[Any, ...], tuple(self.antecedent_scorer))
+        scorer: Any = self.antecedent_scorer
+        first, relu, dropout, last = scorer
         of_span, of_other, of_product, of_features = first.weight.split([size, size, size, 3 * feature], dim=1)
         by_span, by_other = vectors @ of_span.T + first.bias, vectors @ of_other.T  # [K, hidden_size]
 

@@ -32,11 +32,7 @@ T = TypeVar("T")
 
 
 class Layout(Protocol):
-    """Rows of tokens from units, and batches from rows."""
-
-    def encode(self, unit: Any, /) -> Any:
-        """The rows of a unit."""
-        ...
+    """Makes batches of encoded units; :meth:`OfficialTask.encode` encodes with it."""
 
     def collate(self, examples: Sequence[Any], /) -> dict[str, Tensor]:
         """A batch, the arguments of the model."""

@@ -96,7 +96,7 @@ def make_task_plan(values: Mapping[str, Any], origin: str) -> TaskPlan:
     rest = dict(values)
     kind = find_task(str(rest.pop("task")))
     groups: dict[type, dict[str, Any]] = {kind: {}, TaskRecipe: {}, TaskPlan: {}}
-    known = {entry.name: kind for entry in fields(kind)} | dict.fromkeys(_RECIPE_FIELDS, TaskRecipe)
+    known: dict[str, type] = {entry.name: kind for entry in fields(kind)} | dict.fromkeys(_RECIPE_FIELDS, TaskRecipe)
     known |= {entry.name: TaskPlan for entry in fields(TaskPlan) if entry.name not in ("task", "recipe")}
     for name, value in rest.items():
         if name not in known:

@@ -150,10 +150,13 @@ class UnitPredictor:
     def keep_relevant(self, questions: Sequence[Any]) -> list[Any]:
         """HotpotQA questions with those of their paragraphs that the second stage reads."""
         kept = []
-        for question in questions:
-            example = self.saved.task.encode(self.layout, question)
-            scores = self._outputs([example])["paragraph_logits"][0, : len(example.paragraph_positions)]
-            kept.append(example.question.keep(select_paragraphs(scores)))
+        for first in range(0, len(questions), self.batch_size):
+            batch = [
+                self.saved.task.encode(self.layout, question) for question in questions[first : first + self.batch_size]
+            ]
+            for example, scores in zip(batch, self._outputs(batch)["paragraph_logits"], strict=True):
+                relevant = select_paragraphs(scores[: len(example.paragraph_positions)])
+                kept.append(example.question.keep(relevant))
         return kept
 
     def decode(self, units: Sequence[Any], progress: Callable[[int], Any] | None = None) -> list[Decoded]:

@@ -60,6 +60,7 @@ class TaskTrainer(Trainer):
     """
 
     control: TrainerControl
+    optimizer: Any
 
     def __init__(
         self,
