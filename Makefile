@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo demo-lm test test-slow lint types format bench clean
+.PHONY: help demo demo-lm demo-led test test-slow lint types format bench clean
 
 help:
 	@echo "make demo       the whole story on your own machine, five minutes on two cores (writes demo-run/report.html)"
 	@echo "make demo-lm    a character model learns Python in minutes (writes demo-lm-run/report.html)"
+	@echo "make demo-led   an encoder-decoder learns to write docstrings (writes demo-led-run/report.html)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-slow  the tests marked slow as well"
 	@echo "make bench      the benchmarks, printed and written to benchmarks/results/"
@@ -25,6 +26,9 @@ demo: $(STAMP)
 
 demo-lm: $(STAMP)
 	$(BIN)/longspan demo-lm --output demo-lm-run
+
+demo-led: $(STAMP)
+	$(BIN)/longspan demo-led --output demo-led-run
 
 # Two workers of one thread each beat one of two: much of a test is Python. A file stays on one worker, with its fixtures.
 WORKERS ?= 2
@@ -51,4 +55,4 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks all --run-limit 60
 
 clean:
-	rm -rf $(VENV) demo-run demo-lm-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-run demo-lm-run demo-led-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
