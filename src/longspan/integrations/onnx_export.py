@@ -168,7 +168,8 @@ def _example(model: PreTrainedModel, inputs: Sequence[str], length: int) -> dict
     example = {name: torch.zeros_like(ids) for name in inputs}
     example["input_ids"] = ids
     if _TARGETS in example:
-        example[_TARGETS] = ids[:, : min(7, model.config.max_decoder_position_embeddings)]
+        # Of its own memory: a view would tell the graph of lengths that it must not have.
+        example[_TARGETS] = ids[:, : min(7, model.config.max_decoder_position_embeddings)].clone()
     if "attention_mask" in example:
         example["attention_mask"] = torch.ones_like(ids)
         example["attention_mask"][1, -1] = 0

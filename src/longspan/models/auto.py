@@ -84,7 +84,7 @@ class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
         name = str(pretrained_model_name_or_path)
         if kwargs.get("config") is None:
             known = _CONFIGS.get(PreTrainedConfig.get_config_dict(name)[0].get("model_type", ""))
-            if known in cls._model_mapping:
+            if known is not None and known in cls._model_mapping:
                 # Read by this package's class: so the code that a directory may hold isn't asked for.
                 both = {key: kwargs[key] for key in _OF_BOTH if key in kwargs}
                 config, kwargs = known.from_pretrained(name, return_unused_kwargs=True, **kwargs)
