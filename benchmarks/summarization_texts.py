@@ -54,19 +54,20 @@ def write_texts(data: Path, folder: Path, *, pretraining_characters: int) -> dic
             queries = list(read_queries(data / "qmsum" / f"{split}.jsonl.gz"))
             # The first query of every meeting, then the second ...: the first examples are of many meetings.
             write(f"qmsum-{split}", sorted(queries, key=lambda query: int(query["id"].rpartition("-")[2])))
-        texts: dict[str, list[Iterator[str]]] = {
-            split: [
+
+        def documents(split: str) -> list[Iterator[str]]:
+            meetings = _read_lines(data / "qmsum" / f"{split}.jsonl.gz")
+            return [
                 (paper["text"] for paper in papers if split_of(paper["id"]) == split),
-                (_transcript(meeting) for meeting in _read_lines(data / "qmsum" / f"{split}.jsonl.gz")),
+                (_transcript(meeting) for meeting in meetings),
             ]
-            for split in ("train", "val")
-        }
-        texts["train"].append(read_wikipedia(data / "enwiki2015" / "enwiki2015_head.txt.gz"))
-        for name, split, characters in (
-            ("pretrain", "train", pretraining_characters),
-            ("held_out", "val", pretraining_characters // 40),
+
+        wikipedia = read_wikipedia(data / "enwiki2015" / "enwiki2015_head.txt.gz")
+        for name, sources, characters in (
+            ("pretrain", [*documents("train"), wikipedia], pretraining_characters),
+            ("held_out", documents("val"), pretraining_characters // 40),
         ):
-            taken = [text for source in texts[split] for text in _first_characters(source, characters)]
+            taken = [text for source in sources for text in _first_characters(source, characters)]
             write(name, ({"text": text} for text in taken))
     return counts
 

@@ -102,10 +102,10 @@ def test_the_program_runs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: p
     }
     monkeypatch.setattr(summarization, "SETS", sizes)
     options = ["--data", str(data), "--output", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
-    options += ["--lengths", "64,128", "--pretrain-steps", "2", "--steps", "2", "--test-examples", "2"]
+    options += ["--lengths", "64", "--pretrain-steps", "2", "--steps", "2", "--test-examples", "2"]
     options += ["--window", "32"]
     summarization.main([*options, "--seeds", "1"])
-    assert capsys.readouterr().out.count("| 128 tokens |") == 2
+    assert capsys.readouterr().out.count("| 64 tokens |") == 2
     trained = []
     whole = summarization.finetune_summarization
 
@@ -114,14 +114,14 @@ def test_the_program_runs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: p
         return whole(recipe)
 
     monkeypatch.setattr(summarization, "finetune_summarization", finetune)
-    summarization.main([*options, "--lengths", "64", "--seeds", "1,2"])
+    summarization.main([*options, "--seeds", "1,2"])
     assert trained == [True, True, False, False], "finished runs are only read"
     (file,) = (tmp_path / "results").glob("*_summarization.json")
     record = json.loads(file.read_text())
     assert [(run["set"], run["length"], run["seed"]) for run in record["runs"]] == [
         ("scisummnet", 64, 1), ("qmsum", 64, 1), ("scisummnet", 64, 2), ("qmsum", 64, 2),
     ]  # fmt: skip
-    assert record["lead"]["qmsum"]["rouge1"] > 0
+    assert record["lead"]["scisummnet"]["rouge1"] > 0
     assert str(tmp_path) not in file.read_text(), "no folder of this machine"
 
 

@@ -111,7 +111,7 @@ def test_definitions_have_text_and_first_sentence() -> None:
     assert "Return every row" in reader.source
     assert read_all.summary == "return every row!"
     assert read_all.source.startswith("def read_all(self, path):\n    def inner():")
-    assert read_all.text.startswith("def read all self path def inner too short. return")
+    assert read_all.text.startswith("def read all self path def inner too short return")
     assert name_as_words(reader) == "table reader"
     assert name_as_words(read_all) == "read all"
     assert name_as_words(module) == "tables"
