@@ -24,7 +24,7 @@ def finetune(
         typer.Option(
             help="Of your own examples: classification, multi-label, nli, sequential, multiple-choice, qa, tokens or "
             "summarization. From official files: wikihop, triviaqa, hotpotqa, coreference, hyperpartisan, imdb, "
-            "contract-nli, ecthr-arg or race."
+            "contract-nli, ecthr-arg, race or quality."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of the model to start from.")] = None,
