@@ -16,7 +16,6 @@ from longspan import AutoModelForSequentialSentenceClassification, add_remote_co
 from longspan.data import SegmentLayout
 from longspan.models import (
     LongformerConfig,
-    LongformerForMultipleChoice,
     LongformerForSequentialSentenceClassification,
     LongformerModelForSequenceClassification,
     read_config,
@@ -146,19 +145,6 @@ def test_auto_takes_the_class_that_a_directory_names(tmp_path: Path) -> None:
     auto_map = json.loads((tmp_path / "ModelForSequenceClassification" / "config.json").read_text())["auto_map"]
     own = "modeling_longspan.LongformerModelForSequenceClassification"
     assert auto_map["AutoModelForSequenceClassification"] == own
-
-
-def test_the_authors_multiple_choice_opens_with_renamed_keys(tmp_path: Path) -> None:
-    model = build_ours("ForMultipleChoice", segment_length=8, pooling="last", global_attention_policy="cls+sep")
-    state = {name.replace("longformer.pooler.", "pooler."): tensor for name, tensor in model.state_dict().items()}
-    state["longformer.pooler.dense.weight"] = torch.zeros(24, 24)  # the authors' class has one that it doesn't use
-    state["longformer.pooler.dense.bias"] = torch.zeros(24)
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    model.config.save_pretrained(tmp_path)
-    renamed = {r"^longformer\.pooler\.": "unused.", r"^pooler\.": "longformer.pooler."}
-    again = LongformerForMultipleChoice.from_pretrained(tmp_path, key_mapping=renamed)
-    batch = {name: tensor[None] for name, tensor in _texts().items()}
-    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
 
 
 def test_what_stock_cannot_read(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
