@@ -3,7 +3,7 @@
     python -m benchmarks.far_part --output RUNS
 
 Somewhere in a text of random words stands one of eight names; the summary is the sentence that goes with the name. Two
-models learn from the same texts, of 128 to 16,384 words with the name anywhere, one of them with its input cut at 1,024
+models learn from the same texts, of 8 to 16,384 words with the name anywhere, one of them with its input cut at 1,024
 tokens. Tested are texts of 16,384 tokens whose name stands in the second half: what is cut off can only be guessed, one
 in eight. Prints the share of test texts whose summary is right, word for word.
 """
@@ -50,7 +50,7 @@ def make_records(count: int, seed: int, *, far: bool) -> Iterator[dict[str, str]
     names = list(SUMMARIES)
     for number in range(count):
         name = names[number % len(names)]
-        words = LONGEST - 2 if far else round(2 ** draw.uniform(7, 14)) - 2
+        words = LONGEST - 2 if far else round(2 ** draw.uniform(3.5, 14)) - 2
         text = draw.choices(WORDS, k=words)
         text[draw.randrange(words // 2 if far else 0, words)] = name
         yield {"text": " ".join(text), "summary": SUMMARIES[name]}
@@ -131,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--lengths", default="1024,16384", help="tokens that are read, with commas between")
-    parser.add_argument("--steps", type=int, default=300, help="of four texts")
-    parser.add_argument("--train", type=int, default=1200, help="texts to train on")
+    parser.add_argument("--steps", type=int, default=500, help="of four texts")
+    parser.add_argument("--train", type=int, default=2000, help="texts to train on")
     parser.add_argument("--test", type=int, default=64, help="texts to test on")
     options = parser.parse_args(arguments)
     print("| input | right |\n|---:|---:|")

@@ -137,6 +137,6 @@ def test_the_name_is_beyond_what_a_short_model_reads() -> None:
 @pytest.mark.slow
 def test_what_decides_the_summary_is_found_at_16k_and_not_at_1k(tmp_path: Path) -> None:
     """Some minutes on one core."""
-    right = {length: far_part.share_right(tmp_path, length, steps=300, train=1200, test=32) for length in (1024, 16384)}
+    right = {length: far_part.share_right(tmp_path, length, steps=500, train=2000, test=32) for length in (1024, 16384)}
     assert right[16384] > 0.9
     assert right[1024] < 0.4
