@@ -131,7 +131,7 @@ def test_four_ways_through_finetune(
     )
     LongformerForMaskedLM(config).save_pretrained(tmp_path / "long")
     tokenizer.save_pretrained(tmp_path / "long")
-    plan = tasks.Plan(task="classification", metric="macro_f1", counts=Counts(4, 1, 1), max_length=1024, epochs=1)
+    plan = tasks.Plan(task="classification", metric="macro_f1", counts=Counts(6, 2, 2), max_length=1024, epochs=1)
     monkeypatch.setitem(tasks.PLANS, "hyperpartisan", plan)
     arguments = ["--data", str(data), "--model", str(tmp_path / "long"), "--output", str(tmp_path / "runs")]
     arguments += ["--results", str(tmp_path), "--tasks", "hyperpartisan", "--seeds", "1"]

@@ -30,7 +30,7 @@ def hat_dir(tmp_path_factory: pytest.TempPathFactory, longformer_dir: Path) -> P
 
 @pytest.mark.parametrize("task", ["classification", "sequential"])
 def test_hat_learns(task: str, hat_dir: Path, tmp_path: Path) -> None:
-    result = run(make_recipe(tmp_path, hat_dir, task, learning_rate=6e-3))
+    result = run(make_recipe(tmp_path, hat_dir, task))
     assert result.best.eval[result.metric] > 0.9
     assert result.task.layout == "segments"
     assert result.task.max_length == 64
