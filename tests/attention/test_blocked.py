@@ -24,7 +24,8 @@ def assert_equals_reference(case: Case, dtype: torch.dtype, device: str = "cpu")
     """Compare in ``dtype`` with the fp64 reference on the same rounded inputs."""
     rounded = case.to(dtype)
     wide = rounded.to(torch.float64)
-    actual = {name: tensor.cpu() for name, tensor in rounded.to(torch.device(device)).evaluate().items()}
+    results = rounded.to(torch.device(device)).evaluate(backend="blocked")
+    actual = {name: tensor.cpu() for name, tensor in results.items()}
     # The rounded output also enters the gradients of the scores.
     half = dtype in (torch.bfloat16, torch.float16)
     allowed = {name: 2 * effect for name, effect in wide.effect_of_rounding_the_output(dtype).items()} if half else None

@@ -194,6 +194,7 @@ def longformer_attention(
             scale,
             dropout_p,
             backend,
+            not torch.compiler.is_compiling(),
         )
     return AttentionResult(out, lse, None, None) if return_lse else out
 

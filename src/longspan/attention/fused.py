@@ -6,7 +6,7 @@ Its kernels need the package triton; this module is imported only when they are 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +40,7 @@ class Tiles(NamedTuple):
 # By kernel, by bytes of a number and by the features of a head up to which they hold.
 _TILES: dict[str, dict[int, dict[int, Tiles]]] = {
     "forward": {
-        2: {64: Tiles(128, 64, 4, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 4, 2)},
+        2: {64: Tiles(64, 64, 4, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 4, 2)},
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 2), 256: Tiles(16, 16, 4, 1)},
     },
     "query gradient": {
@@ -48,18 +48,35 @@ _TILES: dict[str, dict[int, dict[int, Tiles]]] = {
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
     },
     "key gradient": {
-        2: {64: Tiles(64, 128, 8, 3), 128: Tiles(64, 128, 8, 2), 256: Tiles(32, 64, 4, 1)},
+        2: {64: Tiles(64, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 4, 1)},
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
     },
 }
-MOST_FEATURES = 256
-"""D up to which there are tiles."""
+_SMALLEST = Tiles(16, 16, 4, 1)
 
 
-def tiles_of(kernel: str, dtype: torch.dtype, features: int) -> Tiles:
-    """The tiles that ``kernel`` uses for inputs of ``dtype`` and heads of so many features."""
+HOPPER_SHARED = 227 * 1024
+"""Bytes of shared memory that a program may have on an H100; an A100 has 163 KiB, consumer cards 99."""
+
+
+def tiles_of(kernel: str, dtype: torch.dtype, features: int, shared: int = HOPPER_SHARED) -> Tiles:
+    """The tiles that ``kernel`` uses for inputs of ``dtype``, heads of so many features and so much shared memory."""
     by_features = _TILES[kernel][dtype.itemsize]
-    return by_features[min(limit for limit in by_features if limit >= features)]
+    tiles = by_features[min(limit for limit in by_features if limit >= features)]
+    width = dtype.itemsize * max(16, triton.next_power_of_2(features))
+    while shared_bytes(kernel, tiles, width) > shared and tiles != _SMALLEST:
+        rows, keys, warps, stages = tiles
+        if stages > 1:
+            tiles = Tiles(rows, keys, warps, stages - 1)
+        else:
+            tiles = Tiles(max(16, rows // 2), max(16, keys // 2), 4, 1)
+    return tiles
+
+
+def shared_bytes(kernel: str, tiles: Tiles, width: int) -> int:
+    """Shared memory that a program takes for rows of ``width`` bytes: what stays, and what is loaded ahead in pairs."""
+    stays, moves = (tiles.keys, tiles.rows) if kernel == "key gradient" else (tiles.rows, tiles.keys)
+    return width * (stays * (1 if kernel == "forward" else 2) + 2 * moves * tiles.stages) + 4096
 
 
 @dataclass
@@ -76,16 +93,21 @@ class Launch:
     """int32 ``[B * H * N]`` with dropout, else anything."""
     key_hash: Tensor
     """int32 ``[N]`` with dropout, else anything."""
+    shared: int
+    """Bytes of shared memory that a program may have."""
 
     @classmethod
-    def make(cls, query: Tensor, call: Call) -> "Launch":
+    def make(cls, query: Tensor, call: Call, eager: bool) -> "Launch":
         """For ``query [B, H, N, D]``."""
         B, H, N, _ = query.shape
-        masks = BatchMasks.make(call.global_mask, call.key_mask, B, N, query.device)
+        given = [mask for mask in (call.global_mask, call.key_mask) if mask is not None]
+        remember = eager and not any(mask.is_inference() for mask in given)
+        of_masks = BatchMasks.remembered if remember else BatchMasks.make
+        masks = of_masks(call.global_mask, call.key_mask, B, N, query.device)
         heads = _head_table(call.pattern, query.device)
         dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
         row_hash, key_hash = (heads, heads) if dropout is None else dropout.hashes(B * H, N, N)
-        return cls(masks, heads, call.pattern, call.scale, dropout, row_hash, key_hash)
+        return cls(masks, heads, call.pattern, call.scale, dropout, row_hash, key_hash, shared_memory(query.device))
 
     @property
     def scale2(self) -> float:
@@ -118,18 +140,21 @@ class Launch:
 
 
 def fused_forward(
-    query: Tensor, key: Tensor, value: Tensor, global_inputs: Sequence[Tensor], call: Call
+    query: Tensor, key: Tensor, value: Tensor, global_inputs: Sequence[Tensor], call: Call, eager: bool
 ) -> tuple[Tensor, Tensor]:
-    """Output and LSE; arguments and results as :func:`longspan.attention.blocked.blocked_forward`."""
+    """Output and LSE; arguments and results as :func:`longspan.attention.blocked.blocked_forward`.
+
+    ``eager`` is as for :func:`longspan.attention.ops.attention_op`.
+    """
     B, H, N, D = query.shape
     out = torch.empty_like(query)
     lse = query.new_empty(B, H, N, dtype=torch.float32)
     if not B:
         return out, lse
-    launch = Launch.make(query, call)
+    launch = Launch.make(query, call, eager)
     query, key, value = readable_rows(query), readable_rows(key), readable_rows(value)
     target = readable_rows(out)
-    masks, size = launch.masks, tiles_of("forward", query.dtype, D)
+    masks, size = launch.masks, tiles_of("forward", query.dtype, D, launch.shared)
     tiles = launch.tiles(N, size.rows)
     local_forward[(tiles * B * H,)](
         query,
@@ -180,12 +205,13 @@ def fused_backward(
     out: Tensor,
     lse: Tensor,
     call: Call,
+    eager: bool,
 ) -> list[Tensor]:
-    """Gradients; arguments and results as :func:`longspan.attention.blocked.blocked_backward`."""
+    """Gradients; arguments and results as :func:`longspan.attention.blocked.blocked_backward`, ``eager`` as above."""
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
     if not len(query):
         return grads + [torch.zeros_like(tensor) for tensor in global_inputs]
-    launch = Launch.make(query, call)
+    launch = Launch.make(query, call, eager)
     query, key, value, grad_out, out = (readable_rows(tensor) for tensor in (query, key, value, grad_out, out))
     targets = [readable_rows(grad) for grad in grads]
     delta = _row_delta(out, grad_out, grad_lse)
@@ -206,7 +232,7 @@ def readable_rows(tensor: Tensor) -> Tensor:
 
 def rows_per_split(length: int, num_globals: int) -> int:
     """How many tokens one program sums over; so many that the partial sums are no larger than the keys."""
-    return int(max(1024, triton.next_power_of_2(8 * num_globals)))
+    return int(max(512, triton.next_power_of_2(8 * num_globals)))
 
 
 def _local_gradients(
@@ -225,7 +251,7 @@ def _local_gradients(
     dead = lse if masks.dead is None else masks.dead
     inputs = (query, key, value, grad_out)
     strides = [stride for tensor in inputs for stride in tensor.stride()[:3]]
-    size = tiles_of("query gradient", query.dtype, D)
+    size = tiles_of("query gradient", query.dtype, D, launch.shared)
     tiles = launch.tiles(N, size.rows)
     local_query_gradient[(tiles * B * H,)](
         *inputs,
@@ -257,7 +283,7 @@ def _local_gradients(
         num_warps=size.warps,
         num_stages=size.stages,
     )
-    size = tiles_of("key gradient", query.dtype, D)
+    size = tiles_of("key gradient", query.dtype, D, launch.shared)
     tiles = launch.tiles(N, size.keys)
     local_key_gradient[(tiles * B * H,)](
         *inputs,
@@ -307,7 +333,7 @@ def _column_gradients(
     splits = triton.cdiv(N, chunk)
     partial = [torch.empty(splits, B, H, slots, D, dtype=torch.float32, device=query.device) for _ in range(2)]
     columns = _columns(launch)
-    size = tiles_of("query gradient", query.dtype, D)
+    size = tiles_of("query gradient", query.dtype, D, launch.shared)
     column_gradient[(triton.cdiv(slots, columns["COLUMNS"]) * splits * B * H,)](
         query,
         key,
@@ -380,6 +406,15 @@ def _columns(launch: Launch) -> dict[str, Any]:
 
 def _features(features: int) -> dict[str, int]:
     return {"D": features, "BLOCK_D": max(16, triton.next_power_of_2(features))}
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program may have; in the interpreter as on Hopper."""
+    if device.type != "cuda":
+        return HOPPER_SHARED
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 99 * 1024))
 
 
 @lru_cache(maxsize=64)

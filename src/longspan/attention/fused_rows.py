@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from longspan.attention.fused import Launch
 
 _WIDEST = 1024
-"""Hidden sizes up to which a program can hold whole hidden states."""
+"""Hidden sizes up to which a program can hold whole hidden states ..."""
+_SHARED = 163 * 1024
+"""... and the bytes of shared memory that it needs for that: an A100's or more."""
 
 
 def add_global_rows(
@@ -85,6 +87,15 @@ def global_row_gradients(
     return into if global_inputs else []
 
 
+def sizes_of(dtype: torch.dtype, features: int, *, rows: int) -> dict[str, int]:
+    """Compile-time arguments that say how large a program's work is, for so many features and rows of a problem."""
+    half = dtype.itemsize == 2
+    if features > 256:
+        return {"ROWS": 16, "KEYS": 32, "num_warps": 8, "num_stages": 2}
+    wide = features > 128 or not half
+    return {"ROWS": 16 if rows <= 16 or wide else 64, "KEYS": 16 if wide else 64, "num_warps": 4, "num_stages": 2}
+
+
 def _flat_features(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
@@ -109,7 +120,7 @@ class _Rows:
         splits = triton.cdiv(N, chunk)
         out = self.query.new_empty(splits, B, P, R, E, dtype=torch.float32)
         lse2, mass = (out.new_empty(splits, B, P, R) for _ in range(2))
-        size = self._sizes()
+        size = sizes_of(self.query.dtype, E, rows=R)
         rows_forward[(splits * triton.cdiv(R, size["ROWS"]) * P * B,)](
             self.query,
             self.key,
@@ -160,7 +171,7 @@ class _Rows:
         chunk = self._chunk()
         splits = triton.cdiv(N, chunk)
         grad_query = delta.new_empty(splits, B, P, R, E)
-        size = self._sizes()
+        size = sizes_of(self.query.dtype, E, rows=R)
         inputs = (self.query, self.key, self.value, grad_out, lse2, delta, grad_mass)
         numbers = (self.launch.scale2, self.launch.scale, self.launch.keep, self.launch.threshold)
         rows_query_gradient[(splits * triton.cdiv(R, size["ROWS"]) * P * B,)](
@@ -193,14 +204,7 @@ class _Rows:
 
     def _chunk(self) -> int:
         """Tokens that one program sums over; so many that the partial sums are no larger than the keys."""
-        return int(max(1024, triton.next_power_of_2(8 * self.query.shape[2])))
-
-    def _sizes(self) -> dict[str, int]:
-        E, small = self.query.shape[-1], self.query.dtype.itemsize == 2
-        rows = 16 if self.query.shape[2] <= 16 or E > 128 or not small else 64
-        if E > 256:
-            return {"ROWS": rows, "KEYS": 32, "num_warps": 8, "num_stages": 2}
-        return {"ROWS": rows, "KEYS": 64 if small and E <= 128 else 16, "num_warps": 4, "num_stages": 2}
+        return int(max(256, triton.next_power_of_2(8 * self.query.shape[2])))
 
     def _tables(self) -> tuple[Tensor, ...]:
         launch, masks = self.launch, self.launch.masks
@@ -267,7 +271,7 @@ class _Projection:
     def absorbed(self) -> bool:
         """Whether to attend over the hidden states themselves."""
         narrow = self.hidden.shape[-1] <= _WIDEST and self.hidden.dtype.itemsize == 2
-        return narrow and self.query.shape[2] < self.query.shape[3]
+        return narrow and self.launch.shared >= _SHARED and self.query.shape[2] < self.query.shape[3]
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """``(out [B, H, G, D], lse [B, H, G])`` in fp32."""

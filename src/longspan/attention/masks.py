@@ -1,6 +1,9 @@
 """The masks of a whole batch as kernels read them: flags, counts and positions, found with one look from the host."""
 
+import operator
+import weakref
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,24 +41,31 @@ class BatchMasks:
         length: int,
         device: torch.device,
     ) -> "BatchMasks":
-        """Of bool masks ``[B, N]``; None means no global token, and no padding."""
-        padded = key_mask is not None and not bool(key_mask.all())
-        real = key_mask if padded else None
-        is_global = global_mask if real is None or global_mask is None else global_mask & real
-        none = torch.empty(0, dtype=torch.int64, device=device)
-        text, token = (none, none) if is_global is None else is_global.nonzero().unbind(1)
-        counts = none.new_zeros(batch) if is_global is None else is_global.sum(1)
-        most = int(counts.max()) if len(text) else 0
-        slot = torch.arange(len(text), device=device) - (counts.cumsum(0) - counts)[text]
+        """Of bool masks ``[B, N]``; None means no global token, and no padding. The host waits for them once."""
+        is_global = torch.zeros(batch, length, dtype=torch.bool, device=device) if global_mask is None else global_mask
+        if key_mask is not None:
+            is_global = is_global & key_mask
+        counts = is_global.sum(1)
+        most, padded, total = 0, False, 0
+        if global_mask is not None or key_mask is not None:
+            padding = torch.zeros_like(counts[:1]) if key_mask is None else (~key_mask).sum()[None]
+            *by_text, number = torch.cat([counts, padding]).tolist()
+            most, padded, total = max(by_text), number > 0, sum(by_text)
+        # The k-th global token of the batch is where the count of those up to there reaches k.
+        reached = is_global.flatten().cumsum(0)
+        flat = torch.searchsorted(reached, torch.arange(1, total + 1, device=device))
+        text, token = flat // length, flat % length
+        slot = torch.arange(total, device=device) - (counts.cumsum(0) - counts)[text]
         positions = torch.zeros(batch, max(most, 1), dtype=torch.int32, device=device)
         positions[text, slot] = token.int()
-        local: Tensor | None = real
-        if is_global is not None and len(text):
+        real = key_mask if padded else None
+        local = real
+        if most:
             local = ~is_global if real is None else real & ~is_global
         dead = None
         if local is not None:
             dead = torch.zeros(batch, length + 1, dtype=torch.int32, device=device)
-            torch.cumsum(~local, 1, dtype=torch.int32, out=dead[:, 1:])
+            dead[:, 1:] = (~local).cumsum(1)
         return cls(
             most_globals=most,
             local=None if local is None else local.to(torch.int8).contiguous(),
@@ -67,6 +77,29 @@ class BatchMasks:
             slot=slot,
             token=token,
         )
+
+    @classmethod
+    def remembered(
+        cls,
+        global_mask: Tensor | None,
+        key_mask: Tensor | None,
+        batch: int,
+        length: int,
+        device: torch.device,
+    ) -> "BatchMasks":
+        """As :meth:`make`, but of the device's last masks if they are the same tensors, unchanged since.
+
+        So the layers of a model and their backward wait once for the host. Changes are known by the tensors' version
+        counters: compiled code, which writes without them, and inference tensors, which have none, must not come here.
+        """
+        given = [mask for mask in (global_mask, key_mask) if mask is not None]
+        key = (batch, length, global_mask is None, key_mask is None, *(mask._version for mask in given))
+        last = _last.get(device)
+        if last is not None and last.key == key and all(map(operator.is_, (known() for known in last.given), given)):
+            return last.masks
+        made = cls.make(global_mask, key_mask, batch, length, device)
+        _last[device] = _Remembered(key, [weakref.ref(mask) for mask in given], made)
+        return made
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The global tokens' rows of ``[B, *, N, E]``, or of ``[B, *, N]``: ``[B, *, G(, E)]``, 0 where there is none.
@@ -81,3 +114,13 @@ class BatchMasks:
     def scatter(self, rows: Tensor, into: Tensor) -> None:
         """The inverse of :meth:`gather`, in place."""
         into[self.text, :, self.token] = rows[self.text, :, self.slot].to(into.dtype)
+
+
+class _Remembered(NamedTuple):
+    key: tuple[object, ...]
+    given: list[weakref.ref[Tensor]]
+    masks: BatchMasks
+
+
+# By device, not by thread: on a GPU the backward has a thread of its own.
+_last: dict[torch.device, _Remembered] = {}

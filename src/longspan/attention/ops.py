@@ -33,17 +33,18 @@ def attention_op(
     scale: float,
     dropout_p: float,
     backend: str,
+    eager: bool,
 ) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` as :func:`blocked_forward`; the pattern comes apart into one entry per head, the seed as a
-    tensor. ``backend`` is for :func:`select`.
+    tensor. ``backend`` is for :func:`select`; ``eager`` says that no compiled code made the masks.
     """
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
     device = query.device
     if select(backend, query) == "triton":
         from longspan.attention.fused import fused_forward
 
-        with torch.autocast(device.type, enabled=False):
-            return fused_forward(query, key, value, global_inputs, call)
+        with torch.autocast(device.type, enabled=False), torch.cuda.device_of(query):
+            return fused_forward(query, key, value, global_inputs, call, eager)
     with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
         return blocked_forward(query, key, value, global_inputs, call, scratch)
 
@@ -68,6 +69,7 @@ def attention_backward_op(
     scale: float,
     dropout_p: float,
     backend: str,
+    eager: bool,
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
     call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
@@ -75,8 +77,8 @@ def attention_backward_op(
     if select(backend, query) == "triton":
         from longspan.attention.fused import fused_backward
 
-        with torch.autocast(device.type, enabled=False):
-            return fused_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call)
+        with torch.autocast(device.type, enabled=False), torch.cuda.device_of(query):
+            return fused_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, eager)
     with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
         return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, scratch)
 
