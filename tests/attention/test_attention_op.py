@@ -56,6 +56,7 @@ def _op_arguments(case: Case, dropout_p: float) -> tuple[Any, ...]:
         0.5,
         dropout_p,
         "auto",
+        True,
     )
 
 
