@@ -10,7 +10,7 @@ from longspan.training.language_modelling.recipe import Stage
 class LanguageModelBudget:
     """How much text, how large a model, which stages.
 
-    The defaults take less than three minutes on two cores of a server CPU of 2023.
+    The defaults take some three minutes on two cores of a server CPU of 2023.
 
     Raises:
         ValueError: a size out of range, or two that contradict.
