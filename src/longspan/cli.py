@@ -92,7 +92,7 @@ def pretrain(
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file of a recipe; options and --set replace its fields.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder of a masked language model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder of the model to begin with.")] = None,
     train: Annotated[
         list[str] | None, typer.Option(help="Text to train on: a file, a folder, or hub:NAME[:CONFIG].")
     ] = None,
@@ -110,6 +110,7 @@ def pretrain(
 ) -> None:
     """Pretrain a masked language model on your text; run it again to go on where it stopped.
 
+    With --set objective=denoising a BART or an LED.
     Several processes: torchrun --nproc-per-node N -m longspan pretrain ...
     """
     options = {
@@ -411,12 +412,10 @@ def export_onnx_(
     ] = None,
 ) -> None:
     """Write a model as one ONNX file for any batch, length and number of global tokens."""
-    from transformers import AutoConfig
-
     from longspan import models
     from longspan.integrations import export_onnx
 
-    name = (AutoConfig.from_pretrained(model).architectures or ["LongformerModel"])[0]
+    name = (models.read_config(model).architectures or ["LongformerModel"])[0]
     loader = getattr(models, name, None)
     if loader is None:
         raise ValueError(f"{model} holds a {name}, which is no model of this package; it exports Longformers")

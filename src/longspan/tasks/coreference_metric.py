@@ -55,7 +55,7 @@ def ceaf_e(key: Sequence[Cluster], response: Sequence[Cluster]) -> Counts:
 
     Needs ``scipy`` (with the extra ``finetune``).
     """
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    from scipy.optimize import linear_sum_assignment
 
     if not key or not response:
         return 0.0, len(key), 0.0, len(response)
