@@ -13,6 +13,7 @@ import transformers
 from rich.console import Console
 
 from benchmarks.cases import BASE, DTYPES, TASKS, TINY, Case, Task, grid
+from benchmarks.cuda_rivals import CUDA_RIVALS
 from benchmarks.machine import MatrixRate, describe, today
 from benchmarks.plot import save
 from benchmarks.report import Report
@@ -45,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "benchmarks", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         # argparse's own errors exit with 2; these are the ones that need PyTorch or the whole of the options.
-        rivals = _rivals(options.rivals)
         _check_device(options.device)
+        rivals = _rivals(options.rivals, options.device)
+        options.memory_limit = options.memory_limit or _usual_memory_limit(options.device)
         runs = [(what, _cases(what, options)) for what in _expand(options.what)]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -125,11 +127,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", nargs="?", default="all", choices=[*TASKS, "memory", "all"])
-    parser.add_argument("--lengths", type=_integers, metavar="N,N", help="numbers of tokens; default: up to 65,536")
+    parser.add_argument(
+        "--lengths", type=_integers, metavar="N,N", help="numbers of tokens; default by task and device"
+    )
     parser.add_argument("--globals", type=_integers, metavar="G,G", help="numbers of global tokens; default by task")
+    parser.add_argument("--batch", type=_positive, default=1, help="texts at once (default 1)")
     parser.add_argument("--window", type=int, help="total width in tokens, half on each side (default 512)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--rivals", metavar="NAME,NAME", help=f"some of {', '.join(r.name for r in RIVALS[1:])}")
+    parser.add_argument("--rivals", metavar="NAME,NAME", help=f"some of {', '.join(_known())}")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
     parser.add_argument(
         "--threads", type=_positive, default=torch.get_num_threads(), help="of PyTorch (default: its own)"
@@ -139,12 +144,10 @@ def _parser() -> argparse.ArgumentParser:
         "--run-limit", type=_limit, default=150, help="seconds; a rival stops before a run takes longer"
     )
     parser.add_argument("--case-limit", type=_limit, default=600, help="seconds; above it a case gets fewer rounds")
-    free = psutil.virtual_memory().available / 2**30
     parser.add_argument(
         "--memory-limit",
         type=_limit,
-        default=round(0.7 * free, 1),
-        help="GiB; a rival stops when a run needs more (default: 70 %% of what is free now)",
+        help="GiB; a rival stops when a run needs more (default: 70 %% of what is free now, 90 %% of a GPU's)",
     )
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
@@ -192,18 +195,35 @@ def _cases(what: str, options: argparse.Namespace) -> list[Case]:
             window=options.window or (32 if options.quick else 512),
             dtype=options.dtype,
             device=options.device,
+            batch=options.batch,
             size=TINY if options.quick else BASE,
         )
     ]
 
 
-def _rivals(names: str | None) -> list[Rival]:
-    known = {rival.name: rival for rival in RIVALS}
-    wanted = list(known) if names is None else ["longspan", *names.split(",")]
-    unknown = [name for name in wanted if name not in known]
+def _known() -> dict[str, Rival]:
+    """Every rival by name, but for longspan."""
+    return {rival.name: rival for rival in (*RIVALS[1:], *CUDA_RIVALS)}
+
+
+def _rivals(names: str | None, device: str) -> list[Rival]:
+    """Longspan and the rivals of these names; None means all, those of :data:`CUDA_RIVALS` on a GPU only."""
+    known = _known()
+    usual = RIVALS[1:] if device == "cpu" else (*RIVALS[1:], *CUDA_RIVALS)
+    wanted = [rival.name for rival in usual] if names is None else names.split(",")
+    unknown = [name for name in wanted if name not in known and name != "longspan"]
     if unknown:
-        raise ValueError(f"no rival is called {', '.join(unknown)}; there are {', '.join(list(known)[1:])}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+        raise ValueError(
+            f"no rival is called {', '.join(unknown)}; there are {', '.join(rival.name for rival in usual)}"
+        )
+    return [RIVALS[0], *(known[name] for name in dict.fromkeys(wanted) if name in known)]
+
+
+def _usual_memory_limit(device: str) -> float:
+    """GiB that a run may need."""
+    if device == "cpu":
+        return round(0.7 * psutil.virtual_memory().available / 2**30, 1)
+    return round(0.9 * torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
 
 
 def _check_device(device: str) -> None:

@@ -105,6 +105,12 @@ LENGTHS: dict[Task, tuple[int, ...]] = {
     "model": (512, 1024, 2048, 4096),
     "train-step": (512, 1024, 2048, 4096),
 }
+GPU_LENGTHS: dict[Task, tuple[int, ...]] = {
+    "attention": tuple(1024 * 2**power for power in range(9)),  # to 262,144
+    "module": tuple(1024 * 2**power for power in range(8)),
+    "model": (512, 1024, 2048, 4096, 8192, 16384),
+    "train-step": (512, 1024, 2048, 4096, 8192),
+}
 GLOBAL_TOKENS: dict[Task, tuple[int, ...]] = {
     "attention": (0, 1),
     "module": (1,),  # a classifier's first token
@@ -127,19 +133,22 @@ def grid(
     window: int = 512,
     dtype: str = "float32",
     device: str = "cpu",
+    batch: int = 1,
     size: Size = BASE,
 ) -> list[Case]:
     """The cases of one task, series by series, each series from short to long.
 
     Args:
         task: what is measured.
-        lengths: values of N; ``None`` takes ``LENGTHS[task]``.
+        lengths: values of N; ``None`` takes ``LENGTHS[task]``, on a GPU ``GPU_LENGTHS[task]``.
         global_tokens: numbers of global tokens; ``None`` takes ``GLOBAL_TOKENS[task]``.
         window: total width w, in tokens.
         dtype: key of ``DTYPES``.
         device: ``"cpu"`` or ``"cuda"``.
+        batch: B, texts at once.
         size: shape of the model.
     """
+    usual = LENGTHS[task] if device == "cpu" else GPU_LENGTHS[task]
     return [
         Case(
             task=task,
@@ -149,9 +158,10 @@ def grid(
             window=window,
             dtype=dtype,
             device=device,
+            batch=batch,
             size=size,
         )
         for count in (GLOBAL_TOKENS[task] if global_tokens is None else global_tokens)
         for backward in BACKWARD[task]
-        for length in sorted(LENGTHS[task] if lengths is None else lengths)
+        for length in sorted(usual if lengths is None else lengths)
     ]

@@ -46,7 +46,7 @@ class Machine:
 
 def describe(device: str) -> Machine:
     """Describe this machine, for runs on ``device``."""
-    packages = ("longspan", "torch", "transformers", "local-attention", "numpy")
+    packages = ("longspan", "torch", "transformers", "local-attention", "triton", "numpy")
     return Machine(
         processor=_processor(),
         cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1,

@@ -52,12 +52,19 @@ class Failure:
 
 
 def once(workload: Workload, device: str) -> float:
-    """Seconds of one run."""
+    """Seconds of one run; on a GPU between two events of its own clock."""
     synchronize(device)
-    start = time.perf_counter()
-    workload.step()
+    if device == "cpu":
+        start = time.perf_counter()
+        workload.step()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.cuda.device(device):
+        begin.record()
+        workload.step()
+        end.record()
     synchronize(device)
-    return time.perf_counter() - start
+    return begin.elapsed_time(end) / 1e3
 
 
 def interleave(workloads: dict[str, Workload], rounds: int, device: str) -> dict[str, Timing]:
@@ -150,7 +157,11 @@ def out_of_memory(error: Exception) -> bool:
 def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: Connection) -> None:
     gc.freeze()  # what the server imported is no garbage
     torch.set_num_threads(threads)
-    _limit_memory(budget)
+    if case.device == "cpu":
+        _limit_memory(budget)
+    else:
+        total = torch.cuda.get_device_properties(case.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), case.device)
     try:
         # A tiny run first: threads, lazy imports and kernels made on first use are not the case's memory.
         build(replace(case, size=TINY, length=case.window), rival).step()

@@ -22,6 +22,9 @@ Result = dict[str, Any]
 COLOURS = {
     "longspan": "#0b6e4f",
     "longspan-sparse": "#58b09c",
+    "longspan-blocked": "#9bc53d",
+    "flex": "#e6a117",
+    "flash-window": "#7b4fa3",
     "huggingface": "#c8553d",
     "sdpa": "#4a5899",
     "local-attention": "#8d8d8d",

@@ -1,0 +1,226 @@
+# mypy: disable-error-code="import-not-found,import-untyped"
+"""``python -m benchmarks.kernel_resources``: what the Triton kernels ask of a GPU, compiled without one.
+
+For each kernel and head size: registers of a thread, bytes spilled to memory (which is slow), shared memory of a
+program, and whether its products run on tensor cores. Needs ``pip install 'longspan[gpu]'``; takes minutes.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmarks.cases import DTYPES
+from longspan.attention import triton_local, triton_rows
+from longspan.attention.fused import tiles_of
+from longspan.attention.fused_rows import sizes_of
+
+_TRITON_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_INTEGERS = {"heads", "dead", "positions", "counts", "row_hash", "key_hash"}
+_FLAGS = {"local", "real"}
+_SUMS = {"lse", "delta", "lse2", "mass", "grad_mass", "grad_lse"}
+_NUMBERS = {"scale2", "scale", "keep"}
+_STRIDE = re.compile(r"_[bhnp]$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """One compiled kernel."""
+
+    kernel: str
+    tile: str
+    warps: int
+    stages: int
+    registers: int
+    """Of a thread; 255 is the most there are."""
+    spilled: int
+    """Bytes of a thread that didn't fit into registers."""
+    shared: int
+    """Bytes of shared memory; Hopper has 227 KiB for a program, Ampere 163, others 99."""
+    tensor_cores: int
+    """Instructions that use them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A kernel with its compile-time arguments."""
+
+    function: Any
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    float32: tuple[str, ...] = ()
+    """Pointers to fp32 whatever the inputs are."""
+
+
+def kernels(dtype: str, features: int, *, masked: bool, dropout: bool, hidden: int = 768) -> Iterator[Kernel]:
+    """All kernels of a call, with the tiles that the package uses.
+
+    Args:
+        dtype: of the inputs, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        features: D.
+        masked: whether there are global tokens and padding.
+        dropout: whether attention weights are dropped.
+        hidden: C, of absorbed global rows.
+    """
+    torch_dtype = DTYPES[dtype]
+    shared = {
+        "D": features,
+        "BLOCK_D": max(16, triton.next_power_of_2(features)),
+        "COLUMNS": 16,
+        "HAS_MASK": masked,
+        "HAS_GLOBALS": masked,
+        "CAUSAL": False,
+        "NEGATIVE": False,
+        "DROPOUT": dropout,
+        "PRECISION": "ieee" if dtype == "float32" else "tf32",
+        "HAS_GRAD_LSE": False,
+    }
+    local = {
+        "forward": triton_local.local_forward,
+        "query gradient": triton_local.local_query_gradient,
+        "key gradient": triton_local.local_key_gradient,
+    }
+    for name, function in local.items():
+        size = tiles_of(name, torch_dtype, features)
+        yield Kernel(
+            function=function,
+            constants={**shared, "ROWS": size.rows, "KEYS": size.keys},
+            warps=size.warps,
+            stages=size.stages,
+        )
+    yield Kernel(function=triton_local.row_delta, constants={**shared, "ROWS": 64}, warps=4, stages=3)
+    if not masked:
+        return
+    size = tiles_of("query gradient", torch_dtype, features)
+    yield Kernel(
+        function=triton_local.column_gradient,
+        constants={**shared, "ROWS": min(size.rows, 64)},
+        warps=4,
+        stages=size.stages,
+        float32=("grad_key", "grad_value"),
+    )
+    for width, is_shared in ((features, False), (hidden, True)):
+        if is_shared and torch_dtype.itemsize != 2:
+            continue
+        sizes = sizes_of(torch_dtype, width, rows=12)
+        warps, stages = sizes.pop("num_warps"), sizes.pop("num_stages")
+        constants = {
+            **shared,
+            **sizes,
+            "E": width,
+            "BLOCK_E": max(16, triton.next_power_of_2(width)),
+            "HAS_PADDING": True,
+            "SHARED": is_shared,
+            "ADD": False,
+        }
+        for function, float32 in (
+            (triton_rows.rows_forward, ("out",)),
+            (triton_rows.rows_query_gradient, ("grad_query",)),
+            (triton_rows.rows_key_gradient, ()),
+        ):
+            yield Kernel(function=function, constants=constants, warps=warps, stages=stages, float32=float32)
+
+
+def compile_kernel(kernel: Kernel, dtype: str, capability: int) -> Resources:
+    """Compile for a compute capability such as 90, with pointers and strides aligned as a model's are.
+
+    Raises:
+        RuntimeError: the assembler refused the kernel.
+    """
+    signature: dict[str, str] = {}
+    constants, attributes = {}, {}
+    for index, name in enumerate(kernel.function.arg_names):
+        if name in kernel.constants:
+            signature[name], constants[name] = "constexpr", kernel.constants[name]
+            continue
+        signature[name] = _type(name, "fp32" if name in kernel.float32 else _TRITON_TYPES[dtype])
+        if signature[name].startswith("*") or _STRIDE.search(name):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel.function, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assembly: str = compiled.asm["ptx"]
+    report = _assemble(assembly)
+    registers = re.search(r"Used (\d+) registers", report)
+    if registers is None:
+        raise RuntimeError(f"{kernel.function.__name__} can't be assembled: {report.strip()}")
+    sizes = {name: kernel.constants[name] for name in ("ROWS", "KEYS", "COLUMNS") if name in constants}
+    return Resources(
+        kernel=kernel.function.__name__,
+        tile=" ".join(f"{name.lower()} {size}" for name, size in sizes.items()),
+        warps=kernel.warps,
+        stages=kernel.stages,
+        registers=int(registers.group(1)),
+        spilled=sum(map(int, re.findall(r"(\d+) bytes spill stores", report))),
+        shared=compiled.metadata.shared,
+        tensor_cores=len(re.findall(r"wgmma\.mma_async|mma\.sync", assembly)),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table for each dtype and head size; 1 if a kernel spills."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_resources", description=__doc__)
+    parser.add_argument("--capability", type=int, default=90, help="compute capability without its point (default 90)")
+    parser.add_argument("--features", type=int, nargs="+", default=[64, 128], help="head sizes (default 64 128)")
+    parser.add_argument("--dtypes", nargs="+", choices=list(_TRITON_TYPES), default=["bfloat16"])
+    parser.add_argument("--plain", action="store_true", help="without global tokens and padding")
+    parser.add_argument("--dropout", action="store_true")
+    options = parser.parse_args(arguments)
+    console = Console()
+    spilled = 0
+    for dtype in options.dtypes:
+        for features in options.features:
+            table = Table(title=f"{dtype}, D = {features}, sm_{options.capability}", box=box.SIMPLE_HEAD)
+            for column in ("kernel", "tile", "warps", "stages", "registers", "spilled B", "shared KiB", "tensor cores"):
+                table.add_column(column, justify="left" if column in ("kernel", "tile") else "right")
+            for kernel in kernels(dtype, features, masked=not options.plain, dropout=options.dropout):
+                found = compile_kernel(kernel, dtype, options.capability)
+                spilled += found.spilled
+                numbers = (found.warps, found.stages, found.registers, found.spilled, found.shared / 1024)
+                table.add_row(found.kernel, found.tile, *(f"{n:g}" for n in numbers), str(found.tensor_cores))
+            console.print(table)
+    return 1 if spilled else 0
+
+
+def _type(name: str, of_inputs: str) -> str:
+    if name in _NUMBERS:
+        return "fp32"
+    if name in _INTEGERS:
+        return "*i32"
+    if name in _FLAGS:
+        return "*i8"
+    if name in _SUMS:
+        return "*fp32"
+    if name in ("query", "key", "value", "out") or (name.startswith("grad_") and not _STRIDE.search(name)):
+        return f"*{of_inputs}"
+    return "i32"
+
+
+def _assemble(assembly: str) -> str:
+    """What the assembler says of a kernel."""
+    target = re.search(r"\.target (\w+)", assembly)
+    assert target is not None
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(assembly)
+        output = Path(folder) / "kernel.cubin"
+        command = [str(assembler), "-v", f"--gpu-name={target.group(1)}", "-o", str(output), str(source)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main())

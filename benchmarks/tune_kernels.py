@@ -1,0 +1,96 @@
+"""``python -m benchmarks.tune_kernels``: the time of each kernel with other tiles, on the GPU at hand.
+
+Prints, for each kernel, every tile from fast to slow beside the one that the package uses (``fused.py``). The package
+chooses by dtype and head size alone, so that a new length compiles nothing: look at several lengths before a change.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from unittest.mock import patch
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cases import DTYPES, Case, Size
+from benchmarks.measure import once
+from benchmarks.rivals import RIVALS
+from benchmarks.workloads import build
+from longspan.attention import fused
+
+_ROWS, _KEYS, _WARPS, _STAGES = (32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3, 4)
+
+
+def candidates() -> Iterator[fused.Tiles]:
+    """Tiles worth a try: those with at least 16 rows for each warp."""
+    for rows, keys, warps, stages in itertools.product(_ROWS, _KEYS, _WARPS, _STAGES):
+        if max(rows, keys) >= 16 * warps:
+            yield fused.Tiles(rows, keys, warps, stages)
+
+
+def seconds_with(kernel: str, tiles: fused.Tiles, case: Case, rounds: int) -> float | None:
+    """The fastest of some runs of the case with ``kernel`` tiled so; None if the GPU lacks registers or memory."""
+    usual = fused.tiles_of
+
+    def tiles_of(name: str, dtype: torch.dtype, features: int, shared: int) -> fused.Tiles:
+        return tiles if name == kernel else usual(name, dtype, features, shared)
+
+    with patch.object(fused, "tiles_of", tiles_of):
+        try:
+            workload = build(case, RIVALS[0])
+            workload.step()  # compiles
+            return min(once(workload, case.device) for _ in range(rounds))
+        except Exception as error:  # what triton raises has changed names from version to version
+            if "out of resource" in str(error) or isinstance(error, torch.OutOfMemoryError):
+                return None
+            raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table for each kernel; 2 without a GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune_kernels", description=__doc__)
+    parser.add_argument("--kernels", nargs="+", choices=("forward", "query gradient", "key gradient"))
+    parser.add_argument("--length", type=int, default=16384)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--globals", type=int, default=1)
+    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("error: tuning needs a CUDA device, and this PyTorch sees none", file=sys.stderr)
+        return 2
+    console = Console()
+    for kernel in options.kernels or ("forward", "query gradient", "key gradient"):
+        case = Case(
+            task="attention",
+            length=options.length,
+            backward=kernel != "forward",
+            global_tokens=options.globals,
+            window=options.window,
+            dtype=options.dtype,
+            device="cuda",
+            batch=options.batch,
+            size=Size(heads=12, head_dim=options.features, layers=1, intermediate=64, vocabulary=199),
+        )
+        shared = fused.shared_memory(torch.device("cuda"))
+        ours = fused.tiles_of(kernel, DTYPES[options.dtype], options.features, shared)
+        timed = {tiles: seconds_with(kernel, tiles, case, options.rounds) for tiles in {ours, *candidates()}}
+        ran = {tiles: time for tiles, time in timed.items() if time is not None}
+        table = Table(
+            title=f"{kernel}: {case.mode} of the whole attention, {case.length:,} tokens", box=box.SIMPLE_HEAD
+        )
+        for column in ("rows", "keys", "warps", "stages", "ms", ""):
+            table.add_column(column, justify="right")
+        for tiles in sorted(ran, key=ran.__getitem__):
+            table.add_row(*map(str, tiles), f"{ran[tiles] * 1e3:.3f}", "in use" if tiles == ours else "")
+        console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
