@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import make_recipe, numbers
 from summaries import save_led
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -20,7 +21,6 @@ from longspan.data.layout import SequenceLayout
 from longspan.training import PretrainInterrupted, PretrainRecipe, load_recipe, pretrain
 from longspan.training.denoising import DenoisingMetrics, true_text_logits
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence
-from runs import make_recipe, numbers
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
