@@ -157,4 +157,5 @@ def shift_tokens_right(ids: Tensor, pad_token_id: int | None, decoder_start_toke
             f"they are {pad_token_id} and {decoder_start_token_id}"
         )
     start = ids.new_full((ids.shape[0], 1), decoder_start_token_id)
-    return torch.cat([start, ids[:, :-1].masked_fill(ids[:, :-1] == _IGNORED, pad_token_id)], dim=1)
+    shifted = torch.cat([start, ids], dim=1)[:, :-1]
+    return shifted.masked_fill(shifted == _IGNORED, pad_token_id)
