@@ -8,7 +8,7 @@ from typing import Any
 class SummariesBudget:
     """How much text, how large a model, how many steps.
 
-    The defaults take less than four minutes on two cores of a server CPU of 2023.
+    The defaults are meant to take four minutes on two cores of a server CPU of 2023.
 
     Raises:
         ValueError: a size out of range, or two that contradict.
