@@ -132,11 +132,3 @@ def test_the_name_is_beyond_what_a_short_model_reads() -> None:
         place = next(place for place, word in enumerate(words) if word in far_part.SUMMARIES)
         assert place >= far_part.LONGEST // 2 - 1
         assert far_part.SUMMARIES[words[place]] == record["summary"]
-
-
-@pytest.mark.slow
-def test_what_decides_the_summary_is_found_at_16k_and_not_at_1k(tmp_path: Path) -> None:
-    """Some minutes on one core."""
-    right = {length: far_part.share_right(tmp_path, length, steps=500, train=2000, test=32) for length in (1024, 16384)}
-    assert right[16384] > 0.9
-    assert right[1024] < 0.4
