@@ -1,6 +1,5 @@
 """``run_language_model_demo``: a character language model learns Python in growing windows."""
 
-import platform
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from longspan.demo.corpus import read_files, read_standard_library, split_files,
 from longspan.demo.language_model_budget import LanguageModelBudget
 from longspan.demo.language_model_speed import time_writing
 from longspan.demo.language_model_story import table_of_stages, write_language_model_report
-from longspan.demo.stages import Result, Stages
+from longspan.demo.stages import Result, Stages, demo_settings
 from longspan.training.language_modelling import train_language_model
 from longspan.training.language_modelling.recipe import LanguageModelRecipe
 from longspan.training.language_modelling.text import generate_text, load_language_model
@@ -60,13 +59,7 @@ def run_language_model_demo(
     """
     budget = LanguageModelBudget() if budget is None else budget
     folder = Path(output_dir)
-    settings = {
-        "seed": seed,
-        "source": None if source is None else str(source),
-        "python": platform.python_version(),
-        **budget.to_dict(),
-    }
-    with Stages.opened(folder, settings) as stages:
+    with Stages.opened(folder, demo_settings(seed, source, budget.to_dict())) as stages:
         return _Demo(folder, seed, budget, None if source is None else Path(source), stages).run()
 
 

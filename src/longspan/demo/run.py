@@ -1,6 +1,5 @@
 """``run_demo``: the story of the Longformer paper at small size, on text that every Python machine has."""
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from longspan.demo.cost import measure_cost
 from longspan.demo.examples import choose_examples, fill_example
 from longspan.demo.lookups import by_distance, guess, mask_sequences
 from longspan.demo.small_roberta import new_roberta
-from longspan.demo.stages import Result, Stages
+from longspan.demo.stages import Result, Stages, demo_settings
 from longspan.demo.story import table_of_rows, write_report
 from longspan.demo.tokenizer import train_tokenizer
 from longspan.training import PretrainRecipe, evaluate_masked_lm, load_masked_lm, load_tokenizer, pretrain
@@ -67,13 +66,7 @@ def run_demo(
     """
     budget = DemoBudget() if budget is None else budget
     folder = Path(output_dir)
-    settings = {
-        "seed": seed,
-        "source": None if source is None else str(source),
-        "python": platform.python_version(),
-        **budget.to_dict(),
-    }
-    with Stages.opened(folder, settings) as stages:
+    with Stages.opened(folder, demo_settings(seed, source, budget.to_dict())) as stages:
         return _Demo(folder, seed, budget, None if source is None else Path(source), stages).run()
 
 

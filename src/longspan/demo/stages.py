@@ -2,6 +2,7 @@
 
 import json
 import logging
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,18 @@ logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 """What a stage gives: plain values that JSON holds."""
+
+
+def demo_settings(seed: int, source: str | Path | None, sizes: Result) -> Result:
+    """Everything that a demo's results depend on.
+
+    Args:
+        seed: of weights and order.
+        source: the folder whose text it reads; None: the standard library of this Python.
+        sizes: the budget's fields.
+    """
+    named = None if source is None else str(source)
+    return {"seed": seed, "source": named, "python": platform.python_version(), **sizes}
 
 
 class Stages:

@@ -1,7 +1,6 @@
 """``run_summaries_demo``: a BART learns to restore Python, becomes an LED, and learns to say what code does."""
 
 import json
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from longspan.data.tokenization import tokenize
 from longspan.demo.corpus import Corpus, SourceFile, read_files, read_standard_library, split_files, write_corpus
 from longspan.demo.docstrings import Definition, as_words, name_as_words, read_definitions
 from longspan.demo.small_bart import new_bart
-from longspan.demo.stages import Result, Stages
+from longspan.demo.stages import Result, Stages, demo_settings
 from longspan.demo.summaries_budget import SummariesBudget
 from longspan.demo.summaries_story import sample_text, table_of_scores, write_summaries_report
 from longspan.demo.tokenizer import train_tokenizer
@@ -69,13 +68,7 @@ def run_summaries_demo(
     """
     budget = SummariesBudget() if budget is None else budget
     folder = Path(output_dir)
-    settings = {
-        "seed": seed,
-        "source": None if source is None else str(source),
-        "python": platform.python_version(),
-        **budget.to_dict(),
-    }
-    with Stages.opened(folder, settings) as stages:
+    with Stages.opened(folder, demo_settings(seed, source, budget.to_dict())) as stages:
         return _Demo(folder, seed, budget, None if source is None else Path(source), stages).run()
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from longspan.data.masking import IGNORED
 from longspan.data.progress import progress_bar
 from longspan.data.text import Document
 from longspan.data.tokenization import Tokens, tokenize
-from longspan.training.evaluation import LN2, evaluation_mode
+from longspan.training.evaluation import LN2, Sums, evaluation_mode, perplexity
 from longspan.training.masked_lm import check_vocabulary, masked_nats
 from longspan.training.resumable_trainer import MASK_KEY
 from longspan.training.sequence_to_sequence import position_limits
@@ -51,19 +51,14 @@ class DenoisingMetrics:
 
 
 @dataclass
-class DenoisingCounts:
-    """Sums that add over batches and processes."""
+class DenoisingCounts(Sums):
+    """Of an evaluation."""
 
     nats: float = 0.0
     correct: float = 0.0
     tokens: float = 0.0
     documents: float = 0.0
     sequences: float = 0.0
-
-    def add(self, other: "DenoisingCounts") -> None:
-        """Add the sums of ``other``."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def metrics(self, seconds: float) -> DenoisingMetrics:
         """The means; NaN without a token."""
@@ -72,7 +67,7 @@ class DenoisingCounts:
             loss=loss,
             bits_per_token=loss / LN2,
             accuracy=self.correct / self.tokens if self.tokens else math.nan,
-            perplexity=math.exp(loss) if loss < 700 else math.inf if loss == loss else math.nan,
+            perplexity=perplexity(loss),
             tokens=int(self.tokens),
             documents=int(self.documents),
             sequences=int(self.sequences),

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -64,8 +64,23 @@ class MaskedLMMetrics:
 
 
 @dataclass
-class MaskedLMCounts:
-    """Sums that add over batches and processes."""
+class Sums:
+    """Numbers that add over batches and processes."""
+
+    def add(self, other: Self) -> None:
+        """Add the sums of ``other``."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)``, infinite where a float can't hold it; NaN of NaN."""
+    return math.exp(loss) if loss < 700 else math.inf if loss == loss else math.nan
+
+
+@dataclass
+class MaskedLMCounts(Sums):
+    """Of an evaluation."""
 
     nats: float = 0.0
     correct: float = 0.0
@@ -76,11 +91,6 @@ class MaskedLMCounts:
     documents: float = 0.0
     sequences: float = 0.0
 
-    def add(self, other: "MaskedLMCounts") -> None:
-        """Add the sums of ``other``."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
     def metrics(self, seconds: float) -> MaskedLMMetrics:
         """The means. With nothing masked (a text of a few tokens) they are NaN."""
         loss = self.nats / self.masked if self.masked else math.nan
@@ -90,7 +100,7 @@ class MaskedLMCounts:
             bits_per_character=self.nats / LN2 / self.characters if self.characters else math.nan,
             bits_per_byte=self.nats / LN2 / self.bytes if self.bytes else math.nan,
             accuracy=self.correct / self.masked if self.masked else math.nan,
-            perplexity=math.exp(loss) if loss < 700 else math.inf if loss == loss else math.nan,
+            perplexity=perplexity(loss),
             tokens=int(self.tokens),
             masked=int(self.masked),
             masked_characters=int(self.characters),
