@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from tiny_demo import TINY
 from transformers import PreTrainedTokenizerFast, RobertaForMaskedLM
 
 from longspan.convert import lengthen

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from tiny_demo import TINY
 from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaForMaskedLM
 
 from longspan import LongformerForMaskedLM
