@@ -16,6 +16,7 @@ from longspan import AutoModelForSequentialSentenceClassification, add_remote_co
 from longspan.data import SegmentLayout
 from longspan.models import (
     LongformerConfig,
+    LongformerForMultipleChoice,
     LongformerForSequentialSentenceClassification,
     LongformerModelForSequenceClassification,
     read_config,
@@ -145,6 +146,45 @@ def test_auto_takes_the_class_that_a_directory_names(tmp_path: Path) -> None:
     auto_map = json.loads((tmp_path / "ModelForSequenceClassification" / "config.json").read_text())["auto_map"]
     own = "modeling_longspan.LongformerModelForSequenceClassification"
     assert auto_map["AutoModelForSequenceClassification"] == own
+
+
+@pytest.mark.parametrize("given", ["nothing", "fields", "config"])
+@pytest.mark.parametrize("attentive", [False, True], ids=["last", "attentive"])
+def test_the_authors_multiple_choice_opens(tmp_path: Path, attentive: bool, given: str) -> None:
+    pooling = "attentive" if attentive else "last"
+    model = build_ours("ForMultipleChoice", segment_length=8, pooling=pooling, global_attention_policy="cls+sep")
+    theirs = {"longformer.pooler.": "pooler.", "pooling.": "pooler.attentive_pooling."}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        old = next((prefix for prefix in theirs if name.startswith(prefix)), "")
+        state[theirs.get(old, "") + name.removeprefix(old)] = tensor
+    state["longformer.pooler.dense.weight"] = torch.ones(24, 24)  # their class has one that it doesn't use
+    state["longformer.pooler.dense.bias"] = torch.ones(24)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    fields = model.config.to_diff_dict()
+    for name in ("pooling", "segment_length", "global_attention_policy"):
+        del fields[name]
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"max_sentence_length": 8}))
+    config = LongformerConfig.from_pretrained(tmp_path, output_hidden_states=True)
+    extra: dict[str, Any] = {"nothing": {}, "fields": {"pooling": pooling}, "config": {"config": config}}[given]
+    again, report = LongformerForMultipleChoice.from_pretrained(tmp_path, output_loading_info=True, **extra)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert config.pooling is None  # the caller's own is not written to
+    batch = {name: tensor[None] for name, tensor in _texts().items() if name != "global_attention_mask"}
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
+    again.save_pretrained(tmp_path / "saved")
+    saved = LongformerForMultipleChoice.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(saved(**batch).logits, model(**batch).logits)
+
+
+def test_segments_of_an_unknown_length_are_refused(tmp_path: Path) -> None:
+    model = build_ours("ForMultipleChoice")
+    state = {name.replace("longformer.pooler.", "pooler."): tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"pool segments.*pass segment_length=128"):
+        LongformerForMultipleChoice.from_pretrained(tmp_path)
 
 
 def test_what_stock_cannot_read(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,11 +1,13 @@
 """Multiple choice: which of several texts, most often a passage joined with an answer each, is right."""
 
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.longformer.modeling_longformer import LongformerMultipleChoiceModelOutput
 
+from longspan.models.card_multiple_choice import AUTHORS_POOLER, AuthorsPooler, authors_pooling
 from longspan.models.heads import LongformerHead, head_dropout
 from longspan.models.losses import token_classification_loss
 from longspan.models.pooling import Pooling
@@ -20,10 +22,13 @@ class LongformerForMultipleChoice(LongformerHead):
     don't show separators, no token is.
 
     ``config.pooling`` gives the pooler another vector than the first token's.
+
+    What the authors of ``kiddothe2b/longformer-base-4096`` finetuned, under the same class name, opens too: see
+    :meth:`from_pretrained`.
     """
 
     default_global_policy = "choice"
-    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$", r"^unused_pooler\."]  # noqa: RUF012
     _loss_function = staticmethod(token_classification_loss)
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -32,6 +37,50 @@ class LongformerForMultipleChoice(LongformerHead):
         self.dropout = head_dropout(self.config)
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: PreTrainedConfig | None = None,
+        key_mapping: dict[str, str] | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As :meth:`LongformerHead.from_pretrained`, checkpoints of the card's authors included.
+
+        Their class pools segments, by default the last one's, with a ``pooler`` of its own, and holds an encoder's
+        pooler that it doesn't use. Where their keys are found, the model is loaded with them in their places,
+        ``pooling`` becomes theirs (attentive if there are weights of it, else ``"last"``) and the global policy
+        ``"cls+sep"``, unless the configuration says something else.
+
+        Raises:
+            OSError, ValueError: as there, or such a checkpoint without a length of segments.
+        """
+
+        def load(loader: Any, **fields: Any) -> Any:
+            given = {"key_mapping": AUTHORS_POOLER if key_mapping is None else key_mapping} | kwargs | fields
+            return loader(pretrained_model_name_or_path, *args, output_loading_info=True, **given)
+
+        model, report = load(super().from_pretrained, config=config)
+        # Asked of the loading itself: the file may be in pieces, or on the hub.
+        found = {key for key in report["unexpected_keys"] if key.startswith("authors_pooler.")}
+        if found and key_mapping is None:
+            pooling = authors_pooling(model.config, found, str(pretrained_model_name_or_path))
+            if config is not None:
+                config = deepcopy(config)
+                config.pooling = pooling
+            pooler, theirs = load(
+                AuthorsPooler.from_pretrained, **({"pooling": pooling} if config is None else {"config": config})
+            )
+            model.config.pooling = pooling
+            model.config.global_attention_policy = model.config.global_attention_policy or "cls+sep"
+            model.pooling, model.longformer.pooler.dense = pooler.pooling, pooler.authors_pooler["dense"]
+            report["unexpected_keys"] -= found
+            report["missing_keys"] -= {key for key in report["missing_keys"] if "pool" in key}
+            report["missing_keys"] |= {key for key in theirs["missing_keys"] if key.startswith("authors_pooler.")}
+        return (model, report) if output_loading_info else model
 
     def forward(
         self,
