@@ -36,6 +36,13 @@ def test_panels_show_their_curves(log: bool) -> None:
     assert (first.get_xscale() == "log") is log
 
 
+def test_a_curve_is_named_once() -> None:
+    curves = [Curve(label=name, x=[1, 2], y=[1.0, 2.0]) for name in ("ours", "theirs", "dense")]
+    both = [Panel(title="", x_label="", y_label="", curves=curves[:count]) for count in (2, 2, 3, 1)]
+    legends = [axes.get_legend() for axes in draw_panels(both).axes]
+    assert [legend is not None for legend in legends] == [True, False, True, False]
+
+
 def test_log_axes_have_a_tick_per_length() -> None:
     figure = draw_panels([panel(log=True)])
     figure.canvas.draw()

@@ -35,7 +35,7 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], *, width: float = 9.2, height: float = 3.3) -> "Figure":
-    """Panels in a row, each with its legend.
+    """Panels in a row, with a legend wherever there are curves that no panel before it has named.
 
     Args:
         panels: from left to right.
@@ -51,8 +51,13 @@ def draw_panels(panels: Sequence[Panel], *, width: float = 9.2, height: float = 
             raise ValueError(f"curve {curve.label!r} has {len(curve.x)} x and {len(curve.y)} y; give as many of both")
     with report_style():
         figure, grid = new_axes(width, height, len(panels))
+        named: set[tuple[str, str, bool]] = set()
         for panel, axes in zip(panels, grid, strict=True):
             _draw_panel(axes, panel)
+            names = {(curve.label, curve.color, curve.dashed) for curve in panel.curves}
+            if len(names) > 1 and not names <= named:
+                axes.legend(fontsize=8)
+            named |= names
     return figure
 
 
@@ -82,8 +87,6 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.yaxis.minorticks_off()
-    if len(panel.curves) > 1:
-        axes.legend(fontsize=8)
 
 
 @dataclass(frozen=True, kw_only=True)
