@@ -156,6 +156,19 @@ def test_convert_calls_the_package(tmp_path: Path, roberta_dir: Path) -> None:  
     assert run(*arguments, "--force").exit_code == 0
 
 
+def test_convert_makes_a_hat(tmp_path: Path, roberta_dir: Path) -> None:  # noqa: F811
+    ask = ["convert", roberta_dir, tmp_path / "hat", "--hat", "--segment-length", 16, "--max-positions"]
+    assert "--max-positions is 100, which segments of 16 tokens don't fill" in sentence(run(*ask, 100))
+    result = run(*ask, 128)
+    assert result.exit_code == 0, result.output
+    assert "reads 128 tokens in segments of 16" in result.stdout
+    config = json.loads((tmp_path / "hat" / "config.json").read_text())
+    assert (config["model_type"], config["max_sentences"]) == ("hierarchical-transformer", 8)
+    assert "is to be a HAT, which takes no --attention-window" in sentence(run(*ask, 128, "--attention-window", 16))
+    plain = ["convert", roberta_dir, tmp_path / "long", "--segment-length", 16]
+    assert "is to be a model of windows, which takes no --segment-length" in sentence(run(*plain))
+
+
 def test_show_pattern_draws(tmp_path: Path) -> None:
     picture = tmp_path / "pattern.png"
     ask = ["show-pattern", "--output", picture, "--length", 12]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 import typer
 
 from longspan import evaluation_cli, finetuning_cli, summarization_cli
-from longspan.evaluation_cli import on_device
+from longspan.evaluation_cli import on_device, refuse_options
 
 if TYPE_CHECKING:
     from longspan.data.characters import Split
@@ -188,9 +188,19 @@ def convert(
     max_decoder_positions: Annotated[
         int | None, typer.Option(help="Tokens that an LED writes; default: as the source.")
     ] = None,
+    hat: Annotated[
+        bool, typer.Option("--hat", help="Make a hierarchical transformer instead, of a RoBERTa or its like.")
+    ] = False,
+    segment_length: Annotated[int | None, typer.Option(min=2, help="With --hat: tokens of a segment; 128.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
 ) -> None:
     """Make a model of short texts read long ones: RoBERTa, BERT, ELECTRA, ModernBERT, BART and their like."""
+    if hat:
+        others = {"attention_window": attention_window, "max_decoder_positions": max_decoder_positions}
+        refuse_options({**others, "force": force or None}, str(target), "to be a HAT")
+        _convert_to_hat(source, target, max_positions or 4096, segment_length or 128)
+        return
+    refuse_options({"segment_length": segment_length}, str(target), "to be a model of windows")
     from longspan.convert import convert_directory
 
     made = convert_directory(
@@ -213,6 +223,20 @@ def convert(
         message += f"; to train it on long text: longspan pretrain --model {made} --sequence-length {length} "
         message += "--train FOLDER ..."
     typer.echo(message)
+
+
+def _convert_to_hat(source: str, target: Path, positions: int, segment_length: int) -> None:
+    from longspan.convert import convert_to_hat
+
+    if positions % segment_length:
+        raise ValueError(
+            f"--max-positions is {positions}, which segments of {segment_length} tokens don't fill; give a multiple"
+        )
+    convert_to_hat(source, target, segment_length=segment_length, max_segments=positions // segment_length)
+    typer.echo(
+        f"{target} reads {positions:,} tokens in segments of {segment_length}; to train it: "
+        f"longspan finetune --task TASK --model {target} --train FILE ..."
+    )
 
 
 @app.command("show-pattern")

@@ -60,13 +60,13 @@ def evaluate(
     of_examples = {"column": column or None, "report": report}
     official = holds_official_task(model)
     if official is None:
-        _refuse({**of_examples, "split": split}, model, "a masked language model")
+        refuse_options({**of_examples, "split": split}, model, "a masked language model")
         _evaluate_masked(files, model, of_masked, batch_size, as_json)
     elif official:
-        _refuse({**of_masked, **of_examples}, model, "a model for official files")
+        refuse_options({**of_masked, **of_examples}, model, "a model for official files")
         _evaluate_official(files, model, split or "eval", batch_size, as_json)
     else:
-        _refuse({**of_masked, "split": split}, model, "a model for examples with named columns")
+        refuse_options({**of_masked, "split": split}, model, "a model for examples with named columns")
         finetuning_cli.evaluate_examples(
             Path(model), [Path(file) for file in files], column, batch_size, report, as_json
         )
@@ -89,14 +89,14 @@ def predict(
     if holds_official_task(model):
         from longspan.training.tasks.prediction import predict_official
 
-        _refuse({"column": column or None}, str(model), "a model for official files")
+        refuse_options({"column": column or None}, str(model), "a model for official files")
         count = predict_official(
             model, files, output, split=_split(split or "test"), batch_size=batch_size, resume=resume
         )
     else:
         from longspan.training.finetuning.prediction import predict_files
 
-        _refuse({"split": split}, str(model), "a model for examples with named columns")
+        refuse_options({"split": split}, str(model), "a model for examples with named columns")
         columns = finetuning_cli.pairs("--column", column) or None
         count = predict_files(model, files, output, columns=columns, batch_size=batch_size, resume=resume)
     typer.echo(f"{count:,} predictions: {output}")
@@ -154,7 +154,7 @@ def _split(name: str) -> "Split":
     return cast("Split", name)
 
 
-def _refuse(options: dict[str, Any], model: str, kind: str) -> None:
+def refuse_options(options: dict[str, Any], model: str, kind: str) -> None:
     """See that no option is given that means nothing to the model."""
     for name, value in options.items():
         if value is not None:
