@@ -93,6 +93,7 @@ def _run(
             "device": options.device,
             "threads": options.threads,
             "window": cases[0].window,
+            "batch": cases[0].batch,
             "rounds": rounds,
             "memory limit GiB": options.memory_limit,
             "run limit s": options.run_limit,

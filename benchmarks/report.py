@@ -54,7 +54,7 @@ class Report:
     date: str
     machine: Machine
     settings: dict[str, Any]
-    """dtype, device, threads, window, rounds and limits."""
+    """dtype, device, threads, window, batch, rounds and limits."""
     load_before: float
     """Processes that wanted the CPU in the minute before the start; above 0.5 the machine wasn't quiet."""
     rates: dict[str, float] = field(default_factory=dict)
@@ -63,8 +63,13 @@ class Report:
 
     @property
     def stem(self) -> str:
-        """File name without ending."""
-        return f"{self.date}_{self.machine.name}_{self.what}-{self.settings['dtype']}"
+        """File name without ending; window and batch stand in it where they aren't the usual ones."""
+        sizes = "".join(
+            f"-{name}-{self.settings[name]}"
+            for name, usual in (("window", 512), ("batch", 1))
+            if self.settings[name] != usual
+        )
+        return f"{self.date}_{self.machine.name}_{self.what}-{self.settings['dtype']}{sizes}"
 
     @property
     def unequal(self) -> list[Row]:

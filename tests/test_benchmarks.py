@@ -20,7 +20,7 @@ from benchmarks.cases import TINY, Case, grid
 from benchmarks.check import Agreement, compare
 from benchmarks.machine import MatrixRate, describe
 from benchmarks.measure import Failure, Timing, peak_memory
-from benchmarks.report import growths
+from benchmarks.report import Report, growths
 from benchmarks.rivals import RIVALS, Attention, FullAttention, HuggingFaceLongformer, LookAround, Rival
 from benchmarks.session import Limits, Row, Session
 from benchmarks.workloads import build
@@ -361,6 +361,19 @@ def test_plot_needs_two_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     assert plot.main([str(path)]) == 2
     assert "a picture needs at least two lengths" in capsys.readouterr().err
+
+
+def test_other_sizes_are_other_files() -> None:
+    def stem(window: int, batch: int) -> str:
+        settings = {"dtype": "bfloat16", "window": window, "batch": batch}
+        machine = describe("cpu")
+        report = Report(
+            what="model", command="", date="2026-01-02", machine=machine, settings=settings, load_before=0.0
+        )
+        return report.stem.removeprefix(f"2026-01-02_{machine.name}_")
+
+    assert stem(512, 1) == "model-bfloat16"
+    assert stem(256, 4) == "model-bfloat16-window-256-batch-4"
 
 
 def test_machine_names_no_host() -> None:
