@@ -1,4 +1,4 @@
-"""The programs that measure summarization: what they read, that they go on where they stopped, what the far part is."""
+"""The programs that measure summarization: what they read, and that they go on where they stopped."""
 
 import gzip
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import far_part, summarization
+from benchmarks import summarization
 from benchmarks.summarization_texts import lead, read_papers, read_queries, read_wikipedia, split_of, write_texts
 
 SENTENCE = "We tag words with the most probable tag of all that were seen before them in the corpus ."
@@ -123,12 +123,3 @@ def test_the_program_runs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: p
     ]  # fmt: skip
     assert record["lead"]["scisummnet"]["rouge1"] > 0
     assert str(tmp_path) not in file.read_text(), "no folder of this machine"
-
-
-def test_the_name_is_beyond_what_a_short_model_reads() -> None:
-    for record in far_part.make_records(4, 1, far=True):
-        words = record["text"].split()
-        assert len(words) == far_part.LONGEST - 2
-        place = next(place for place, word in enumerate(words) if word in far_part.SUMMARIES)
-        assert place >= far_part.LONGEST // 2 - 1
-        assert far_part.SUMMARIES[words[place]] == record["summary"]
