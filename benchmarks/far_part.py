@@ -66,7 +66,7 @@ class Stage:
 
 # Among 16,384 tokens a name that means nothing yet is lost: each has 1/16,384 of the attention, and of the gradient.
 SHORT = Stage(shortest=10, longest=64, steps=150, examples_per_step=16, micro_batch=16)
-LONG = Stage(shortest=64, longest=LONGEST, steps=60, examples_per_step=8, micro_batch=1, learning_rate=1e-3)
+LONG = Stage(shortest=64, longest=LONGEST, steps=100, examples_per_step=8, micro_batch=1, learning_rate=1e-3)
 
 
 def make_records(

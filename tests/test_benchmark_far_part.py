@@ -66,7 +66,8 @@ def test_the_far_part_is_read_at_16k_and_not_at_1k(tmp_path: Path) -> None:
     assert (short["length"], long["length"]) == (1024, 16384)
     assert long["far"] >= 0.95
     assert short["far"] <= 0.35, "one in eight by chance; more than a third has a chance of 1 in 10,000"
-    assert min(short["near"], long["near"]) >= 0.9, "both have learnt the task"
+    assert short["near"] >= 0.8, "it has learnt the task too"
+    assert long["near"] >= 0.95
 
     recipes = [yaml.safe_load((tmp_path / "runs/4" / name / "recipe.yaml").read_text()) for name in ("1024", "16384")]
     differ = {field for field in recipes[0] if recipes[0][field] != recipes[1][field]}
