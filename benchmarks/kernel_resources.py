@@ -65,7 +65,9 @@ class Kernel:
     """Pointers to fp32 whatever the inputs are."""
 
 
-def kernels(dtype: str, features: int, *, masked: bool, dropout: bool, hidden: int = 768) -> Iterator[Kernel]:
+def kernels(
+    dtype: str, features: int, *, masked: bool, dropout: bool, causal: bool, hidden: int = 768
+) -> Iterator[Kernel]:
     """All kernels of a call, with the tiles that the package uses.
 
     Args:
@@ -73,6 +75,7 @@ def kernels(dtype: str, features: int, *, masked: bool, dropout: bool, hidden: i
         features: D.
         masked: whether there are global tokens and padding.
         dropout: whether attention weights are dropped.
+        causal: whether global tokens too see only what is before them.
         hidden: C, of absorbed global rows.
     """
     torch_dtype = DTYPES[dtype]
@@ -82,7 +85,7 @@ def kernels(dtype: str, features: int, *, masked: bool, dropout: bool, hidden: i
         "COLUMNS": 16,
         "HAS_MASK": masked,
         "HAS_GLOBALS": masked,
-        "CAUSAL": False,
+        "CAUSAL": causal,
         "NEGATIVE": False,
         "DROPOUT": dropout,
         "PRECISION": "ieee" if dtype == "float32" else "tf32",
@@ -178,15 +181,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", choices=list(_TRITON_TYPES), default=["bfloat16"])
     parser.add_argument("--plain", action="store_true", help="without global tokens and padding")
     parser.add_argument("--dropout", action="store_true")
+    parser.add_argument("--causal", action="store_true")
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=max(Console().width, 130))  # names of kernels are what a narrow one would cut
     spilled = 0
     for dtype in options.dtypes:
         for features in options.features:
             table = Table(title=f"{dtype}, D = {features}, sm_{options.capability}", box=box.SIMPLE_HEAD)
             for column in ("kernel", "tile", "warps", "stages", "registers", "spilled B", "shared KiB", "tensor cores"):
                 table.add_column(column, justify="left" if column in ("kernel", "tile") else "right")
-            for kernel in kernels(dtype, features, masked=not options.plain, dropout=options.dropout):
+            given = {"masked": not options.plain, "dropout": options.dropout, "causal": options.causal}
+            for kernel in kernels(dtype, features, **given):
                 found = compile_kernel(kernel, dtype, options.capability)
                 spilled += found.spilled
                 numbers = (found.warps, found.stages, found.registers, found.spilled, found.shared / 1024)
