@@ -2,46 +2,12 @@
 
 import pytest
 import torch
-from attention_cases import GLOBAL_FORMS, Case, assert_near, cases, lengths_mask, marked, random_case, repeatable
-from hypothesis import given, seed, settings
+from attention_cases import GLOBAL_FORMS, lengths_mask, marked, random_case
+from comparing import LIMITS, assert_equals_reference, compare_with_reference
 from torch import Tensor
 
 from longspan import longformer_attention
 from longspan.attention import band
-
-# Relative to the reference's largest magnitude (attention_cases.errors). In the half types sums are held in fp32, so
-# what is left are roundings of half an eps: of the output; and of a gradient's part from the windows, its sum with the
-# part from the global rows, and, in the cases where all texts are one, the sum over texts.
-LIMITS = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.bfloat16: 3 * torch.finfo(torch.bfloat16).eps / 2,
-    torch.float16: 3 * torch.finfo(torch.float16).eps / 2,
-}
-
-
-def assert_equals_reference(case: Case, dtype: torch.dtype, device: str = "cpu") -> None:
-    """Compare in ``dtype`` with the fp64 reference on the same rounded inputs."""
-    rounded = case.to(dtype)
-    wide = rounded.to(torch.float64)
-    results = rounded.to(torch.device(device)).evaluate(backend="blocked")
-    actual = {name: tensor.cpu() for name, tensor in results.items()}
-    # The rounded output also enters the gradients of the scores.
-    half = dtype in (torch.bfloat16, torch.float16)
-    allowed = {name: 2 * effect for name, effect in wide.effect_of_rounding_the_output(dtype).items()} if half else None
-    assert_near(actual, wide.evaluate(backend="reference"), LIMITS[dtype], allowed)
-
-
-def compare_with_reference(dtype: torch.dtype, form: str, examples: int, device: str = "cpu") -> None:
-    """Compare on other examples for each dtype and form."""
-
-    @seed(list(LIMITS).index(dtype))
-    @settings(repeatable(examples), derandomize=False)
-    @given(cases(form=form))
-    def compare(case: Case) -> None:
-        assert_equals_reference(case, dtype, device)
-
-    compare()
 
 
 @pytest.mark.parametrize("form", GLOBAL_FORMS)
@@ -140,11 +106,6 @@ def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", LIMITS)
 def test_equals_reference_on_a_gpu(dtype: torch.dtype, form: str) -> None:
     compare_with_reference(dtype, form, 30, "cuda")
-
-
-def test_auto_is_the_blocked_path() -> None:
-    case = random_case((1, 2, 100, 8), dtype=torch.float32, window=(7, 7), global_mask=marked(100, [3]))
-    assert torch.equal(case.run().out, case.run(backend="blocked").out)
 
 
 def test_one_token() -> None:

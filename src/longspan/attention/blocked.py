@@ -1,5 +1,7 @@
 """The blocked path: exact forward and backward in linear time and memory, text by text, on any device.
 
+On a CPU compiled code may compute the local rows, which are most of the work (:mod:`longspan.attention.native_band`).
+
 Texts are computed one by one, so that a text's numbers don't depend on the batch it is in and padding costs nothing.
 """
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
+from longspan.attention.native_band import MOST_KEYS, NativeBand
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.workspace import Scratch
 
@@ -28,6 +31,8 @@ class Call:
     scale: float
     dropout_p: float
     seed: int
+    native: bool = False
+    """Whether compiled code computes the local rows."""
 
 
 def blocked_forward(
@@ -145,15 +150,21 @@ def _bands(
     call: Call,
     scratch: Scratch,
     dropout: Dropout | None,
-) -> Iterator[tuple[slice | list[int], Band]]:
+) -> Iterator[tuple[slice | list[int], Band | NativeBand]]:
     for heads, window, dilation, causal in call.pattern.head_groups(text.length):
-        step = heads_per_chunk(len(heads), text.length, text.globals_.numel(), window, dilation, query.device)
+        native = call.native and sum(window) <= MOST_KEYS
+        step = len(heads)  # compiled code takes them one by one
+        if not native:
+            step = heads_per_chunk(step, text.length, text.globals_.numel(), window, dilation, query.device)
         for some in (heads[first : first + step] for first in range(0, len(heads), step)):
             neighbours = some[-1] - some[0] == len(some) - 1
             pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
             masks = None if dropout is None else dropout.stream(b, some[0])
             parts = query[b, pick], key[b, pick], value[b, pick]
-            yield pick, Band(*parts, text, window, dilation, causal, call.scale, scratch, masks)
+            if native:
+                yield pick, NativeBand(*parts, text, window, dilation, causal, call.scale, masks)
+            else:
+                yield pick, Band(*parts, text, window, dilation, causal, call.scale, scratch, masks)
 
 
 def _global_rows(

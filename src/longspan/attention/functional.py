@@ -13,7 +13,7 @@ from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
 from longspan.attention.unfused import unfused_attention
 
-Backend = Literal["auto", "reference", "blocked", "triton"]
+Backend = Literal["auto", "reference", "blocked", "native", "triton"]
 
 
 class GlobalProjection(NamedTuple):
@@ -137,9 +137,9 @@ def longformer_attention(
         a slower
             path that is linear in memory too.
         backend: ``"triton"``, fused kernels for CUDA GPUs (``pip install longspan[gpu]``; up to fp32 and 256 features
-            in a head); ``"blocked"``, the fast path on any device; ``"reference"``, the dense definition, quadratic;
-            ``"auto"``: the fastest that can (``selection.py``), and plain torch operations in a graph that
-            ``torch.export`` traces.
+            in a head); ``"native"``, compiled for the CPU when it is first used, up to fp32; ``"blocked"``, torch's
+            operations on any device; ``"reference"``, the dense definition, quadratic; ``"auto"``: the fastest that
+            can (``selection.py``), and plain torch operations in a graph that ``torch.export`` traces.
 
     Returns:
         ``[B, H, N, D]`` in the dtype of ``query``, or an :class:`AttentionResult`.

@@ -38,9 +38,10 @@ def attention_op(
     """``(out, lse)`` as :func:`blocked_forward`; the pattern comes apart into one entry per head, the seed as a
     tensor. ``backend`` is for :func:`select`; ``eager`` says that no compiled code made the masks.
     """
-    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
+    path = select(backend, query)
+    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native")
     device = query.device
-    if select(backend, query) == "triton":
+    if path == "triton":
         from longspan.attention.fused import fused_forward
 
         with torch.autocast(device.type, enabled=False), torch.cuda.device_of(query):
@@ -72,9 +73,10 @@ def attention_backward_op(
     eager: bool,
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
-    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p)
+    path = select(backend, query)
+    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native")
     device = query.device
-    if select(backend, query) == "triton":
+    if path == "triton":
         from longspan.attention.fused import fused_backward
 
         with torch.autocast(device.type, enabled=False), torch.cuda.device_of(query):
@@ -145,8 +147,9 @@ def _call(
     causal: Sequence[bool],
     scale: float,
     dropout_p: float,
+    native: bool,
 ) -> Call:
     pattern = AttentionPattern(
         windows=tuple(zip(lefts, rights, strict=True)), dilations=tuple(dilations), causal=tuple(causal)
     )
-    return Call(pattern, global_mask, key_mask, scale, dropout_p, 0 if seed is None else int(seed))
+    return Call(pattern, global_mask, key_mask, scale, dropout_p, 0 if seed is None else int(seed), native)

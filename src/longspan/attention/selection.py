@@ -7,11 +7,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from longspan.attention import native_band
+
 MOST_TRITON_FEATURES = 256
 """D up to which the Triton kernels have tiles."""
 
 ORDER: dict[str, tuple[str, ...]] = {
     # Device: what is tried first, second ... A device that isn't listed takes "blocked".
+    "cpu": ("native", "blocked"),
     "cuda": ("triton", "blocked"),  # not yet measured on a card: docs/gpu.md says how, and what would change this
 }
 
@@ -33,6 +36,8 @@ def select(backend: str, query: Tensor) -> str:
 
 def refusal(name: str, query: Tensor) -> str | None:
     """Why an implementation can't compute a call with this ``query [B, H, N, D]``, as the rest of a sentence."""
+    if name == "native":
+        return native_band.cannot(query)
     if name != "triton":
         return None
     if not _has_triton():

@@ -1,0 +1,120 @@
+"""The compiled part of the attention on a CPU: built for this machine when it is first needed, kept from then on.
+
+Any C compiler of the GCC family does (``cc``, or what ``CC`` names). Where there is none, or ``LONGSPAN_NATIVE=0`` says
+so, the blocked path computes instead, with the same results.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("native_band.c")
+# No -ffast-math: infinities and NaN mean something here.
+_FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_MACHINES = ("-march=native", "-mcpu=native", "")
+_log = logging.getLogger(__name__)
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None where there is none, then ``backend="blocked"`` is the fast path."""
+    if os.environ.get("LONGSPAN_NATIVE") == "0" or not SOURCE.is_file():  # code beside weights brings Python alone
+        return None
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        _log.info("no C compiler found: attention on the CPU takes the blocked path")
+        return None
+    try:
+        return ctypes.CDLL(str(build(compiler, cache_folder())))
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.info("the compiled attention can't be used, the blocked path is taken: %s", error)
+        return None
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept: ``LONGSPAN_CACHE``, or ``longspan`` in the user's cache."""
+    if given := os.environ.get("LONGSPAN_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longspan"
+
+
+def build(compiler: str, folder: Path) -> Path:
+    """Compile, if it isn't there yet, for the machine's own instructions.
+
+    Args:
+        compiler: of the GCC family.
+        folder: made if it isn't there; where it can't be written to, a temporary one takes its place.
+
+    Returns:
+        The shared library.
+
+    Raises:
+        OSError, subprocess.SubprocessError: the compiler can't be run, or refuses the code.
+    """
+    machine, macros = _instructions(compiler)
+    told = (SOURCE.read_text(encoding="utf-8"), *_FLAGS, machine, macros)
+    path = folder / f"band-{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:16]}.so"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(".so", ".", folder)
+    except OSError:
+        path = Path(tempfile.mkdtemp(prefix="longspan-")) / path.name
+        handle, beside = tempfile.mkstemp(".so", ".", path.parent)
+    os.close(handle)
+    try:
+        options = [option for option in (*_FLAGS, machine) if option]
+        _run([compiler, *options, str(SOURCE), "-o", beside, "-lm"])
+        Path(beside).chmod(0o755)
+        Path(beside).replace(path)  # at once: another process may be doing the same
+    finally:
+        Path(beside).unlink(missing_ok=True)
+    return path
+
+
+def run_together(work: Callable[[], None]) -> None:
+    """Run ``work`` in as many threads as torch takes, this one included; it releases the GIL and shares out itself.
+
+    Raises:
+        Exception: what ``work`` raised.
+    """
+    others = torch.get_num_threads() - 1
+    waiting = [_pool(os.getpid(), others).submit(work) for _ in range(others)]
+    try:
+        work()
+    finally:
+        for future in waiting:
+            future.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    # By process: after a fork the threads are gone.
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"longspan-{process}")
+
+
+def _instructions(compiler: str) -> tuple[str, str]:
+    """The option for this machine's own instructions, and what the compiler says of itself and of them."""
+    for machine in _MACHINES:
+        asked = [option for option in (compiler, machine, "-dM", "-E", "-x", "c", os.devnull) if option]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        if told.returncode == 0:
+            return machine, told.stdout
+    raise OSError(f"{compiler} is no C compiler of the GCC family: {told.stderr.strip()[:200]}")
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise OSError(f"{command[0]} refuses {SOURCE.name}: {done.stderr.strip()[:500]}")

@@ -1,0 +1,546 @@
+/* The local rows of attention on a CPU: the window and the global columns in one softmax, forward and exact backward.
+
+A unit of work is one head's rows of one residue of the dilation. It takes them in blocks of ROWS and keeps the keys and
+values around a block in panels of ROWS keys, in a ring that fits a core's own cache: each key is copied once, to fp32,
+and transposed where a product wants it so. Every product is made of one register tile; the softmax runs where the
+scores lie. Scores are in base 2, as in blocks.py. Numbers depend neither on the threads nor on what stands in padding.
+
+Compiled by native.py for the machine that it runs on. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE_VECTORS 4 /* with four rows: as many sums as registers hold beside what is multiplied */
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE_VECTORS 2
+#else
+#define LANES 4
+#define TILE_VECTORS 2
+#endif
+#define TILE_ROWS 4
+#define ROWS 64
+#define INLINE static inline __attribute__((always_inline))
+
+#define LOG2_E 1.4426950408889634f
+#define LN_2 0.6931471805599453f
+
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t Naturals __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* A matrix for each head: elements from one head to the next, from one token to the next; features are neighbours. */
+typedef struct {
+    void *at;
+    int64_t head, token;
+} Matrix;
+
+/* The arguments of a call; native_band.py has the same. */
+typedef struct {
+    Matrix query, key, value, out, lse;                           /* lse and delta are fp32 */
+    Matrix grad_out, delta, grad_query, grad_key, grad_value;     /* of the backward */
+    float *global_grad_key, *global_grad_value;                   /* [H * d, G, D] */
+    const uint8_t *local, *real;                                  /* [N]; null: all True */
+    const int64_t *global_at;                                     /* [G] */
+    const int32_t *row_hash, *key_hash;                           /* [H * d, n] and [n + G]; null: no dropout */
+    int64_t *next;                                                /* the next unit that nobody has taken */
+    int64_t heads, length, features, num_globals, left, right, dilation;
+    int64_t chunk;                                                /* rows of a unit in the forward */
+    float scale, keep;
+    int32_t dtype, causal_globals, drop_offset;
+} Call;
+
+enum { FP32, BF16, FP16 };
+
+/* What a thread works in. Rings and blocks of rows have `stride` floats a row: the features, filled up with 0. */
+typedef struct {
+    float *query, *out, *grad_out, *grad_query;                            /* [ROWS, stride] */
+    float *scores, *grads;                                                 /* [ROWS, width] */
+    float *keys, *keys_t, *values, *values_t, *grad_keys, *grad_values;    /* [slots, ROWS * stride] */
+    float *spare;                                                          /* [ROWS, stride] */
+    float *bias;                                                           /* [slots, ROWS]: 0, or -inf at no key */
+    int32_t *hash;                                                         /* [slots, ROWS] */
+    uint8_t *some_dead;                                                    /* [slots]: some bias isn't 0 */
+    int64_t slots, global_slots, stride, width, panel;
+    void *memory;
+} Room;
+
+typedef struct {
+    int64_t head, residue;
+    int64_t rows;            /* of the residue */
+    int64_t loaded, flushed; /* panels before these are in the ring; have been written out */
+} Unit;
+
+/* Rows start .. start + rows - 1; their columns are the slots of the global keys, then the panels from `first` on. */
+typedef struct {
+    int64_t start, rows, whole_tiles, first, columns, last;
+} Block;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+INLINE Vector load(const float *from) { return *(const Vector *)from; }
+INLINE void store(float *to, Vector x) { *(Vector *)to = x; }
+INLINE Vector all(float x) { return x - (Vector){0}; }
+
+INLINE float sum_of(Vector x) {
+    float sum = 0.0f;
+    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
+    return sum;
+}
+
+/* 2 ** x, of NaN NaN; 0 below 2 ** -126. The series is within an ulp on -1/2 .. 1/2. */
+INLINE Vector exp2_of(Vector x) {
+    Integers tiny = x < all(-126.0f);
+    Vector clamped = (Vector)(((Integers)all(-126.0f) & tiny) | ((Integers)x & ~tiny));
+    Vector whole = (clamped + all(12582912.0f)) - all(12582912.0f); /* rounded: 1.5 * 2 ** 23 leaves no fraction */
+    Vector f = clamped - whole;
+    Vector power = all(1.52527338e-5f); /* ln(2) ** k / k!, from k = 7 */
+    power = power * f + all(1.54035304e-4f);
+    power = power * f + all(1.33335581e-3f);
+    power = power * f + all(9.61812911e-3f);
+    power = power * f + all(5.55041087e-2f);
+    power = power * f + all(2.40226507e-1f);
+    power = power * f + all(6.93147181e-1f);
+    power = power * f + all(1.0f);
+    Integers exponent = (__builtin_convertvector(whole, Integers) + 127) << 23;
+    return (Vector)((Integers)(power * (Vector)exponent) & ~tiny);
+}
+
+INLINE Vector larger(Vector a, Vector b) {
+    Integers first = a > b;
+    return (Vector)(((Integers)a & first) | ((Integers)b & ~first));
+}
+
+/* C[TILE_ROWS, vectors * LANES] (+)= A . B, where A[m, k] is a[m * am + k * ak] and B and C lie by rows. */
+INLINE void tile(const int vectors, int64_t depth, const float *a, int64_t am, int64_t ak,
+                 const float *b, int64_t bk, float *c, int64_t cm, const int add) {
+    Vector sum[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 4
+    for (int m = 0; m < TILE_ROWS; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[m][v] = add ? load(c + m * cm + v * LANES) : (Vector){0};
+    for (int64_t k = 0; k < depth; k++) {
+        Vector right[TILE_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) right[v] = load(b + k * bk + v * LANES);
+#pragma GCC unroll 4
+        for (int m = 0; m < TILE_ROWS; m++) {
+            Vector left = all(a[m * am + k * ak]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sum[m][v] += left * right[v];
+        }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < TILE_ROWS; m++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) store(c + m * cm + v * LANES, sum[m][v]);
+}
+
+/* The same with any number of whole tiles of rows and of whole vectors of columns. */
+INLINE void product(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t am, int64_t ak,
+                    const float *b, int64_t bk, float *c, int64_t cm, const int add) {
+    int64_t n = 0;
+    for (; n + TILE_VECTORS * LANES <= columns; n += TILE_VECTORS * LANES)
+        for (int64_t m = 0; m < rows; m += TILE_ROWS)
+            tile(TILE_VECTORS, depth, a + m * am, am, ak, b + n, bk, c + m * cm + n, cm, add);
+    for (; n < columns; n += LANES)
+        for (int64_t m = 0; m < rows; m += TILE_ROWS)
+            tile(1, depth, a + m * am, am, ak, b + n, bk, c + m * cm + n, cm, add);
+}
+
+/* The three products there are, compiled once each: rows with a panel of keys, the weights of a panel's keys with
+their values, and the weights' transpose with rows. */
+static void score(const Room *room, int64_t rows, int64_t features, const float *query, const float *keys_t,
+                  float *to) {
+    product(rows, ROWS, features, query, room->stride, 1, keys_t, ROWS, to, room->width, 0);
+}
+static void gather(const Room *room, int64_t rows, const float *weights, const float *values, float *to) {
+    product(rows, room->stride, ROWS, weights, room->width, 1, values, room->stride, to, room->stride, 1);
+}
+static void scatter(const Room *room, int64_t rows, const float *weights, const float *from, float *to) {
+    product(ROWS, room->stride, rows, weights, 1, room->width, from, room->stride, to, room->stride, 1);
+}
+
+INLINE float half_to_float(uint16_t bits, const int dtype) {
+    if (dtype == BF16) {
+        uint32_t wide = (uint32_t)bits << 16;
+        float value;
+        memcpy(&value, &wide, 4);
+        return value;
+    }
+#ifdef __FLT16_MANT_DIG__
+    _Float16 half;
+    memcpy(&half, &bits, 2);
+    return (float)half;
+#else
+    return NAN;
+#endif
+}
+
+INLINE uint16_t float_to_half(float value, const int dtype) {
+    if (dtype == BF16) { /* to nearest, ties to even */
+        uint32_t bits;
+        memcpy(&bits, &value, 4);
+        return value != value ? 0x7FC0 : (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+    }
+    uint16_t half_bits = 0;
+#ifdef __FLT16_MANT_DIG__
+    _Float16 half = (_Float16)value;
+    memcpy(&half_bits, &half, 2);
+#endif
+    return half_bits;
+}
+
+/* A token's features to fp32, multiplied, the rest of the row 0. */
+static void read_row(const Room *room, const Call *call, float *to, const Matrix *from, int64_t head, int64_t token,
+                     float by) {
+    int64_t at = head * from->head + token * from->token, features = call->features;
+    if (call->dtype == FP32)
+        for (int64_t e = 0; e < features; e++) to[e] = ((const float *)from->at)[at + e] * by;
+    else if (call->dtype == BF16)
+        for (int64_t e = 0; e < features; e++) to[e] = half_to_float(((const uint16_t *)from->at)[at + e], BF16) * by;
+    else
+        for (int64_t e = 0; e < features; e++) to[e] = half_to_float(((const uint16_t *)from->at)[at + e], FP16) * by;
+    for (int64_t e = features; e < room->stride; e++) to[e] = 0.0f;
+}
+
+/* A token's features from fp32, multiplied, rounded once. */
+static void write_row(const Call *call, const Matrix *to, int64_t head, int64_t token, const float *from, float by) {
+    int64_t at = head * to->head + token * to->token, features = call->features;
+    if (call->dtype == FP32)
+        for (int64_t e = 0; e < features; e++) ((float *)to->at)[at + e] = from[e] * by;
+    else if (call->dtype == BF16)
+        for (int64_t e = 0; e < features; e++) ((uint16_t *)to->at)[at + e] = float_to_half(from[e] * by, BF16);
+    else
+        for (int64_t e = 0; e < features; e++) ((uint16_t *)to->at)[at + e] = float_to_half(from[e] * by, FP16);
+}
+
+INLINE float *number(const Matrix *of, int64_t head, int64_t token) {
+    return (float *)of->at + head * of->head + token * of->token;
+}
+
+static int64_t token_of(const Call *call, const Unit *unit, int64_t row) {
+    return row * call->dilation + unit->residue;
+}
+static int is_local(const Call *call, int64_t token) { return !call->local || call->local[token]; }
+
+static int64_t slot_of(const Room *room, int64_t panel) {
+    return room->global_slots + panel % (room->slots - room->global_slots);
+}
+static int64_t column_slot(const Room *room, const Block *block, int64_t column) {
+    return column < room->global_slots ? column : slot_of(room, block->first + column - room->global_slots);
+}
+
+static int64_t rows_of(const Call *call, int64_t residue) {
+    return (call->length - residue + call->dilation - 1) / call->dilation;
+}
+
+static int make_room(Room *room, const Call *call, int backward) {
+    int64_t rows = rows_of(call, 0), reach = least(call->left, rows) + least(call->right, rows);
+    room->stride = (call->features + LANES - 1) / LANES * LANES;
+    room->panel = ROWS * room->stride;
+    room->global_slots = (call->num_globals + ROWS - 1) / ROWS;
+    room->slots = room->global_slots + (reach + ROWS - 1) / ROWS + 2;
+    room->width = room->slots * ROWS;
+    float **rings[] = {&room->keys_t, backward ? &room->values_t : &room->values,
+                       &room->keys,   &room->grad_keys, &room->grad_values};
+    float **blocks[] = {&room->spare, &room->query, backward ? &room->grad_query : &room->out, &room->grad_out};
+    float **squares[] = {&room->scores, &room->grads};
+    int num_rings = backward ? 5 : 2, num_blocks = backward ? 4 : 3, num_squares = backward ? 2 : 1;
+    int64_t floats = (num_rings * room->slots + num_blocks) * room->panel + (num_squares * ROWS + 2) * room->width;
+    room->memory = malloc(4 * floats + room->slots + 64);
+    if (!room->memory) return 0;
+    float *at = (float *)(((uintptr_t)room->memory + 63) & ~(uintptr_t)63);
+    for (int i = 0; i < num_rings; i++, at += room->slots * room->panel) *rings[i] = at;
+    for (int i = 0; i < num_blocks; i++, at += room->panel) *blocks[i] = at;
+    for (int i = 0; i < num_squares; i++, at += ROWS * room->width) *squares[i] = at;
+    room->bias = at;
+    room->hash = (int32_t *)(at + room->width);
+    room->some_dead = (uint8_t *)(at + 2 * room->width);
+    return 1;
+}
+
+/* [ROWS, stride] to [features, ROWS]. */
+static void transpose(const Room *room, int64_t features, float *to, const float *from) {
+    for (int64_t r = 0; r < ROWS; r += 16)
+        for (int64_t e = 0; e < features; e++)
+            for (int64_t s = 0; s < 16; s++) to[e * ROWS + r + s] = from[(r + s) * room->stride + e];
+}
+
+/* A panel's rows of `from`; what stands at padding is read as 0, a weight of 0 would not stop a NaN. */
+static void read_panel(const Room *room, const Call *call, float *to, const Matrix *from, int64_t head,
+                       const int64_t *tokens) {
+    for (int64_t j = 0; j < ROWS; j++, to += room->stride)
+        if (tokens[j] >= 0 && (!call->real || call->real[tokens[j]]))
+            read_row(room, call, to, from, head, tokens[j], 1.0f);
+        else
+            memset(to, 0, 4 * room->stride);
+}
+
+/* Keys and values at `tokens`, -1 where there is none; a global token is no key of a window. */
+static void fill_slot(Room *room, const Call *call, int64_t slot, int64_t head, const int64_t *tokens, int in_window,
+                      int backward) {
+    room->some_dead[slot] = 0;
+    for (int64_t j = 0; j < ROWS; j++) {
+        int seen = tokens[j] >= 0 && (!in_window || is_local(call, tokens[j]));
+        room->bias[slot * ROWS + j] = seen ? 0.0f : -INFINITY;
+        room->some_dead[slot] |= !seen;
+    }
+    int64_t at = slot * room->panel;
+    float *keys = backward ? room->keys + at : room->spare, *values = backward ? room->spare : room->values + at;
+    read_panel(room, call, keys, &call->key, head, tokens);
+    transpose(room, call->features, room->keys_t + at, keys);
+    read_panel(room, call, values, &call->value, head, tokens);
+    if (!backward) return;
+    transpose(room, call->features, room->values_t + at, values);
+    memset(room->grad_keys + at, 0, 4 * room->panel);
+    memset(room->grad_values + at, 0, 4 * room->panel);
+}
+
+static void load_globals(Room *room, const Call *call, const Unit *unit, int backward) {
+    int64_t tokens[ROWS];
+    for (int64_t slot = 0; slot < room->global_slots; slot++) {
+        for (int64_t j = 0; j < ROWS; j++) {
+            int64_t g = slot * ROWS + j;
+            tokens[j] = g < call->num_globals ? call->global_at[g] : -1;
+            if (call->key_hash && tokens[j] >= 0) room->hash[g] = call->key_hash[rows_of(call, 0) + g];
+        }
+        fill_slot(room, call, slot, unit->head, tokens, 0, backward);
+    }
+}
+
+static void load_panels(Room *room, const Call *call, Unit *unit, int64_t until, int backward) {
+    int64_t tokens[ROWS];
+    for (; unit->loaded < until; unit->loaded++) {
+        int64_t slot = slot_of(room, unit->loaded);
+        for (int64_t j = 0; j < ROWS; j++) {
+            int64_t row = unit->loaded * ROWS + j;
+            tokens[j] = row < unit->rows ? token_of(call, unit, row) : -1;
+            if (call->key_hash && tokens[j] >= 0) room->hash[slot * ROWS + j] = call->key_hash[row];
+        }
+        fill_slot(room, call, slot, unit->head, tokens, 1, backward);
+    }
+}
+
+/* Write out the gradients of the panels that no later row sees. */
+static void flush_panels(const Room *room, const Call *call, Unit *unit, int64_t until) {
+    for (; unit->flushed < until; unit->flushed++) {
+        int64_t at = slot_of(room, unit->flushed) * room->panel, first = unit->flushed * ROWS;
+        for (int64_t j = 0; j < least(ROWS, unit->rows - first); j++, at += room->stride) {
+            int64_t token = token_of(call, unit, first + j);
+            write_row(call, &call->grad_key, unit->head, token, room->grad_keys + at, LN_2);
+            write_row(call, &call->grad_value, unit->head, token, room->grad_values + at, 1.0f);
+        }
+    }
+}
+
+static Block block_at(const Room *room, const Call *call, const Unit *unit, int64_t start, int64_t stop) {
+    Block block = {.start = start, .rows = least(ROWS, stop - start)};
+    block.whole_tiles = (block.rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    block.first = most(0, start - call->left) / ROWS;
+    block.last = least(unit->rows - 1, start + block.rows - 1 + call->right) / ROWS;
+    block.columns = room->global_slots + block.last - block.first + 1;
+    return block;
+}
+
+/* A block's rows of `from`, 0 where they aren't local; whether one is. */
+static int read_block(const Room *room, const Call *call, const Unit *unit, const Block *block, float *to,
+                      const Matrix *from, float by) {
+    int some = 0;
+    for (int64_t i = 0; i < block->whole_tiles; i++, to += room->stride) {
+        int64_t token = token_of(call, unit, block->start + i);
+        int alive = i < block->rows && is_local(call, token);
+        some |= alive;
+        if (alive)
+            read_row(room, call, to, from, unit->head, token, by);
+        else
+            memset(to, 0, 4 * room->stride);
+    }
+    return some;
+}
+
+static void score_block(const Room *room, const Call *call, const Block *block, const float *rows, const float *panels,
+                        float *to) {
+    for (int64_t c = 0; c < block->columns; c++, to += ROWS)
+        score(room, block->whole_tiles, call->features, rows, panels + column_slot(room, block, c) * room->panel, to);
+}
+
+/* -inf into the scores of row i wherever it doesn't see a key. */
+static void mask_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
+    float *scores = room->scores + i * room->width;
+    int64_t row = block->start + i, in_window = room->global_slots * ROWS, shift = in_window - block->first * ROWS;
+    int64_t from = shift + most(0, row - call->left), to = shift + least(unit->rows - 1, row + call->right) + 1;
+    for (int64_t c = 0; c < block->columns; c++) {
+        int64_t slot = column_slot(room, block, c);
+        if (!room->some_dead[slot]) continue;
+        for (int64_t j = 0; j < ROWS; j += LANES)
+            store(scores + c * ROWS + j, load(scores + c * ROWS + j) + load(room->bias + slot * ROWS + j));
+    }
+    if (call->causal_globals)
+        for (int64_t g = 0; g < call->num_globals; g++)
+            if (call->global_at[g] > token_of(call, unit, row)) scores[g] = -INFINITY;
+    for (int64_t j = in_window; j < from; j++) scores[j] = -INFINITY;
+    for (int64_t j = to; j < block->columns * ROWS; j++) scores[j] = -INFINITY;
+}
+
+/* All ones where the weights of a row with some keys are kept, all zeros where they are dropped; as dropout.py. */
+INLINE Integers kept(const Call *call, int32_t row_hash, const int32_t *key_hash) {
+    Integers keys;
+    memcpy(&keys, key_hash, sizeof keys);
+    Integers x = (Integers)((Naturals)(keys ^ row_hash) * 0x7FEB352Du);
+    x = (Integers)((Naturals)(x ^ (x >> 15)) * 0x846CA68Bu);
+    return ((x >> 1) + call->drop_offset) >> 31;
+}
+
+static int32_t row_hash(const Call *call, const Unit *unit, int64_t row) {
+    return call->row_hash[(unit->head * call->dilation + unit->residue) * rows_of(call, 0) + row];
+}
+
+/* Zero the dropped weights of row i in place. */
+static void drop_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
+    int32_t hash = row_hash(call, unit, block->start + i);
+    for (int64_t c = 0; c < block->columns; c++) {
+        const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
+        float *weights = room->scores + i * room->width + c * ROWS;
+        for (int64_t j = 0; j < ROWS; j += LANES)
+            store(weights + j, (Vector)((Integers)load(weights + j) & kept(call, hash, keys + j)));
+    }
+}
+
+static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin, int64_t end) {
+    unit->loaded = most(0, begin - call->left) / ROWS;
+    load_globals(room, call, unit, 0);
+    for (int64_t start = begin; start < end; start += ROWS) {
+        Block block = block_at(room, call, unit, start, end);
+        load_panels(room, call, unit, block.last + 1, 0);
+        float top[ROWS] = {0}, total[ROWS] = {0};
+        memset(room->out, 0, 4 * room->panel);
+        if (read_block(room, call, unit, &block, room->query, &call->query, call->scale * LOG2_E)) {
+            score_block(room, call, &block, room->query, room->keys_t, room->scores);
+            for (int64_t i = 0; i < block.rows; i++) {
+                float *scores = room->scores + i * room->width;
+                int64_t width = block.columns * ROWS;
+                mask_row(room, call, unit, &block, i);
+                Vector tops = all(-INFINITY), sum = {0};
+                for (int64_t j = 0; j < width; j += LANES) tops = larger(tops, load(scores + j));
+                top[i] = -INFINITY;
+                for (int lane = 0; lane < LANES; lane++) top[i] = top[i] > tops[lane] ? top[i] : tops[lane];
+                Vector down = all(top[i] == -INFINITY ? 0.0f : top[i]);
+                for (int64_t j = 0; j < width; j += LANES) {
+                    Vector weight = exp2_of(load(scores + j) - down);
+                    sum += weight;
+                    store(scores + j, weight);
+                }
+                total[i] = sum_of(sum);
+                if (call->key_hash) drop_row(room, call, unit, &block, i);
+            }
+            for (int64_t c = 0; c < block.columns; c++) {
+                const float *values = room->values + column_slot(room, &block, c) * room->panel;
+                gather(room, block.whole_tiles, room->scores + c * ROWS, values, room->out);
+            }
+        }
+        for (int64_t i = 0; i < block.rows; i++) {
+            int64_t token = token_of(call, unit, start + i);
+            float *out = room->out + i * room->stride;
+            int alive = is_local(call, token);
+            if (!alive) memset(out, 0, 4 * room->stride);
+            write_row(call, &call->out, unit->head, token, out, alive ? 1.0f / (total[i] * call->keep) : 0.0f);
+            *number(&call->lse, unit->head, token) = alive ? (top[i] + log2f(total[i])) * LN_2 : -INFINITY;
+        }
+    }
+}
+
+/* Scores to the softmax's weights, as far as they are kept, and products of the gradient with values to gradients of
+the scores, both in place; 0 in a row that isn't local. */
+static void differentiate_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
+    float *weights = room->scores + i * room->width, *grads = room->grads + i * room->width;
+    int64_t token = token_of(call, unit, block->start + i);
+    if (i >= block->rows || !is_local(call, token)) {
+        memset(weights, 0, 4 * block->columns * ROWS);
+        memset(grads, 0, 4 * block->columns * ROWS);
+        return;
+    }
+    mask_row(room, call, unit, block, i);
+    Vector lse = all(*number(&call->lse, unit->head, token) * LOG2_E);
+    Vector delta = all(*number(&call->delta, unit->head, token));
+    int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
+    for (int64_t c = 0; c < block->columns; c++) {
+        const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
+        for (int64_t j = 0; j < ROWS; j += LANES) {
+            int64_t at = c * ROWS + j;
+            Vector weight = exp2_of(load(weights + at) - lse), grad = load(grads + at), left = weight;
+            if (call->key_hash) {
+                Integers bits = kept(call, hash, keys + j);
+                grad = (Vector)((Integers)grad & bits);
+                left = (Vector)((Integers)weight & bits);
+            }
+            store(grads + at, weight * (grad - delta));
+            store(weights + at, left);
+        }
+    }
+}
+
+static void backward_rows(Room *room, const Call *call, Unit *unit) {
+    load_globals(room, call, unit, 1);
+    for (int64_t start = 0; start < unit->rows; start += ROWS) {
+        Block block = block_at(room, call, unit, start, unit->rows);
+        flush_panels(room, call, unit, block.first);
+        load_panels(room, call, unit, block.last + 1, 1);
+        memset(room->grad_query, 0, 4 * room->panel);
+        if (read_block(room, call, unit, &block, room->query, &call->query, call->scale * LOG2_E)) {
+            read_block(room, call, unit, &block, room->grad_out, &call->grad_out, 1.0f / call->keep);
+            score_block(room, call, &block, room->query, room->keys_t, room->scores);
+            score_block(room, call, &block, room->grad_out, room->values_t, room->grads);
+            for (int64_t i = 0; i < block.whole_tiles; i++) differentiate_row(room, call, unit, &block, i);
+            for (int64_t c = 0; c < block.columns; c++) {
+                int64_t at = column_slot(room, &block, c) * room->panel;
+                gather(room, block.whole_tiles, room->grads + c * ROWS, room->keys + at, room->grad_query);
+                scatter(room, block.whole_tiles, room->grads + c * ROWS, room->query, room->grad_keys + at);
+                scatter(room, block.whole_tiles, room->scores + c * ROWS, room->grad_out, room->grad_values + at);
+            }
+        }
+        for (int64_t i = 0; i < block.rows; i++) {
+            const float *grad = room->grad_query + i * room->stride;
+            write_row(call, &call->grad_query, unit->head, token_of(call, unit, start + i), grad, call->scale);
+        }
+    }
+    flush_panels(room, call, unit, (unit->rows + ROWS - 1) / ROWS);
+    for (int64_t g = 0; g < call->num_globals; g++)
+        for (int64_t e = 0; e < call->features; e++) {
+            int64_t to = ((unit->head * call->dilation + unit->residue) * call->num_globals + g) * call->features + e;
+            call->global_grad_key[to] = room->grad_keys[g * room->stride + e] * LN_2;
+            call->global_grad_value[to] = room->grad_values[g * room->stride + e];
+        }
+}
+
+/* Whether the compiler knew fp16 (GCC 12 on x86); else it must not be asked for. */
+int longspan_has_fp16(void) {
+#ifdef __FLT16_MANT_DIG__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* Work on units until none is left; any number of threads may do so at once. Gives 0 if there is no memory. */
+int longspan_band(const Call *call, int backward) {
+    Room room = {0};
+    if (!make_room(&room, call, backward)) return 0;
+    int64_t chunks = backward ? 1 : (rows_of(call, 0) + call->chunk - 1) / call->chunk;
+    for (;;) {
+        int64_t at = __atomic_fetch_add(call->next, 1, __ATOMIC_RELAXED);
+        if (at >= call->heads * call->dilation * chunks) break;
+        Unit unit = {.head = at / chunks / call->dilation, .residue = at / chunks % call->dilation};
+        unit.rows = rows_of(call, unit.residue);
+        int64_t begin = at % chunks * call->chunk;
+        if (backward) backward_rows(&room, call, &unit);
+        else forward_rows(&room, call, &unit, begin, least(unit.rows, begin + call->chunk));
+    }
+    free(room.memory);
+    return 1;
+}

@@ -1,0 +1,167 @@
+"""Local rows by compiled code: what :class:`longspan.attention.band.Band` computes, for CPUs, in ``native_band.c``."""
+
+import ctypes
+from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from longspan.attention.band import BandGradients, Text
+from longspan.attention.dilation import Residues
+from longspan.attention.dropout import Dropout
+from longspan.attention.native import library, run_together
+from longspan.attention.pattern import Window
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+MOST_KEYS = 16384
+"""Keys of a window beyond which it is no window any more: panels would leave the cache."""
+_BLOCK = 64
+_UNITS_PER_THREAD = 4
+
+
+class _Matrix(Structure):
+    _fields_ = (("at", c_void_p), ("head", c_int64), ("token", c_int64))
+
+
+_MATRICES = (
+    "query", "key", "value", "out", "lse", "grad_out", "delta", "grad_query", "grad_key", "grad_value",
+)  # fmt: skip
+_ARRAYS = ("global_grad_key", "global_grad_value", "local", "real", "global_at", "row_hash", "key_hash")
+_SIZES = ("heads", "length", "features", "num_globals", "left", "right", "dilation", "chunk")
+
+
+class _Call(Structure):
+    """As in ``native_band.c``."""
+
+    _fields_ = (
+        *((name, _Matrix) for name in _MATRICES),
+        *((name, c_void_p) for name in _ARRAYS),
+        ("next", POINTER(c_int64)),
+        *((name, c_int64) for name in _SIZES),
+        ("scale", c_float),
+        ("keep", c_float),
+        ("dtype", c_int32),
+        ("causal_globals", c_int32),
+        ("drop_offset", c_int32),
+    )
+
+
+class NativeBand:
+    """The local rows of some heads of one text: heads that share window, dilation and causality."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        text: Text,
+        window: Window,
+        dilation: int,
+        causal: bool,
+        scale: float,
+        dropout: Dropout | None,
+    ) -> None:
+        """Args as of :class:`longspan.attention.band.Band`; the tensors fp32, bf16 or fp16 on the CPU."""
+        self.text, self.dilation = text, dilation
+        self.heads, self.features = query.shape[0], query.shape[-1]
+        residues = Residues(text.length, dilation)
+        G = text.globals_.numel()
+        self.call = _Call(
+            heads=self.heads,
+            length=text.length,
+            features=self.features,
+            num_globals=G,
+            left=min(window[0], residues.n),
+            right=min(window[1], residues.n),
+            dilation=dilation,
+            scale=scale,
+            keep=1.0,
+            dtype=DTYPES[query.dtype],
+            causal_globals=causal and G > 0,
+        )
+        # Shared out by rows as well where there are few heads; keys before and after a unit's rows are read twice.
+        units = -(-_UNITS_PER_THREAD * torch.get_num_threads() // (self.heads * dilation))
+        self.call.chunk = max(2 * (window[0] + window[1]), -(-residues.n // units // _BLOCK) * _BLOCK, _BLOCK)
+        self.call.chunk = -(-self.call.chunk // _BLOCK) * _BLOCK
+        self.kept: dict[str, Tensor] = {}  # what the call points to
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            self._give(name, tensor if tensor.stride(-1) == 1 else tensor.contiguous())
+        for name, mask in (("local", text.local), ("real", text.real)):
+            if mask is not None:
+                self._give_array(name, mask.view(torch.uint8))
+        if G:
+            self._give_array("global_at", text.globals_)
+        if dropout is not None:
+            row_hash, key_hash = dropout.hashes(self.heads * dilation, residues.n, residues.n + G)
+            self._give_array("row_hash", row_hash)
+            self._give_array("key_hash", key_hash)
+            self.call.keep, self.call.drop_offset = dropout.keep, dropout.offset
+
+    def forward(self, out: Tensor, lse: Tensor) -> None:
+        """Write ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""
+        written = self._target("out", out)
+        self._give("lse", lse)
+        self._run(backward=False)
+        if written is not out:
+            out.copy_(written)
+
+    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> None:
+        """Write the gradients of the local rows; arguments as of :meth:`longspan.attention.band.Band.backward`."""
+        self._give("grad_out", grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous())
+        self._give("delta", delta)
+        self._give("lse", lse)
+        names = ("grad_query", "grad_key", "grad_value")
+        targets = (grads.query, grads.key, grads.value)
+        written = [self._target(name, target) for name, target in zip(names, targets, strict=True)]
+        G = self.call.num_globals
+        global_grads = [torch.empty(self.heads, self.dilation, G, self.features) for _ in range(2 if G else 0)]
+        for name, grad in zip(("global_grad_key", "global_grad_value"), global_grads, strict=False):
+            self._give_array(name, grad)
+        self._run(backward=True)
+        for target, there in zip(targets, written, strict=True):
+            if there is not target:
+                target.copy_(there)
+        for target, grad in zip((grads.key, grads.value), global_grads, strict=False):
+            # The window holds no global key, so these rows are still exactly 0.
+            target.index_copy_(1, self.text.globals_, grad.sum(1).to(target.dtype))
+
+    def _run(self, *, backward: bool) -> None:
+        compiled = library()
+        assert compiled is not None
+        following = c_int64(0)
+        self.call.next = ctypes.pointer(following)
+
+        def work() -> None:
+            if not compiled.longspan_band(byref(self.call), int(backward)):
+                raise MemoryError("the attention has no memory for its buffers; take a narrower window")
+
+        run_together(work)
+
+    def _target(self, name: str, tensor: Tensor) -> Tensor:
+        """``tensor``, or where its features aren't neighbours a new one, to be written."""
+        written = tensor if tensor.stride(-1) == 1 else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        self._give(name, written)
+        return written
+
+    def _give(self, name: str, tensor: Tensor) -> None:
+        """``tensor [h, N]`` or ``[h, N, D]`` with features side by side."""
+        self.kept[name] = tensor
+        setattr(self.call, name, _Matrix(tensor.data_ptr(), tensor.stride(0), tensor.stride(1)))
+
+    def _give_array(self, name: str, tensor: Tensor) -> None:
+        self.kept[name] = array = tensor.contiguous()
+        setattr(self.call, name, array.data_ptr())
+
+
+def cannot(query: Tensor) -> str | None:
+    """Why there is no compiled code for ``query``, as the rest of a sentence; None if there is."""
+    if query.device.type != "cpu":
+        return f"needs tensors on the CPU, got {query.device}"
+    if query.dtype not in DTYPES:
+        return f"computes in fp32, got {str(query.dtype).removeprefix('torch.')}"
+    compiled = library()
+    if compiled is None:
+        return "needs a C compiler (cc, or CC=...), and LONGSPAN_NATIVE other than 0"
+    if query.dtype == torch.float16 and not compiled.longspan_has_fp16():
+        return "needs a C compiler that knows fp16, such as GCC 12"
+    return None

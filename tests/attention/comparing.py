@@ -1,0 +1,41 @@
+"""Fast paths beside the dense reference: output, LSE and every gradient."""
+
+import torch
+from attention_cases import Case, assert_near, cases, repeatable
+from hypothesis import given, seed, settings
+
+# Relative to the reference's largest magnitude (attention_cases.errors). In the half types sums are held in fp32, so
+# what is left are roundings of half an eps: of the output; and of a gradient's part from the windows, its sum with the
+# part from the global rows, and, in the cases where all texts are one, the sum over texts.
+LIMITS = {
+    torch.float64: 1e-12,
+    torch.float32: 2e-5,
+    torch.bfloat16: 3 * torch.finfo(torch.bfloat16).eps / 2,
+    torch.float16: 3 * torch.finfo(torch.float16).eps / 2,
+}
+
+
+def assert_equals_reference(case: Case, dtype: torch.dtype, device: str = "cpu", backend: str = "blocked") -> None:
+    """Compare in ``dtype`` with the fp64 reference on the same rounded inputs."""
+    rounded = case.to(dtype)
+    wide = rounded.to(torch.float64)
+    results = rounded.to(torch.device(device)).evaluate(backend=backend)
+    actual = {name: tensor.cpu() for name, tensor in results.items()}
+    # The rounded output also enters the gradients of the scores.
+    half = dtype in (torch.bfloat16, torch.float16)
+    allowed = {name: 2 * effect for name, effect in wide.effect_of_rounding_the_output(dtype).items()} if half else None
+    assert_near(actual, wide.evaluate(backend="reference"), LIMITS[dtype], allowed)
+
+
+def compare_with_reference(
+    dtype: torch.dtype, form: str, examples: int, device: str = "cpu", backend: str = "blocked"
+) -> None:
+    """Compare on other examples for each dtype and form."""
+
+    @seed(list(LIMITS).index(dtype))
+    @settings(repeatable(examples), derandomize=False)
+    @given(cases(form=form))
+    def compare(case: Case) -> None:
+        assert_equals_reference(case, dtype, device, backend)
+
+    compare()

@@ -1,0 +1,216 @@
+"""The compiled path on a CPU: equal to the reference, to itself on any number of threads, and absent without harm."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from attention_cases import GLOBAL_FORMS, assert_near, lengths_mask, marked, random_case
+from comparing import LIMITS, assert_equals_reference, compare_with_reference
+
+from longspan import longformer_attention
+from longspan.attention import native, native_band, selection
+from longspan.attention.band import Text
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The library is looked for again, in the test and after it."""
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("form", GLOBAL_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_equals_reference(dtype: torch.dtype, form: str) -> None:
+    compare_with_reference(dtype, form, 25 if dtype == torch.float32 else 10, backend="native")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("length", "window", "dilation"),
+    [
+        (512, (0, 0), 1),
+        (513, (256, 256), 1),
+        (640, (100, 3), 1),
+        (640, (100, 3), 3),
+        (700, (0, 300), 1),
+        (769, (2000, 0), 1),
+        (769, [(3, 3), (90, 0), (0, 5), (300, 1)], [1, 2, 7, 1]),
+    ],
+)
+def test_equals_reference_over_many_blocks(length: int, window: object, dilation: object) -> None:
+    case = random_case(
+        (2, 4, length, 5),
+        window=window,
+        dilation=dilation,
+        global_mask=marked(length, [0, 1, 255, 256, length - 40]).expand(2, -1),
+        key_mask=lengths_mask(length, length - 30, length - 200),
+        global_qkv="tensors",
+    )
+    assert_equals_reference(case, torch.float32, backend="native")
+
+
+@needs_compiler
+@pytest.mark.parametrize("features", [1, 15, 16, 17, 64, 100, 128, 200])
+def test_any_number_of_features(features: int) -> None:
+    case = random_case((1, 2, 150, features), window=(20, 70), global_mask=marked(150, range(0, 140, 2)))
+    assert_equals_reference(case, torch.float32, backend="native")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
+    case = random_case(
+        (1, 12, 700, 64),
+        window=(128, 128),
+        global_mask=marked(700, [0]),
+        global_qkv={"hidden_size": 768},
+        layout="by token",
+    )
+    assert_equals_reference(case, dtype, backend="native")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_drops_what_the_blocked_path_drops(dilation: int) -> None:
+    case = random_case(
+        (1, 2, 400, 16), dtype=torch.float32, window=(40, 9), dilation=dilation, global_mask=marked(400, [3, 70])
+    )
+
+    def run(backend: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return case.evaluate(backend=backend, dropout_p=0.3)
+
+    assert_near(run("native"), run("blocked"), LIMITS[torch.float32])
+    kept = case.evaluate(backend="native", dropout_p=0.0)["out"]
+    assert (run("native")["out"] - kept).abs().max() > 0.1
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+def test_threads_change_no_bit() -> None:
+    case = random_case(
+        (2, 3, 2000, 16), dtype=torch.float32, window=(30, 30), dilation=[1, 1, 2], global_mask=marked(2000, [5], [7])
+    )
+    results = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        results.append(case.evaluate(backend="native"))
+    for name, tensor in results[0].items():
+        if not name.startswith("grad global"):  # of torch's own products
+            assert all(torch.equal(tensor, other[name]) for other in results[1:]), name
+
+
+@needs_compiler
+def test_nan_stays_where_it_belongs() -> None:
+    tensors = [torch.randn(1, 1, 300, 8) for _ in range(3)]
+    key_mask = lengths_mask(300, 250)
+    clean = longformer_attention(*tensors, window=(20, 20), key_mask=key_mask, backend="native")
+    for tensor in tensors:
+        tensor[:, :, 250:] = torch.nan
+    assert torch.equal(longformer_attention(*tensors, window=(20, 20), key_mask=key_mask, backend="native"), clean)
+    tensors[1][:, :, 100] = torch.nan  # a key of rows 80 to 120
+    out = longformer_attention(*tensors, window=(20, 20), key_mask=key_mask, backend="native")
+    assert out.isnan().any(-1)[0, 0].nonzero().flatten().tolist() == list(range(80, 121))
+
+
+@needs_compiler
+def test_extreme_scores() -> None:
+    case = random_case((1, 2, 130, 8), window=(9, 9), global_mask=marked(130, [4]), scale=20.0)
+    assert_equals_reference(case, torch.float32, backend="native")
+
+
+@needs_compiler
+def test_auto_takes_it() -> None:
+    case = random_case((1, 2, 100, 8), dtype=torch.float32, window=(7, 7), global_mask=marked(100, [3]))
+    assert torch.equal(case.run().out, case.run(backend="native").out)
+    assert selection.select("auto", case.query) == "native"
+    assert selection.select("auto", case.query.double()) == "blocked"
+    with pytest.raises(ValueError, match="backend 'native' computes in fp32, got float64"):
+        selection.select("native", case.query.double())
+    with pytest.raises(ValueError, match="backend 'native' needs tensors on the CPU, got meta"):
+        selection.select("native", case.query.to("meta"))
+
+
+@needs_compiler
+def test_a_window_too_wide_for_the_cache_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case((1, 2, 100, 8), dtype=torch.float32, window=(7, 7))
+    native_out = case.run(backend="native").out
+    monkeypatch.setattr("longspan.attention.blocked.MOST_KEYS", 13)
+    assert torch.equal(case.run(backend="native").out, case.run(backend="blocked").out)
+    torch.testing.assert_close(native_out, case.run(backend="blocked").out)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("name", "value"), [("LONGSPAN_NATIVE", "0"), ("CC", "no-such-compiler"), ("CC", "false"), ("CC", "refuses")]
+)
+def test_without_a_compiler_the_blocked_path_computes(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "refuses"  # says what it is, and then compiles nothing
+    broken.write_text('#!/bin/sh\ncase "$*" in *-dM*) exit 0;; esac\necho "no such option" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv(name, str(broken) if value == "refuses" else value)
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path / "cache"))
+    assert native.library() is None
+    case = random_case((1, 2, 100, 8), dtype=torch.float32, window=(7, 7))
+    assert torch.equal(case.run().out, case.run(backend="blocked").out)
+    with pytest.raises(ValueError, match=r"backend 'native' needs a C compiler .*; backend 'auto' chooses"):
+        case.run(backend="native")
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh")
+def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path / "cache"))
+    assert native.library() is not None
+    (built,) = (tmp_path / "cache").iterdir()
+    before = built.stat().st_mtime_ns
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "_run", lambda command: pytest.fail("compiled again"))
+    assert native.library() is not None
+    assert built.stat().st_mtime_ns == before
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh")
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert native.library() is not None
+    assert list(tmp_path.glob("longspan-*/band-*.so"))
+
+
+def test_the_cache_is_where_systems_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LONGSPAN_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native.cache_folder() == tmp_path / "longspan"
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+def test_what_a_thread_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    text = Text(100, None, None, torch.empty(0, dtype=torch.int64))
+    band = native_band.NativeBand(*torch.zeros(3, 2, 100, 8), text, (7, 7), 1, False, 1.0, None)
+    monkeypatch.setattr(native_band, "library", lambda: SimpleNamespace(longspan_band=lambda *_: 0))
+    with pytest.raises(MemoryError, match="no memory for its buffers"):
+        band.forward(torch.empty(2, 100, 8), torch.empty(2, 100))
