@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from longspan.attention import AttentionPattern, relative_band
+from longspan.attention import AttentionPattern, native, relative_band
 from longspan.attention.relative import relative_attention, relative_op
 from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
 
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
 NAMES = ("query", "key", "value", "positions", "content_bias", "position_bias")
 
 
@@ -53,6 +54,47 @@ def test_values_and_all_gradients_are_the_definition(name: str, length: int, pad
     call = {**PATTERNS[name], "key_mask": key_mask}
     for ours, dense in zip(gradients(inputs, **call), gradients(inputs, **call, backend="reference"), strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-11, atol=1e-12)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize("length", [1, 64, 65, 330])
+@pytest.mark.parametrize("name", PATTERNS)
+def test_compiled_values_and_gradients_are_the_definition(
+    name: str, length: int, dtype: torch.dtype, bound: float
+) -> None:
+    rows = max(length, 40) if name == "wider than the text" else 40
+    inputs = random_inputs((2, 3, length, 8), rows, dtype)
+    key_mask = torch.ones(2, length, dtype=torch.bool)
+    key_mask[1, torch.randperm(length, generator=torch.Generator().manual_seed(1))[: length // 3]] = False
+    call = {**PATTERNS[name], "key_mask": key_mask}
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    dense = gradients(wide, **call, backend="reference")
+    for ours, theirs in zip(gradients(inputs, **call, backend="native"), dense, strict=True):
+        assert (ours - theirs).abs().max() <= bound * theirs.abs().max().clamp(min=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_compiled_dropout_keeps_the_mean_and_has_the_gradient_of_its_mask(dilation: int) -> None:
+    inputs = random_inputs((1, 2, 150, 8), dtype=torch.float32)
+    call: dict[str, Any] = {"window": (39, 0), "dilation": dilation, "dropout_p": 0.4, "backend": "native"}
+
+    def drawn(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return relative_attention(*tensors, **call)
+
+    sums = drawn(*inputs[:2], torch.ones_like(inputs[2]), *inputs[3:])  # of each row's weights after dropout
+    assert abs(sums.mean() - 1) < 0.1
+    assert sums.std() > 0.05
+    draw = torch.Generator().manual_seed(1)
+    grad_out = torch.randn(inputs[0].shape, generator=draw)
+    grads = torch.autograd.grad(drawn(*inputs), inputs, grad_out)
+    for number, (name, grad) in enumerate(zip(NAMES, grads, strict=True)):
+        step = 1e-2 * torch.randn(grad.shape, generator=draw) / grad.numel() ** 0.5
+        ends = [drawn(*inputs[:number], inputs[number] + way * step, *inputs[number + 1 :]) for way in (1, -1)]
+        slope = ((ends[0] - ends[1]).double() / 2 * grad_out).sum()
+        torch.testing.assert_close(slope, (grad * step).sum().double(), rtol=0.02, atol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -186,7 +228,7 @@ def test_opcheck(dropout_p: float) -> None:
     key_mask = torch.ones(2, 30, dtype=torch.bool)
     key_mask[1, :4] = False
     seed = torch.tensor(5) if dropout_p else None
-    torch.library.opcheck(relative_op, (*inputs, key_mask, seed, [5, 3], [1, 2], 0.5, dropout_p))
+    torch.library.opcheck(relative_op, (*inputs, key_mask, seed, [5, 3], [1, 2], 0.5, dropout_p, "auto"))
 
 
 def test_compiles_to_one_graph() -> None:
@@ -214,7 +256,7 @@ def test_autocast_casts_as_it_does_for_matrix_products() -> None:
         ({"position_bias": torch.zeros(2, 4).double()}, TypeError, "position_bias is torch.float64 but query"),
         ({"value": None}, TypeError, "value must be a tensor, got NoneType"),
         ({"key": torch.zeros(1, 2, 8, 4)}, ValueError, "key has shape"),
-        ({"backend": "fast"}, ValueError, "backend must be one of auto, reference, blocked, got 'fast'"),
+        ({"backend": "fast"}, ValueError, "backend must be one of auto, reference, blocked, native, got 'fast'"),
         ({"dropout_p": 1.0}, ValueError, r"dropout_p must be in \[0, 1\), got 1.0"),
     ],
 )

@@ -5,6 +5,9 @@ values around a block in panels of ROWS keys, in a ring that fits a core's own c
 and transposed where a product wants it so. Every product is made of one register tile; the softmax runs where the
 scores lie. Scores are in base 2, as in blocks.py. Numbers depend neither on the threads nor on what stands in padding.
 
+With relative positions a score has a second product, of a row with the position of a key's distance: one by offset,
+added along the diagonals of the block's scores.
+
 Compiled by native.py for the machine that it runs on. */
 
 #include <math.h>
@@ -47,6 +50,9 @@ typedef struct {
     const uint8_t *local, *real;                                  /* [N]; null: all True */
     const int64_t *global_at;                                     /* [G] */
     const int32_t *row_hash, *key_hash;                           /* [H * d, n] and [n + G]; null: no dropout */
+    const float *positions;                                       /* [H, left + 1, D], the furthest first, or null */
+    const float *content_bias, *position_bias;                    /* [H, D], in the unit of scores; with positions */
+    float *grad_positions, *grad_content_bias, *grad_position_bias; /* the same for each of H * d units */
     int64_t *next;                                                /* the next unit that nobody has taken */
     int64_t heads, length, features, num_globals, left, right, dilation;
     int64_t chunk;                                                /* rows of a unit in the forward */
@@ -61,11 +67,14 @@ typedef struct {
     float *query, *out, *grad_out, *grad_query;                            /* [ROWS, stride] */
     float *scores, *grads;                                                 /* [ROWS, width] */
     float *keys, *keys_t, *values, *values_t, *grad_keys, *grad_values;    /* [slots, ROWS * stride] */
-    float *spare;                                                          /* [ROWS, stride] */
+    float *spare, *position_query, *grad_position_query;                   /* [ROWS, stride] */
+    float *by_offset;                                                      /* [ROWS, offsets] */
+    float *positions, *positions_t, *grad_positions;                       /* [offsets, stride], panel by panel */
     float *bias;                                                           /* [slots, ROWS]: 0, or -inf at no key */
     int32_t *hash;                                                         /* [slots, ROWS] */
     uint8_t *some_dead;                                                    /* [slots]: some bias isn't 0 */
     int64_t slots, global_slots, stride, width, panel;
+    int64_t offsets; /* left + 1 in whole panels, with positions */
     void *memory;
 } Room;
 
@@ -155,15 +164,16 @@ INLINE void product(int64_t rows, int64_t columns, int64_t depth, const float *a
 
 /* The three products there are, compiled once each: rows with a panel of keys, the weights of a panel's keys with
 their values, and the weights' transpose with rows. */
-static void score(const Room *room, int64_t rows, int64_t features, const float *query, const float *keys_t,
-                  float *to) {
-    product(rows, ROWS, features, query, room->stride, 1, keys_t, ROWS, to, room->width, 0);
+static void score(const Room *room, int64_t rows, int64_t features, const float *query, const float *keys_t, float *to,
+                  int64_t width) {
+    product(rows, ROWS, features, query, room->stride, 1, keys_t, ROWS, to, width, 0);
 }
-static void gather(const Room *room, int64_t rows, const float *weights, const float *values, float *to) {
-    product(rows, room->stride, ROWS, weights, room->width, 1, values, room->stride, to, room->stride, 1);
+static void gather(const Room *room, int64_t rows, const float *weights, int64_t width, const float *values,
+                   float *to) {
+    product(rows, room->stride, ROWS, weights, width, 1, values, room->stride, to, room->stride, 1);
 }
-static void scatter(const Room *room, int64_t rows, const float *weights, const float *from, float *to) {
-    product(ROWS, room->stride, rows, weights, 1, room->width, from, room->stride, to, room->stride, 1);
+static void scatter(const Room *room, int64_t rows, const float *weights, int64_t width, const float *from, float *to) {
+    product(ROWS, room->stride, rows, weights, 1, width, from, room->stride, to, room->stride, 1);
 }
 
 INLINE float half_to_float(uint16_t bits, const int dtype) {
@@ -252,13 +262,24 @@ static int make_room(Room *room, const Call *call, int backward) {
     float **blocks[] = {&room->spare, &room->query, backward ? &room->grad_query : &room->out, &room->grad_out};
     float **squares[] = {&room->scores, &room->grads};
     int num_rings = backward ? 5 : 2, num_blocks = backward ? 4 : 3, num_squares = backward ? 2 : 1;
+    float **tables[] = {&room->positions, &room->positions_t, &room->grad_positions};
+    int num_tables = 0;
+    if (call->positions) {
+        room->offsets = (call->left + 1 + ROWS - 1) / ROWS * ROWS;
+        num_tables = backward ? 3 : 2;
+    }
     int64_t floats = (num_rings * room->slots + num_blocks) * room->panel + (num_squares * ROWS + 2) * room->width;
+    floats += num_tables * room->offsets * room->stride + ROWS * room->offsets + 2 * room->panel;
     room->memory = malloc(4 * floats + room->slots + 64);
     if (!room->memory) return 0;
     float *at = (float *)(((uintptr_t)room->memory + 63) & ~(uintptr_t)63);
     for (int i = 0; i < num_rings; i++, at += room->slots * room->panel) *rings[i] = at;
     for (int i = 0; i < num_blocks; i++, at += room->panel) *blocks[i] = at;
     for (int i = 0; i < num_squares; i++, at += ROWS * room->width) *squares[i] = at;
+    for (int i = 0; i < num_tables; i++, at += room->offsets * room->stride) *tables[i] = at;
+    room->position_query = at, at += room->panel;
+    room->grad_position_query = at, at += room->panel;
+    room->by_offset = at, at += ROWS * room->offsets;
     room->bias = at;
     room->hash = (int32_t *)(at + room->width);
     room->some_dead = (uint8_t *)(at + 2 * room->width);
@@ -366,8 +387,79 @@ static int read_block(const Room *room, const Call *call, const Unit *unit, cons
 
 static void score_block(const Room *room, const Call *call, const Block *block, const float *rows, const float *panels,
                         float *to) {
-    for (int64_t c = 0; c < block->columns; c++, to += ROWS)
-        score(room, block->whole_tiles, call->features, rows, panels + column_slot(room, block, c) * room->panel, to);
+    for (int64_t c = 0; c < block->columns; c++, to += ROWS) {
+        const float *panel = panels + column_slot(room, block, c) * room->panel;
+        score(room, block->whole_tiles, call->features, rows, panel, to, room->width);
+    }
+}
+
+/* A head's positions, as rows and transposed. */
+static void load_positions(Room *room, const Call *call, int64_t head) {
+    int64_t features = call->features, offsets = call->left + 1;
+    memset(room->positions, 0, 4 * room->offsets * room->stride);
+    for (int64_t t = 0; t < offsets; t++)
+        memcpy(room->positions + t * room->stride, call->positions + (head * offsets + t) * features, 4 * features);
+    for (int64_t t = 0; t < room->offsets; t += ROWS)
+        transpose(room, features, room->positions_t + t * room->stride, room->positions + t * room->stride);
+}
+
+/* Add a head's biases to the rows that meet keys and, apart, to those that meet positions. */
+static void add_biases(Room *room, const Call *call, const Unit *unit, const Block *block) {
+    const float *content = call->content_bias + unit->head * call->features;
+    const float *position = call->position_bias + unit->head * call->features;
+    for (int64_t i = 0; i < block->whole_tiles; i++) {
+        float *query = room->query + i * room->stride, *moved = room->position_query + i * room->stride;
+        for (int64_t e = 0; e < call->features; e++) moved[e] = query[e] + position[e], query[e] += content[e];
+        for (int64_t e = call->features; e < room->stride; e++) moved[e] = 0.0f;
+    }
+}
+
+/* Of row i the first column, the first offset and their number, where its window's keys meet their positions. */
+INLINE int64_t diagonal(const Room *room, const Call *call, const Block *block, int64_t i, int64_t *column,
+                        int64_t *offset) {
+    int64_t row = block->start + i, from = most(0, row - call->left);
+    *column = room->global_slots * ROWS - block->first * ROWS + from;
+    *offset = from - (row - call->left);
+    return row - from + 1;
+}
+
+/* Add the scores of positions. */
+static void score_positions(Room *room, const Call *call, const Unit *unit, const Block *block) {
+    add_biases(room, call, unit, block);
+    for (int64_t t = 0; t < room->offsets; t += ROWS)
+        score(room, block->whole_tiles, call->features, room->position_query, room->positions_t + t * room->stride,
+              room->by_offset + t, room->offsets);
+}
+static void add_positions(const Room *room, const Call *call, const Block *block, int64_t i) {
+    int64_t column, offset, count = diagonal(room, call, block, i, &column, &offset);
+    float *to = room->scores + i * room->width + column;
+    const float *from = room->by_offset + i * room->offsets + offset;
+    for (int64_t j = 0; j < count; j++) to[j] += from[j];
+}
+
+/* From the gradients of the scores those of positions, biases and rows. */
+static void differentiate_positions(Room *room, const Call *call, const Unit *unit, const Block *block) {
+    int64_t at = (unit->head * call->dilation + unit->residue) * call->features;
+    memset(room->by_offset, 0, 4 * ROWS * room->offsets);
+    for (int64_t i = 0; i < block->rows; i++) {
+        int64_t column, offset, count = diagonal(room, call, block, i, &column, &offset);
+        memcpy(room->by_offset + i * room->offsets + offset, room->grads + i * room->width + column, 4 * count);
+    }
+    memset(room->grad_position_query, 0, 4 * room->panel);
+    for (int64_t t = 0; t < room->offsets; t += ROWS) {
+        const float *grads = room->by_offset + t;
+        int64_t table = t * room->stride;
+        gather(room, block->whole_tiles, grads, room->offsets, room->positions + table, room->grad_position_query);
+        scatter(room, block->whole_tiles, grads, room->offsets, room->position_query, room->grad_positions + table);
+    }
+    for (int64_t i = 0; i < block->rows; i++) {
+        float *query = room->grad_query + i * room->stride, *moved = room->grad_position_query + i * room->stride;
+        for (int64_t e = 0; e < call->features; e++) {
+            call->grad_content_bias[at + e] += query[e] * call->scale;
+            call->grad_position_bias[at + e] += moved[e] * call->scale;
+            query[e] += moved[e];
+        }
+    }
 }
 
 /* -inf into the scores of row i wherever it doesn't see a key. */
@@ -415,16 +507,19 @@ static void drop_row(const Room *room, const Call *call, const Unit *unit, const
 static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin, int64_t end) {
     unit->loaded = most(0, begin - call->left) / ROWS;
     load_globals(room, call, unit, 0);
+    if (call->positions) load_positions(room, call, unit->head);
     for (int64_t start = begin; start < end; start += ROWS) {
         Block block = block_at(room, call, unit, start, end);
         load_panels(room, call, unit, block.last + 1, 0);
         float top[ROWS] = {0}, total[ROWS] = {0};
         memset(room->out, 0, 4 * room->panel);
         if (read_block(room, call, unit, &block, room->query, &call->query, call->scale * LOG2_E)) {
+            if (call->positions) score_positions(room, call, unit, &block);
             score_block(room, call, &block, room->query, room->keys_t, room->scores);
             for (int64_t i = 0; i < block.rows; i++) {
                 float *scores = room->scores + i * room->width;
                 int64_t width = block.columns * ROWS;
+                if (call->positions) add_positions(room, call, &block, i);
                 mask_row(room, call, unit, &block, i);
                 Vector tops = all(-INFINITY), sum = {0};
                 for (int64_t j = 0; j < width; j += LANES) tops = larger(tops, load(scores + j));
@@ -441,7 +536,7 @@ static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin
             }
             for (int64_t c = 0; c < block.columns; c++) {
                 const float *values = room->values + column_slot(room, &block, c) * room->panel;
-                gather(room, block.whole_tiles, room->scores + c * ROWS, values, room->out);
+                gather(room, block.whole_tiles, room->scores + c * ROWS, room->width, values, room->out);
             }
         }
         for (int64_t i = 0; i < block.rows; i++) {
@@ -465,6 +560,7 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
         memset(grads, 0, 4 * block->columns * ROWS);
         return;
     }
+    if (call->positions) add_positions(room, call, block, i);
     mask_row(room, call, unit, block, i);
     Vector lse = all(*number(&call->lse, unit->head, token) * LOG2_E);
     Vector delta = all(*number(&call->delta, unit->head, token));
@@ -487,6 +583,10 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
 
 static void backward_rows(Room *room, const Call *call, Unit *unit) {
     load_globals(room, call, unit, 1);
+    if (call->positions) {
+        load_positions(room, call, unit->head);
+        memset(room->grad_positions, 0, 4 * room->offsets * room->stride);
+    }
     for (int64_t start = 0; start < unit->rows; start += ROWS) {
         Block block = block_at(room, call, unit, start, unit->rows);
         flush_panels(room, call, unit, block.first);
@@ -494,15 +594,18 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
         memset(room->grad_query, 0, 4 * room->panel);
         if (read_block(room, call, unit, &block, room->query, &call->query, call->scale * LOG2_E)) {
             read_block(room, call, unit, &block, room->grad_out, &call->grad_out, 1.0f / call->keep);
+            if (call->positions) score_positions(room, call, unit, &block);
             score_block(room, call, &block, room->query, room->keys_t, room->scores);
             score_block(room, call, &block, room->grad_out, room->values_t, room->grads);
             for (int64_t i = 0; i < block.whole_tiles; i++) differentiate_row(room, call, unit, &block, i);
             for (int64_t c = 0; c < block.columns; c++) {
                 int64_t at = column_slot(room, &block, c) * room->panel;
-                gather(room, block.whole_tiles, room->grads + c * ROWS, room->keys + at, room->grad_query);
-                scatter(room, block.whole_tiles, room->grads + c * ROWS, room->query, room->grad_keys + at);
-                scatter(room, block.whole_tiles, room->scores + c * ROWS, room->grad_out, room->grad_values + at);
+                const float *grads = room->grads + c * ROWS, *weights = room->scores + c * ROWS;
+                gather(room, block.whole_tiles, grads, room->width, room->keys + at, room->grad_query);
+                scatter(room, block.whole_tiles, grads, room->width, room->query, room->grad_keys + at);
+                scatter(room, block.whole_tiles, weights, room->width, room->grad_out, room->grad_values + at);
             }
+            if (call->positions) differentiate_positions(room, call, unit, &block);
         }
         for (int64_t i = 0; i < block.rows; i++) {
             const float *grad = room->grad_query + i * room->stride;
@@ -510,6 +613,11 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
         }
     }
     flush_panels(room, call, unit, (unit->rows + ROWS - 1) / ROWS);
+    for (int64_t t = 0; call->positions && t <= call->left; t++)
+        for (int64_t e = 0; e < call->features; e++) {
+            int64_t to = ((unit->head * call->dilation + unit->residue) * (call->left + 1) + t) * call->features + e;
+            call->grad_positions[to] = room->grad_positions[t * room->stride + e] * LN_2;
+        }
     for (int64_t g = 0; g < call->num_globals; g++)
         for (int64_t e = 0; e < call->features; e++) {
             int64_t to = ((unit->head * call->dilation + unit->residue) * call->num_globals + g) * call->features + e;

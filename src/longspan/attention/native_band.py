@@ -2,11 +2,13 @@
 
 import ctypes
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from longspan.attention.band import BandGradients, Text
+from longspan.attention.blocks import LOG2_E
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.native import library, run_together
@@ -26,7 +28,10 @@ class _Matrix(Structure):
 _MATRICES = (
     "query", "key", "value", "out", "lse", "grad_out", "delta", "grad_query", "grad_key", "grad_value",
 )  # fmt: skip
-_ARRAYS = ("global_grad_key", "global_grad_value", "local", "real", "global_at", "row_hash", "key_hash")
+_ARRAYS = (
+    "global_grad_key", "global_grad_value", "local", "real", "global_at", "row_hash", "key_hash",
+    "positions", "content_bias", "position_bias", "grad_positions", "grad_content_bias", "grad_position_bias",
+)  # fmt: skip
 _SIZES = ("heads", "length", "features", "num_globals", "left", "right", "dilation", "chunk")
 
 
@@ -46,6 +51,16 @@ class _Call(Structure):
     )
 
 
+class RelativePositions(NamedTuple):
+    """What makes positions known, and their gradients."""
+
+    table: Tensor
+    """``[h, left + 1, D]``: the position of the key ``k`` steps before the row."""
+    content_bias: Tensor
+    """``[h, D]``, as of the position bias."""
+    position_bias: Tensor
+
+
 class NativeBand:
     """The local rows of some heads of one text: heads that share window, dilation and causality."""
 
@@ -60,8 +75,11 @@ class NativeBand:
         causal: bool,
         scale: float,
         dropout: Dropout | None,
+        positions: RelativePositions | None = None,
     ) -> None:
-        """Args as of :class:`longspan.attention.band.Band`; the tensors fp32, bf16 or fp16 on the CPU."""
+        """Args as of :class:`longspan.attention.band.Band`; the tensors fp32, bf16 or fp16 on the CPU; with relative
+        positions a window ``(left, 0)`` and no global tokens.
+        """
         self.text, self.dilation = text, dilation
         self.heads, self.features = query.shape[0], query.shape[-1]
         residues = Residues(text.length, dilation)
@@ -91,6 +109,14 @@ class NativeBand:
                 self._give_array(name, mask.view(torch.uint8))
         if G:
             self._give_array("global_at", text.globals_)
+        self.positions = positions
+        if positions is not None:
+            # In C the furthest comes first, as keys do.
+            table = positions.table[:, : self.call.left + 1]
+            self.call.left = table.shape[1] - 1
+            self._give_array("positions", table.flip(1).float())
+            for name, bias in (("content_bias", positions.content_bias), ("position_bias", positions.position_bias)):
+                self._give_array(name, bias.float() * (scale * LOG2_E))
         if dropout is not None:
             row_hash, key_hash = dropout.hashes(self.heads * dilation, residues.n, residues.n + G)
             self._give_array("row_hash", row_hash)
@@ -105,8 +131,12 @@ class NativeBand:
         if written is not out:
             out.copy_(written)
 
-    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> None:
-        """Write the gradients of the local rows; arguments as of :meth:`longspan.attention.band.Band.backward`."""
+    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> RelativePositions | None:
+        """Write the gradients of the local rows; arguments as of :meth:`longspan.attention.band.Band.backward`.
+
+        Returns:
+            The gradients of relative positions in fp32, if there are some.
+        """
         self._give("grad_out", grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous())
         self._give("delta", delta)
         self._give("lse", lse)
@@ -117,6 +147,16 @@ class NativeBand:
         global_grads = [torch.empty(self.heads, self.dilation, G, self.features) for _ in range(2 if G else 0)]
         for name, grad in zip(("global_grad_key", "global_grad_value"), global_grads, strict=False):
             self._give_array(name, grad)
+        unit = (self.heads, self.dilation)
+        of_positions = [
+            torch.zeros(*unit, *shape, self.features)
+            for shape in ((self.call.left + 1,), (), ())
+            if self.positions is not None
+        ]
+        for name, grad in zip(
+            ("grad_positions", "grad_content_bias", "grad_position_bias"), of_positions, strict=False
+        ):
+            self._give_array(name, grad)
         self._run(backward=True)
         for target, there in zip(targets, written, strict=True):
             if there is not target:
@@ -124,6 +164,10 @@ class NativeBand:
         for target, grad in zip((grads.key, grads.value), global_grads, strict=False):
             # The window holds no global key, so these rows are still exactly 0.
             target.index_copy_(1, self.text.globals_, grad.sum(1).to(target.dtype))
+        if self.positions is None:
+            return None
+        table, content_bias, position_bias = (grad.sum(1) for grad in of_positions)
+        return RelativePositions(table.flip(1), content_bias, position_bias)
 
     def _run(self, *, backward: bool) -> None:
         compiled = library()

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
+from longspan.attention.native_band import MOST_KEYS
+from longspan.attention.native_relative import native_relative_backward, native_relative_forward
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
+from longspan.attention.selection import refusal, select
 
-RelativeBackend = Literal["auto", "reference", "blocked"]
+RelativeBackend = Literal["auto", "reference", "blocked", "native"]
 
 
 def relative_attention(
@@ -51,7 +54,8 @@ def relative_attention(
         key_mask: bool ``[B, N]``, False marks padding, anywhere. Padding rows give 0.
         scale: factor on the scores; ``None`` is ``D ** -0.5``.
         dropout_p: probability of dropping an attention weight, in [0, 1).
-        backend: ``"blocked"``, the linear path; ``"reference"``, the dense definition, quadratic; ``"auto"``.
+        backend: ``"native"``, compiled for the CPU when it is first used, up to fp32; ``"blocked"``, torch's operations
+            on any device; ``"reference"``, the dense definition, quadratic; ``"auto"``: the fastest that can.
 
     Returns:
         ``[B, H, N, D]`` in the dtype of ``query``.
@@ -94,6 +98,7 @@ def relative_attention(
         list(pattern.dilations),
         scale,
         dropout_p,
+        backend,
     )
     return out
 
@@ -157,11 +162,13 @@ def relative_op(
     dilations: Sequence[int],
     scale: float,
     dropout_p: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` as :func:`relative_forward`: one node for ``torch.compile``."""
     call = _call(key_mask, seed, lefts, dilations, scale, dropout_p)
+    forward = native_relative_forward if _is_native(backend, query, lefts) else relative_forward
     with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
-        return relative_forward(query, key, value, Positions(positions, content_bias, position_bias), call)
+        return forward(query, key, value, Positions(positions, content_bias, position_bias), call)
 
 
 @torch.library.custom_op("longspan::relative_attention_backward", mutates_args=())
@@ -181,12 +188,14 @@ def relative_backward_op(
     dilations: Sequence[int],
     scale: float,
     dropout_p: float,
+    backend: str,
 ) -> list[Tensor]:
     """Gradients of the first six arguments of :func:`relative_op`."""
     call = _call(key_mask, seed, lefts, dilations, scale, dropout_p)
+    backward = native_relative_backward if _is_native(backend, query, lefts) else relative_backward
     with torch.autocast(query.device.type, enabled=False):
         table = Positions(positions, content_bias, position_bias)
-        return relative_backward(grad_out, query, key, value, table, out, lse, call)
+        return backward(grad_out, query, key, value, table, out, lse, call)
 
 
 @relative_op.register_fake
@@ -201,8 +210,8 @@ def _(grad_out: Tensor, *inputs: Any) -> list[Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, key_mask, seed, lefts, dilations, scale, dropout_p = inputs
-    ctx.rest = lefts, dilations, scale, dropout_p
+    *tensors, key_mask, seed, lefts, dilations, scale, dropout_p, backend = inputs
+    ctx.rest = lefts, dilations, scale, dropout_p, backend
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output, key_mask, seed)
@@ -211,12 +220,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     *tensors, out, lse, key_mask, seed = ctx.saved_tensors
     if grad_out is None:
-        return (None,) * 12
+        return (None,) * 13
     grads = relative_backward_op(grad_out, *tensors, out, lse, key_mask, seed, *ctx.rest)
-    return (*grads, *([None] * 6))
+    return (*grads, *([None] * 7))
 
 
 relative_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _is_native(backend: str, query: Tensor, lefts: Sequence[int]) -> bool:
+    # Triton has no kernels for relative positions.
+    path = "native" if backend == "auto" and refusal("native", query) is None else select(backend, query)
+    return path == "native" and max(lefts) <= MOST_KEYS
 
 
 def _call(
