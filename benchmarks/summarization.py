@@ -5,7 +5,8 @@
 One small BART learns to write texts without their noise (``longspan pretrain``, objective ``denoising``), becomes an
 LED (``longspan convert``), and is finetuned on ScisummNet and QMSum (``longspan finetune --task summarization``) once
 for each input length and seed, on the same examples. Lead-k, the first k words with k the mean length of the training
-summaries, is the baseline without a model, and the LED whose input is cut at the first length the one without length.
+summaries, is the baseline without a model; the BART itself, its positions copied to the first length, the one without
+length, beside the LED whose input is cut there.
 DATA holds ``scisummnet``, ``qmsum`` and ``enwiki2015``, see ``benchmarks/summarization_texts.py``. Whatever is finished
 is not run again, so a stopped call goes on where it was; the tables and ``results/*.json`` tell what there is so far.
 """
@@ -48,6 +49,8 @@ SETS: dict[str, dict[str, Any]] = {
     "scisummnet": {"max_target_length": 192, "max_new_tokens": 160},
     "qmsum": {"max_target_length": 128, "max_new_tokens": 96, "query_column": "query"},
 }
+BASELINE = "bart-copied"
+"""The BART itself with its positions copied to the shortest length, and full attention there."""
 MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 Run = dict[str, Any]
@@ -95,14 +98,15 @@ def pretrain_bart(bart: Path, texts: Path, output: Path, steps: int) -> Path:
 
 
 def finetune(
-    led: Path, texts: Path, output: Path, name: str, length: int, seed: int, options: argparse.Namespace
+    model: Path, texts: Path, output: Path, name: str, length: int, seed: int, options: argparse.Namespace
 ) -> Run:
     """One row: finetune on ``name`` cut at ``length`` tokens, and evaluate on the test split."""
+    kind = "bart" if model.name == BASELINE else "led"
     recipe = SummarizationRecipe(
-        model=str(led),
+        model=str(model),
         train=(str(texts / f"{name}-train.jsonl"),),
         eval=(str(texts / f"{name}-test.jsonl"),),
-        output_dir=str(output / f"{name}-{length}-{seed}"),
+        output_dir=str(output / f"{name}-{length}-{seed}{'-bart' * (kind == 'bart')}"),
         max_input_length=length,
         examples_per_step=4,
         steps=options.steps,
@@ -118,7 +122,7 @@ def finetune(
     )
     result = finetune_summarization(recipe)
     assert result.metrics is not None
-    return {"set": name, "length": length, "seed": seed, "seconds": result.seconds, **result.metrics}
+    return {"set": name, "model": kind, "length": length, "seed": seed, "seconds": result.seconds, **result.metrics}
 
 
 def lead_scores(texts: Path, name: str, test_examples: int) -> dict[str, float]:
@@ -164,15 +168,14 @@ def table(record: dict[str, Any]) -> str:
         first = record["lead"][name]
         scores = " | ".join(f"{first[measure]:.2f}" for measure in MEASURES)
         rows.append(f"| {name} | lead, {first['words']} words | {scores} | | | |")
-        lengths = sorted({run["length"] for run in record["runs"] if run["set"] == name})
-        for length in lengths:
-            runs = [run for run in record["runs"] if (run["set"], run["length"]) == (name, length)]
+        inputs = sorted({(run["length"], run["model"]) for run in record["runs"] if run["set"] == name})
+        for length, kind in inputs:
+            runs = [run for run in record["runs"] if (run["set"], run["length"], run["model"]) == (name, length, kind)]
             means = [statistics.mean(run[measure] for run in runs) for measure in (*MEASURES, "loss")]
             cells = " | ".join(f"{mean:.2f}" for mean in means[:-1]) + f" | {means[-1]:.3f}"
             seeds = ", ".join(f"{run['rouge1']:.2f}" for run in runs)
-            rows.append(
-                f"| {name} | {length:,} tokens | {cells} | {seeds} | {record['pairs_read'][name][str(length)]:.0f} % |"
-            )
+            shown = f"{length:,} tokens" + (", BART" if kind == "bart" else "")
+            rows.append(f"| {name} | {shown} | {cells} | {seeds} | {record['pairs_read'][name][str(length)]:.0f} % |")
     return "\n".join(rows) + "\n"
 
 
@@ -197,9 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts = write_texts(options.data, texts, pretraining_characters=PRETRAINING_CHARACTERS)
         print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
     model = pretrain_bart(make_bart(output / "bart", texts), texts, output / "pretraining", options.pretrain_steps)
-    led = output / "led"
+    led, bart = output / "led", output / BASELINE
     if not led.is_dir():
         convert_directory(model, led, max_positions=max(lengths), attention_window=options.window)
+    if not bart.is_dir():  # a window over everything is BART's attention
+        convert_directory(model, bart, max_positions=min(lengths), attention_window=2 * min(lengths))
 
     pretraining = json.loads((output / "pretraining" / "result.json").read_text(encoding="utf-8"))
     record: dict[str, Any] = {
@@ -217,9 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "runs": [],
     }
     for seed in seeds:
-        for length in lengths:
+        for reader, length in ((bart, min(lengths)), *((led, length) for length in lengths)):
             for name in SETS:
-                record["runs"].append(finetune(led, texts, output, name, length, seed, options))
+                record["runs"].append(finetune(reader, texts, output, name, length, seed, options))
                 _write(record, options.results)
     print(table(record))
 

@@ -105,7 +105,8 @@ def test_the_program_runs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: p
     options += ["--lengths", "64", "--pretrain-steps", "2", "--steps", "2", "--test-examples", "2"]
     options += ["--window", "32"]
     summarization.main([*options, "--seeds", "1"])
-    assert capsys.readouterr().out.count("| 64 tokens |") == 2
+    shown = capsys.readouterr().out
+    assert (shown.count("| 64 tokens |"), shown.count("| 64 tokens, BART |")) == (2, 2)
     trained = []
     whole = summarization.finetune_summarization
 
@@ -115,11 +116,11 @@ def test_the_program_runs_and_goes_on(data: Path, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(summarization, "finetune_summarization", finetune)
     summarization.main([*options, "--seeds", "1,2"])
-    assert trained == [True, True, False, False], "finished runs are only read"
+    assert trained == [True] * 4 + [False] * 4, "finished runs are only read"
     (file,) = (tmp_path / "results").glob("*_summarization.json")
     record = json.loads(file.read_text())
-    assert [(run["set"], run["length"], run["seed"]) for run in record["runs"]] == [
-        ("scisummnet", 64, 1), ("qmsum", 64, 1), ("scisummnet", 64, 2), ("qmsum", 64, 2),
-    ]  # fmt: skip
+    assert [(run["set"], run["model"], run["length"], run["seed"]) for run in record["runs"]] == [
+        (name, kind, 64, seed) for seed in (1, 2) for kind in ("bart", "led") for name in ("scisummnet", "qmsum")
+    ]
     assert record["lead"]["scisummnet"]["rouge1"] > 0
     assert str(tmp_path) not in file.read_text(), "no folder of this machine"
