@@ -83,10 +83,10 @@ def test_stretches_change_no_bit_of_the_output(monkeypatch: pytest.MonkeyPatch) 
     case = random_case((1, 4, 900, 8), dtype=torch.float32, window=(50, 50), global_mask=marked(900, [3, 600]))
     monkeypatch.setattr(band, "_CPU_SCORES", 1000)
     torch.manual_seed(0)
-    whole = case.run(dropout_p=0.3).out
+    whole = case.run(backend="blocked", dropout_p=0.3).out
     monkeypatch.setattr(band, "_STRETCH", 64)
     torch.manual_seed(0)
-    assert torch.equal(case.run(dropout_p=0.3).out, whole)
+    assert torch.equal(case.run(backend="blocked", dropout_p=0.3).out, whole)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)

@@ -322,7 +322,7 @@ def test_kernels_are_refused_without_a_gpu() -> None:
 
 
 def test_the_first_that_can_is_selected(monkeypatch: pytest.MonkeyPatch) -> None:
-    query = torch.zeros(1, 1, 4, 16)
+    query = torch.zeros(1, 1, 4, 16, dtype=torch.float64)
     assert selection.select("auto", query) == "blocked"
     monkeypatch.setitem(selection.ORDER, "cpu", ("triton", "blocked"))
     monkeypatch.setattr(selection, "refusal", lambda name, query: None)
