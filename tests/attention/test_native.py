@@ -150,9 +150,16 @@ def test_auto_takes_it() -> None:
 def test_a_window_too_wide_for_the_cache_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case((1, 2, 100, 8), dtype=torch.float32, window=(7, 7))
     native_out = case.run(backend="native").out
-    monkeypatch.setattr("longspan.attention.blocked.MOST_KEYS", 13)
+    monkeypatch.setattr(native_band, "MOST_KEYS", 13)
     assert torch.equal(case.run(backend="native").out, case.run(backend="blocked").out)
     torch.testing.assert_close(native_out, case.run(backend="blocked").out)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("window", "dilation"), [((10**6, 10**6), 1), ((2**40, 0), 1), ((2, 2), 2**40), ((2, 2), 20)])
+def test_windows_and_dilations_beyond_the_text_cost_nothing(window: tuple[int, int], dilation: int) -> None:
+    case = random_case((1, 2, 133, 4), window=window, dilation=dilation, global_mask=marked(133, [4]))
+    assert_equals_reference(case, torch.float32, backend="native")
 
 
 @pytest.mark.usefixtures("fresh")

@@ -14,7 +14,7 @@ from torch import Tensor
 from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
-from longspan.attention.native_band import MOST_KEYS, NativeBand
+from longspan.attention.native_band import NativeBand, suits
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.workspace import Scratch
 
@@ -152,7 +152,7 @@ def _bands(
     dropout: Dropout | None,
 ) -> Iterator[tuple[slice | list[int], Band | NativeBand]]:
     for heads, window, dilation, causal in call.pattern.head_groups(text.length):
-        native = call.native and sum(window) <= MOST_KEYS
+        native = call.native and suits(text.length, window, dilation)
         step = len(heads)  # compiled code takes them one by one
         if not native:
             step = heads_per_chunk(step, text.length, text.globals_.numel(), window, dilation, query.device)

@@ -197,6 +197,12 @@ class NativeBand:
         setattr(self.call, name, array.data_ptr())
 
 
+def suits(length: int, window: Window, dilation: int) -> bool:
+    """Whether compiled code is the faster way: panels fit the cache, and a residue's rows fill a block."""
+    rows = -(-length // dilation)
+    return sum(min(side, rows) for side in window) <= MOST_KEYS and (dilation == 1 or rows >= _BLOCK)
+
+
 def cannot(query: Tensor) -> str | None:
     """Why there is no compiled code for ``query``, as the rest of a sentence; None if there is."""
     if query.device.type != "cpu":

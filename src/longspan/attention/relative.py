@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
-from longspan.attention.native_band import MOST_KEYS
+from longspan.attention.native_band import suits
 from longspan.attention.native_relative import native_relative_backward, native_relative_forward
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
@@ -166,7 +166,7 @@ def relative_op(
 ) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` as :func:`relative_forward`: one node for ``torch.compile``."""
     call = _call(key_mask, seed, lefts, dilations, scale, dropout_p)
-    forward = native_relative_forward if _is_native(backend, query, lefts) else relative_forward
+    forward = native_relative_forward if _is_native(backend, query, call.pattern) else relative_forward
     with torch.autocast(query.device.type, enabled=False):  # sums stay in fp32
         return forward(query, key, value, Positions(positions, content_bias, position_bias), call)
 
@@ -192,7 +192,7 @@ def relative_backward_op(
 ) -> list[Tensor]:
     """Gradients of the first six arguments of :func:`relative_op`."""
     call = _call(key_mask, seed, lefts, dilations, scale, dropout_p)
-    backward = native_relative_backward if _is_native(backend, query, lefts) else relative_backward
+    backward = native_relative_backward if _is_native(backend, query, call.pattern) else relative_backward
     with torch.autocast(query.device.type, enabled=False):
         table = Positions(positions, content_bias, position_bias)
         return backward(grad_out, query, key, value, table, out, lse, call)
@@ -228,10 +228,11 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any,
 relative_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _is_native(backend: str, query: Tensor, lefts: Sequence[int]) -> bool:
+def _is_native(backend: str, query: Tensor, pattern: AttentionPattern) -> bool:
     # Triton has no kernels for relative positions.
     path = "native" if backend == "auto" and refusal("native", query) is None else select(backend, query)
-    return path == "native" and max(lefts) <= MOST_KEYS
+    pairs = zip(pattern.windows, pattern.dilations, strict=True)
+    return path == "native" and all(suits(query.shape[2], window, dilation) for window, dilation in pairs)
 
 
 def _call(
