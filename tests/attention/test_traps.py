@@ -9,19 +9,25 @@ from attention_cases import Case, assert_near, lengths_mask, marked, random_case
 from torch import Tensor
 
 from longspan import longformer_attention
+from longspan.attention import native
 
-BACKENDS = ["blocked", "reference"]
+needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+BACKENDS = ["blocked", "reference", pytest.param("native", marks=needs_compiler)]
 
 
-def _uniform(length: int, heads: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def _dtype(backend: str) -> torch.dtype:
+    return torch.float32 if backend == "native" else torch.float64
+
+
+def _uniform(length: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Scores that are all 0, and values that tell each token from the others: outputs are means of one-hot rows."""
-    zeros = torch.zeros(1, heads, length, length, dtype=torch.float64)
-    return zeros, zeros, torch.eye(length, dtype=torch.float64).expand(1, heads, -1, -1)
+    zeros = torch.zeros(1, 1, length, length, dtype=_dtype(backend))
+    return zeros, zeros, torch.eye(length, dtype=_dtype(backend)).expand(1, 1, -1, -1)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_global_token_inside_the_window_counts_once(backend: str) -> None:
-    out = longformer_attention(*_uniform(7), window=(2, 2), global_mask=marked(7, [3]), backend=backend)
+    out = longformer_attention(*_uniform(7, backend), window=(2, 2), global_mask=marked(7, [3]), backend=backend)
     assert out[0, 0, 4].tolist() == pytest.approx([0, 0, 0.2, 0.2, 0.2, 0.2, 0.2])  # 3 in the window
     assert out[0, 0, 0].tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25, 0, 0, 0])  # 3 beyond it
 
@@ -37,6 +43,7 @@ def test_rows_without_any_key_are_zero_and_without_nan(backend: str) -> None:
         key_mask=mask,
         global_mask=marked(6, [0], [4, 5], [0]),
         global_qkv="tensors",
+        dtype=_dtype(backend),
     )
     results = case.evaluate(backend=backend)
     assert all(tensor.isfinite().all() for name, tensor in results.items() if name != "lse")
@@ -50,7 +57,12 @@ def test_rows_without_any_key_are_zero_and_without_nan(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_lse_of_a_row_without_a_key_is_minus_infinity_and_of_no_other(backend: str) -> None:
     case = random_case(
-        (2, 1, 9, 4), window=(1, 1), dilation=4, key_mask=lengths_mask(9, 5, 0), global_mask=marked(9, [0, 8], [3])
+        (2, 1, 9, 4),
+        window=(1, 1),
+        dilation=4,
+        key_mask=lengths_mask(9, 5, 0),
+        global_mask=marked(9, [0, 8], [3]),
+        dtype=_dtype(backend),
     )
     lse = case.run(backend=backend).lse
     assert lse.isneginf().tolist() == [[[False] * 5 + [True] * 4], [[True] * 9]]
@@ -58,7 +70,7 @@ def test_lse_of_a_row_without_a_key_is_minus_infinity_and_of_no_other(backend: s
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_first_and_last_rows_have_shorter_windows_not_shifted_ones(backend: str) -> None:
-    out = longformer_attention(*_uniform(9), window=(3, 2), backend=backend)
+    out = longformer_attention(*_uniform(9, backend), window=(3, 2), backend=backend)
     seen = [(row > 0).nonzero().flatten().tolist() for row in out[0, 0]]
     assert seen == [list(range(max(0, i - 3), min(9, i + 3))) for i in range(9)]
 
@@ -144,11 +156,11 @@ def test_deterministic_mode_changes_nothing() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_window_is_one_sided_and_inclusive(backend: str) -> None:
-    out = longformer_attention(*_uniform(20), window=(2, 3), backend=backend)
+    out = longformer_attention(*_uniform(20, backend), window=(2, 3), backend=backend)
     assert (out[0, 0, 10] > 0).nonzero().flatten().tolist() == [8, 9, 10, 11, 12, 13]
     # Hugging Face's total width w, half on each side, is w + 1 keys.
     w = 8
-    out = longformer_attention(*_uniform(20), window=(w // 2, w // 2), backend=backend)
+    out = longformer_attention(*_uniform(20, backend), window=(w // 2, w // 2), backend=backend)
     assert (out[0, 0, 10] > 0).sum() == w + 1
 
 
@@ -201,7 +213,7 @@ def test_a_key_out_of_sight_can_outscore_every_key_in_sight(hidden_by: str) -> N
     torch.testing.assert_close(results.lse[0, 0, sees].double(), expected.lse[0, 0, sees], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "reference", "probabilities"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "probabilities"])
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("form", ["none", "tensors", "projection"])
 def test_what_stands_in_padding_reaches_nothing(poison: float, form: str, backend: str) -> None:
@@ -214,6 +226,7 @@ def test_what_stands_in_padding_reaches_nothing(poison: float, form: str, backen
         global_mask=marked(60, [0, 30, 59], [10]),
         key_mask=torch.arange(60)[None] // 10 != torch.tensor([[5], [2]]),
         global_qkv=given,
+        dtype=_dtype(backend),
     )
     clean = case.evaluate(**options)
     padding = ~case.key_mask
