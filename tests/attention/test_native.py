@@ -1,5 +1,6 @@
 """The compiled path on a CPU: equal to the reference, to itself on any number of threads, and absent without harm."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,34 @@ def test_nan_stays_where_it_belongs() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_rows_of_padding_have_no_gradient_whatever_their_block_holds(poison: float) -> None:
+    case = random_case((1, 1, 128, 8), dtype=torch.float32, window=(5, 5), key_mask=lengths_mask(128, 120))
+    with torch.no_grad():
+        case.key[:, :, 100] = poison
+    assert not case.evaluate(backend="native")["query"][:, :, 120:].any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    tensors = [torch.randn(1, 2, 100, 8, dtype=torch.float32, requires_grad=True) for _ in range(4)]
+    mask = marked(100, [3, 50])
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        out = longformer_attention(*tensors[:3], window=(7, 7), global_mask=mask, backend="native")
+        return torch.autograd.grad(out, tensors[:3], tensors[3])
+
+    expected = gradients()
+    try:
+        torch.set_default_dtype(dtype)
+        actual = gradients()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+@needs_compiler
 def test_extreme_scores() -> None:
     case = random_case((1, 2, 130, 8), window=(9, 9), global_mask=marked(130, [4]), scale=20.0)
     assert_equals_reference(case, torch.float32, backend="native")
@@ -193,6 +222,31 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(native, "_run", lambda command: pytest.fail("compiled again"))
     assert native.library() is not None
     assert built.stat().st_mtime_ns == before
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh")
+def test_a_library_that_is_none_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LONGSPAN_CACHE", ".")
+    monkeypatch.setenv("CC", f"{os.environ.get('CC', 'cc')} -DANOTHER")
+    path = native.build([os.environ["CC"].split()[0], "-DANOTHER"], native.cache_folder())
+    path.write_bytes(b"")
+    assert native.library() is not None
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+def test_one_thread_does_it_all_where_no_other_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case((1, 3, 200, 8), dtype=torch.float32, window=(7, 7))
+    expected = case.run(backend="native").out
+    torch.set_num_threads(3)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(native, "_pool", refuse)
+    assert torch.equal(case.run(backend="native").out, expected)
 
 
 @needs_compiler

@@ -8,11 +8,13 @@ import ctypes
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -30,12 +32,17 @@ def library() -> ctypes.CDLL | None:
     """The compiled code; None where there is none, then ``backend="blocked"`` is the fast path."""
     if os.environ.get("LONGSPAN_NATIVE") == "0" or not SOURCE.is_file():  # code beside weights brings Python alone
         return None
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
-        _log.info("no C compiler found: attention on the CPU takes the blocked path")
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        _log.info("there is no C compiler %s: attention on the CPU takes the blocked path", compiler[0])
         return None
     try:
-        return ctypes.CDLL(str(build(compiler, cache_folder())))
+        path = build(compiler, cache_folder())
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # not what a compiler made
+            path.unlink()
+            return ctypes.CDLL(str(build(compiler, cache_folder())))
     except (OSError, subprocess.SubprocessError) as error:
         _log.info("the compiled attention can't be used, the blocked path is taken: %s", error)
         return None
@@ -44,15 +51,20 @@ def library() -> ctypes.CDLL | None:
 def cache_folder() -> Path:
     """Where compiled code is kept: ``LONGSPAN_CACHE``, or ``longspan`` in the user's cache."""
     if given := os.environ.get("LONGSPAN_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longspan"
+        return Path(given).absolute()
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given).absolute() / "longspan"
+    try:
+        return Path.home() / ".cache" / "longspan"
+    except RuntimeError:  # nobody's home; a folder that others could write to must not be it
+        return Path(tempfile.mkdtemp(prefix="longspan-"))
 
 
-def build(compiler: str, folder: Path) -> Path:
+def build(compiler: list[str], folder: Path) -> Path:
     """Compile, if it isn't there yet, for the machine's own instructions.
 
     Args:
-        compiler: of the GCC family.
+        compiler: of the GCC family, the words of its command.
         folder: made if it isn't there; where it can't be written to, a temporary one takes its place.
 
     Returns:
@@ -64,10 +76,10 @@ def build(compiler: str, folder: Path) -> Path:
     machine, macros = _instructions(compiler)
     told = (SOURCE.read_text(encoding="utf-8"), *_FLAGS, machine, macros)
     path = folder / f"band-{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:16]}.so"
-    if path.is_file():
-        return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            return path
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(".so", ".", folder)
     except OSError:
         path = Path(tempfile.mkdtemp(prefix="longspan-")) / path.name
@@ -75,8 +87,9 @@ def build(compiler: str, folder: Path) -> Path:
     os.close(handle)
     try:
         options = [option for option in (*_FLAGS, machine) if option]
-        _run([compiler, *options, str(SOURCE), "-o", beside, "-lm"])
-        Path(beside).chmod(0o755)
+        _run([*compiler, *options, str(SOURCE), "-o", beside, "-lm"])
+        with Path(beside).open("rb") as file:
+            os.fsync(file.fileno())  # half a library would end the process that loads it
         Path(beside).replace(path)  # at once: another process may be doing the same
     finally:
         Path(beside).unlink(missing_ok=True)
@@ -89,13 +102,19 @@ def run_together(work: Callable[[], None]) -> None:
     Raises:
         Exception: what ``work`` raised.
     """
-    others = torch.get_num_threads() - 1
-    waiting = [_pool(os.getpid(), others).submit(work) for _ in range(others)]
+    waiting: list[Future[None]] = []
     try:
+        # At the interpreter's end, or where no further thread can be had, this one does it all.
+        others = torch.get_num_threads() - 1
+        with suppress(RuntimeError):
+            for _ in range(others):
+                waiting.append(_pool(os.getpid(), others).submit(work))
         work()
     finally:
-        for future in waiting:
-            future.result()
+        begun = [future for future in waiting if not future.cancel()]  # the others would find nothing left
+        wait(begun)
+    for future in begun:
+        future.result()
 
 
 @cache
@@ -104,14 +123,14 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix=f"longspan-{process}")
 
 
-def _instructions(compiler: str) -> tuple[str, str]:
+def _instructions(compiler: list[str]) -> tuple[str, str]:
     """The option for this machine's own instructions, and what the compiler says of itself and of them."""
     for machine in _MACHINES:
-        asked = [option for option in (compiler, machine, "-dM", "-E", "-x", "c", os.devnull) if option]
+        asked = [option for option in (*compiler, machine, "-dM", "-E", "-x", "c", os.devnull) if option]
         told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
         if told.returncode == 0:
             return machine, told.stdout
-    raise OSError(f"{compiler} is no C compiler of the GCC family: {told.stderr.strip()[:200]}")
+    raise OSError(f"{compiler[0]} is no C compiler of the GCC family: {told.stderr.strip()[:200]}")
 
 
 def _run(command: list[str]) -> None:

@@ -102,10 +102,11 @@ INLINE float sum_of(Vector x) {
     return sum;
 }
 
-/* 2 ** x, of NaN NaN; 0 below 2 ** -126. The series is within an ulp on -1/2 .. 1/2. */
+/* 2 ** x, of NaN NaN; 0 below 2 ** -126, inf from 2 ** 128. The series is within an ulp on -1/2 .. 1/2. */
 INLINE Vector exp2_of(Vector x) {
-    Integers tiny = x < all(-126.0f);
+    Integers tiny = x < all(-126.0f), huge = x > all(128.0f);
     Vector clamped = (Vector)(((Integers)all(-126.0f) & tiny) | ((Integers)x & ~tiny));
+    clamped = (Vector)(((Integers)all(128.0f) & huge) | ((Integers)clamped & ~huge));
     Vector whole = (clamped + all(12582912.0f)) - all(12582912.0f); /* rounded: 1.5 * 2 ** 23 leaves no fraction */
     Vector f = clamped - whole;
     Vector power = all(1.52527338e-5f); /* ln(2) ** k / k!, from k = 7 */
@@ -453,6 +454,7 @@ static void differentiate_positions(Room *room, const Call *call, const Unit *un
         scatter(room, block->whole_tiles, grads, room->offsets, room->position_query, room->grad_positions + table);
     }
     for (int64_t i = 0; i < block->rows; i++) {
+        if (!is_local(call, token_of(call, unit, block->start + i))) continue;
         float *query = room->grad_query + i * room->stride, *moved = room->grad_position_query + i * room->stride;
         for (int64_t e = 0; e < call->features; e++) {
             call->grad_content_bias[at + e] += query[e] * call->scale;
@@ -608,7 +610,8 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
             if (call->positions) differentiate_positions(room, call, unit, &block);
         }
         for (int64_t i = 0; i < block.rows; i++) {
-            const float *grad = room->grad_query + i * room->stride;
+            float *grad = room->grad_query + i * room->stride;
+            if (!is_local(call, token_of(call, unit, start + i))) memset(grad, 0, 4 * room->stride); /* 0 times inf */
             write_row(call, &call->grad_query, unit->head, token_of(call, unit, start + i), grad, call->scale);
         }
     }
@@ -639,13 +642,15 @@ int longspan_has_fp16(void) {
 int longspan_band(const Call *call, int backward) {
     Room room = {0};
     if (!make_room(&room, call, backward)) return 0;
+    /* The same rows of all heads one after another: where tokens are rows of all heads' features, they share pages. */
+    int64_t problems = call->heads * call->dilation;
     int64_t chunks = backward ? 1 : (rows_of(call, 0) + call->chunk - 1) / call->chunk;
     for (;;) {
         int64_t at = __atomic_fetch_add(call->next, 1, __ATOMIC_RELAXED);
-        if (at >= call->heads * call->dilation * chunks) break;
-        Unit unit = {.head = at / chunks / call->dilation, .residue = at / chunks % call->dilation};
+        if (at >= problems * chunks) break;
+        Unit unit = {.head = at % problems / call->dilation, .residue = at % call->dilation};
         unit.rows = rows_of(call, unit.residue);
-        int64_t begin = at % chunks * call->chunk;
+        int64_t begin = at / problems * call->chunk;
         if (backward) backward_rows(&room, call, &unit);
         else forward_rows(&room, call, &unit, begin, least(unit.rows, begin + call->chunk));
     }

@@ -19,6 +19,8 @@ MOST_KEYS = 16384
 """Keys of a window beyond which it is no window any more: panels would leave the cache."""
 _BLOCK = 64
 _UNITS_PER_THREAD = 4
+_ROWS = 2048
+"""Of a unit in the forward, where the window isn't wider."""
 
 
 class _Matrix(Structure):
@@ -97,10 +99,10 @@ class NativeBand:
             dtype=DTYPES[query.dtype],
             causal_globals=causal and G > 0,
         )
-        # Shared out by rows as well where there are few heads; keys before and after a unit's rows are read twice.
+        # Shared out by rows as well; keys before and after a unit's rows are read twice.
         units = -(-_UNITS_PER_THREAD * torch.get_num_threads() // (self.heads * dilation))
-        self.call.chunk = max(2 * (window[0] + window[1]), -(-residues.n // units // _BLOCK) * _BLOCK, _BLOCK)
-        self.call.chunk = -(-self.call.chunk // _BLOCK) * _BLOCK
+        rows = max(2 * (self.call.left + self.call.right), min(_ROWS, -(-residues.n // units)))
+        self.call.chunk = -(-rows // _BLOCK) * _BLOCK
         self.kept: dict[str, Tensor] = {}  # what the call points to
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             self._give(name, tensor if tensor.stride(-1) == 1 else tensor.contiguous())
@@ -144,12 +146,12 @@ class NativeBand:
         targets = (grads.query, grads.key, grads.value)
         written = [self._target(name, target) for name, target in zip(names, targets, strict=True)]
         G = self.call.num_globals
-        global_grads = [torch.empty(self.heads, self.dilation, G, self.features) for _ in range(2 if G else 0)]
+        unit = (self.heads, self.dilation)
+        global_grads = [_zeros(*unit, G, self.features) for _ in range(2 if G else 0)]
         for name, grad in zip(("global_grad_key", "global_grad_value"), global_grads, strict=False):
             self._give_array(name, grad)
-        unit = (self.heads, self.dilation)
         of_positions = [
-            torch.zeros(*unit, *shape, self.features)
+            _zeros(*unit, *shape, self.features)
             for shape in ((self.call.left + 1,), (), ())
             if self.positions is not None
         ]
@@ -195,6 +197,10 @@ class NativeBand:
     def _give_array(self, name: str, tensor: Tensor) -> None:
         self.kept[name] = array = tensor.contiguous()
         setattr(self.call, name, array.data_ptr())
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")  # whatever torch's own defaults are
 
 
 def suits(length: int, window: Window, dilation: int) -> bool:
