@@ -75,8 +75,8 @@ own = LongformerForMaskedLM.from_pretrained({str(tmp_path / "one")!r}).eval()
 assert len({{type(one), type(two), type(own)}}) == 3
 for model in (one, two, own):
     model(**batch).logits.sum().backward()
-assert torch.equal(one(**batch).logits, own(**batch).logits)
-assert torch.equal(two(**batch).logits, own(**batch).logits)
+assert torch.equal(one(**batch).logits, two(**batch).logits)
+torch.testing.assert_close(one(**batch).logits, own(**batch).logits)  # the package's attention is compiled
 """
     _run(program, tmp_path)
 

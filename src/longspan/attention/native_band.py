@@ -209,7 +209,7 @@ def suits(length: int, window: Window, dilation: int) -> bool:
     return sum(min(side, rows) for side in window) <= MOST_KEYS and (dilation == 1 or rows >= _BLOCK)
 
 
-def cannot(query: Tensor) -> str | None:
+def native_refusal(query: Tensor) -> str | None:
     """Why there is no compiled code for ``query``, as the rest of a sentence; None if there is."""
     if query.device.type != "cpu":
         return f"needs tensors on the CPU, got {query.device}"

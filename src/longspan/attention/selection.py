@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from longspan.attention import native_band
+from longspan.attention.native_band import native_refusal
 
 MOST_TRITON_FEATURES = 256
 """D up to which the Triton kernels have tiles."""
@@ -37,7 +37,7 @@ def select(backend: str, query: Tensor) -> str:
 def refusal(name: str, query: Tensor) -> str | None:
     """Why an implementation can't compute a call with this ``query [B, H, N, D]``, as the rest of a sentence."""
     if name == "native":
-        return native_band.cannot(query)
+        return native_refusal(query)
     if name != "triton":
         return None
     if not _has_triton():
