@@ -49,8 +49,6 @@ SETS: dict[str, dict[str, Any]] = {
     "scisummnet": {"max_target_length": 192, "max_new_tokens": 160},
     "qmsum": {"max_target_length": 128, "max_new_tokens": 96, "query_column": "query"},
 }
-BASELINE = "bart-copied"
-"""The BART itself with its positions copied to the shortest length, and full attention there."""
 MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 Run = dict[str, Any]
@@ -98,15 +96,15 @@ def pretrain_bart(bart: Path, texts: Path, output: Path, steps: int) -> Path:
 
 
 def finetune(
-    model: Path, texts: Path, output: Path, name: str, length: int, seed: int, options: argparse.Namespace
+    kind: str, model: Path, texts: Path, output: Path, name: str, length: int, seed: int, options: argparse.Namespace
 ) -> Run:
-    """One row: finetune on ``name`` cut at ``length`` tokens, and evaluate on the test split."""
-    kind = "bart" if model.name == BASELINE else "led"
+    """One row: finetune the ``kind`` of model on ``name`` cut at ``length`` tokens, and evaluate on the test split."""
+    folder = f"{name}-{length}-{seed}" + ("" if kind == "led" else f"-{kind}")
     recipe = SummarizationRecipe(
         model=str(model),
         train=(str(texts / f"{name}-train.jsonl"),),
         eval=(str(texts / f"{name}-test.jsonl"),),
-        output_dir=str(output / f"{name}-{length}-{seed}{'-bart' * (kind == 'bart')}"),
+        output_dir=str(output / folder),
         max_input_length=length,
         examples_per_step=4,
         steps=options.steps,
@@ -200,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts = write_texts(options.data, texts, pretraining_characters=PRETRAINING_CHARACTERS)
         print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
     model = pretrain_bart(make_bart(output / "bart", texts), texts, output / "pretraining", options.pretrain_steps)
-    led, bart = output / "led", output / BASELINE
+    led, bart = output / "led", output / "bart-copied"
     if not led.is_dir():
         convert_directory(model, led, max_positions=max(lengths), attention_window=options.window)
     if not bart.is_dir():  # a window over everything is BART's attention
@@ -222,9 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "runs": [],
     }
     for seed in seeds:
-        for reader, length in ((bart, min(lengths)), *((led, length) for length in lengths)):
+        for kind, reader, length in (("bart", bart, min(lengths)), *(("led", led, length) for length in lengths)):
             for name in SETS:
-                record["runs"].append(finetune(reader, texts, output, name, length, seed, options))
+                record["runs"].append(finetune(kind, reader, texts, output, name, length, seed, options))
                 _write(record, options.results)
     print(table(record))
 

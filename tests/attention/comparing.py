@@ -1,7 +1,7 @@
 """Fast paths beside the dense reference: output, LSE and every gradient."""
 
 import torch
-from attention_cases import Case, assert_near, cases, repeatable
+from attention_cases import Case, assert_near, cases, lengths_mask, marked, random_case, repeatable
 from hypothesis import given, seed, settings
 
 # Relative to the reference's largest magnitude (attention_cases.errors). In the half types sums are held in fp32, so
@@ -39,3 +39,28 @@ def compare_with_reference(
         assert_equals_reference(case, dtype, device, backend)
 
     compare()
+
+
+MANY_BLOCKS = [
+    (512, (0, 0), 1),
+    (513, (256, 256), 1),
+    (640, (100, 3), 1),
+    (640, (100, 3), 3),
+    (700, (0, 300), 1),
+    (769, (2000, 0), 1),
+    (769, [(3, 3), (90, 0), (0, 5), (300, 1)], [1, 2, 7, 1]),
+]
+"""Length, window and dilation for :func:`many_blocks`."""
+
+
+def many_blocks(length: int, window: object, dilation: object) -> Case:
+    """Two padded texts with global tokens where blocks meet, and with projections of their own."""
+    at = [0, 1, 255, 256, length - 40]
+    return random_case(
+        (2, 4, length, 5),
+        window=window,
+        dilation=dilation,
+        global_mask=marked(length, at, at),
+        key_mask=lengths_mask(length, length - 30, length - 200),
+        global_qkv="tensors",
+    )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attention_cases import GLOBAL_FORMS, lengths_mask, marked, random_case
-from comparing import LIMITS, assert_equals_reference, compare_with_reference
+from comparing import LIMITS, MANY_BLOCKS, assert_equals_reference, compare_with_reference, many_blocks
 from torch import Tensor
 
 from longspan import longformer_attention
@@ -30,28 +30,9 @@ def test_equals_reference_in_fp16(form: str) -> None:
     compare_with_reference(torch.float16, form, 20)
 
 
-@pytest.mark.parametrize(
-    ("length", "window", "dilation"),
-    [
-        (512, (0, 0), 1),
-        (513, (256, 256), 1),
-        (640, (100, 3), 1),
-        (640, (100, 3), 3),
-        (700, (0, 300), 1),
-        (769, (2000, 0), 1),
-        (769, [(3, 3), (90, 0), (0, 5), (300, 1)], [1, 2, 7, 1]),
-    ],
-)
+@pytest.mark.parametrize(("length", "window", "dilation"), MANY_BLOCKS)
 def test_equals_reference_over_many_blocks(length: int, window: object, dilation: object) -> None:
-    case = random_case(
-        (1, 4, length, 5),
-        window=window,
-        dilation=dilation,
-        global_mask=marked(length, [0, 1, 255, 256, length - 40]),
-        key_mask=lengths_mask(length, length - 30),
-        global_qkv="tensors",
-    )
-    assert_equals_reference(case, torch.float64)
+    assert_equals_reference(many_blocks(length, window, dilation), torch.float64)
 
 
 STRETCHES = {

@@ -15,7 +15,7 @@ from longspan.attention.band import Band, BandGradients, Text, compute_dtype, he
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
 from longspan.attention.native_band import NativeBand, suits
-from longspan.attention.pattern import AttentionPattern
+from longspan.attention.pattern import AttentionPattern, index_of
 from longspan.attention.workspace import Scratch
 
 
@@ -157,8 +157,7 @@ def _bands(
         if not native:
             step = heads_per_chunk(step, text.length, text.globals_.numel(), window, dilation, query.device)
         for some in (heads[first : first + step] for first in range(0, len(heads), step)):
-            neighbours = some[-1] - some[0] == len(some) - 1
-            pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
+            pick = index_of(some)
             masks = None if dropout is None else dropout.stream(b, some[0])
             parts = query[b, pick], key[b, pick], value[b, pick]
             if native:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("native_band.c")
+HEADER = Path(__file__).with_name("native_products.h")
 # No -ffast-math: infinities and NaN mean something here.
 _FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _MACHINES = ("-march=native", "-mcpu=native", "")
@@ -74,7 +75,7 @@ def build(compiler: list[str], folder: Path) -> Path:
         OSError, subprocess.SubprocessError: the compiler can't be run, or refuses the code.
     """
     machine, macros = _instructions(compiler)
-    told = (SOURCE.read_text(encoding="utf-8"), *_FLAGS, machine, macros)
+    told = (*(file.read_text(encoding="utf-8") for file in (SOURCE, HEADER)), *_FLAGS, machine, macros)
     path = folder / f"band-{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:16]}.so"
     try:
         if path.is_file():
@@ -96,8 +97,12 @@ def build(compiler: list[str], folder: Path) -> Path:
     return path
 
 
-def run_together(work: Callable[[], None]) -> None:
+def run_together(work: Callable[[], None], most: int) -> None:
     """Run ``work`` in as many threads as torch takes, this one included; it releases the GIL and shares out itself.
+
+    Args:
+        work: called once by each thread.
+        most: how many can have something to do.
 
     Raises:
         Exception: what ``work`` raised.
@@ -107,7 +112,7 @@ def run_together(work: Callable[[], None]) -> None:
         # At the interpreter's end, or where no further thread can be had, this one does it all.
         others = torch.get_num_threads() - 1
         with suppress(RuntimeError):
-            for _ in range(others):
+            for _ in range(min(others, most - 1)):
                 waiting.append(_pool(os.getpid(), others).submit(work))
         work()
     finally:

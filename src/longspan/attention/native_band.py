@@ -2,7 +2,6 @@
 
 import ctypes
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.native import library, run_together
 from longspan.attention.pattern import Window
+from longspan.attention.relative_band import Positions, SharedGradients
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_KEYS = 16384
@@ -53,16 +53,6 @@ class _Call(Structure):
     )
 
 
-class RelativePositions(NamedTuple):
-    """What makes positions known, and their gradients."""
-
-    table: Tensor
-    """``[h, left + 1, D]``: the position of the key ``k`` steps before the row."""
-    content_bias: Tensor
-    """``[h, D]``, as of the position bias."""
-    position_bias: Tensor
-
-
 class NativeBand:
     """The local rows of some heads of one text: heads that share window, dilation and causality."""
 
@@ -77,7 +67,7 @@ class NativeBand:
         causal: bool,
         scale: float,
         dropout: Dropout | None,
-        positions: RelativePositions | None = None,
+        positions: Positions | None = None,
     ) -> None:
         """Args as of :class:`longspan.attention.band.Band`; the tensors fp32, bf16 or fp16 on the CPU; with relative
         positions a window ``(left, 0)`` and no global tokens.
@@ -133,7 +123,7 @@ class NativeBand:
         if written is not out:
             out.copy_(written)
 
-    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> RelativePositions | None:
+    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> SharedGradients | None:
         """Write the gradients of the local rows; arguments as of :meth:`longspan.attention.band.Band.backward`.
 
         Returns:
@@ -145,31 +135,23 @@ class NativeBand:
         names = ("grad_query", "grad_key", "grad_value")
         targets = (grads.query, grads.key, grads.value)
         written = [self._target(name, target) for name, target in zip(names, targets, strict=True)]
-        G = self.call.num_globals
-        unit = (self.heads, self.dilation)
-        global_grads = [_zeros(*unit, G, self.features) for _ in range(2 if G else 0)]
-        for name, grad in zip(("global_grad_key", "global_grad_value"), global_grads, strict=False):
-            self._give_array(name, grad)
-        of_positions = [
-            _zeros(*unit, *shape, self.features)
-            for shape in ((self.call.left + 1,), (), ())
-            if self.positions is not None
-        ]
-        for name, grad in zip(
-            ("grad_positions", "grad_content_bias", "grad_position_bias"), of_positions, strict=False
-        ):
-            self._give_array(name, grad)
+        G, left = self.call.num_globals, self.call.left
+        global_grads = [self._sums(name, G) for name in ("global_grad_key", "global_grad_value") if G]
+        of_positions: list[Tensor] = []
+        if self.positions is not None:
+            of_positions = [self._sums("grad_positions", left + 1)]
+            of_positions += [self._sums(name) for name in ("grad_content_bias", "grad_position_bias")]
         self._run(backward=True)
         for target, there in zip(targets, written, strict=True):
             if there is not target:
                 target.copy_(there)
-        for target, grad in zip((grads.key, grads.value), global_grads, strict=False):
+        for target, grad in zip((grads.key, grads.value), global_grads, strict=bool(global_grads)):
             # The window holds no global key, so these rows are still exactly 0.
             target.index_copy_(1, self.text.globals_, grad.sum(1).to(target.dtype))
-        if self.positions is None:
+        if not of_positions:
             return None
         table, content_bias, position_bias = (grad.sum(1) for grad in of_positions)
-        return RelativePositions(table.flip(1), content_bias, position_bias)
+        return SharedGradients(table.flip(1), content_bias, position_bias)
 
     def _run(self, *, backward: bool) -> None:
         compiled = library()
@@ -181,13 +163,21 @@ class NativeBand:
             if not compiled.longspan_band(byref(self.call), int(backward)):
                 raise MemoryError("the attention has no memory for its buffers; take a narrower window")
 
-        run_together(work)
+        problems = self.heads * self.dilation
+        rows = -(-self.call.length // self.dilation)
+        run_together(work, most=problems if backward else problems * -(-rows // self.call.chunk))
 
     def _target(self, name: str, tensor: Tensor) -> Tensor:
         """``tensor``, or where its features aren't neighbours a new one, to be written."""
         written = tensor if tensor.stride(-1) == 1 else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         self._give(name, written)
         return written
+
+    def _sums(self, name: str, *rows: int) -> Tensor:
+        """fp32 ``[h, d, *rows, D]`` of zeros for C to add to; whatever torch's own defaults are."""
+        sums = torch.zeros(self.heads, self.dilation, *rows, self.features, dtype=torch.float32, device="cpu")
+        self._give_array(name, sums)
+        return sums
 
     def _give(self, name: str, tensor: Tensor) -> None:
         """``tensor [h, N]`` or ``[h, N, D]`` with features side by side."""
@@ -197,10 +187,6 @@ class NativeBand:
     def _give_array(self, name: str, tensor: Tensor) -> None:
         self.kept[name] = array = tensor.contiguous()
         setattr(self.call, name, array.data_ptr())
-
-
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=torch.float32, device="cpu")  # whatever torch's own defaults are
 
 
 def suits(length: int, window: Window, dilation: int) -> bool:

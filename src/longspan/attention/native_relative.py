@@ -1,14 +1,16 @@
 """Causal windows with relative positions by compiled code: what ``relative_band.py`` computes, for CPUs."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from longspan.attention.band import BandGradients, Text
 from longspan.attention.dropout import Dropout
-from longspan.attention.native_band import NativeBand, RelativePositions
-from longspan.attention.relative_band import Positions, RelativeCall
+from longspan.attention.native_band import NativeBand
+from longspan.attention.pattern import index_of
+from longspan.attention.relative_band import Positions, RelativeCall, target_of
 
 
 def native_relative_forward(
@@ -18,9 +20,8 @@ def native_relative_forward(
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=torch.float32)
     for b, heads, band in _bands(query, key, value, positions, call):
-        part, part_lse = torch.empty_like(out[b, heads]), torch.empty_like(lse[b, heads])
-        band.forward(part, part_lse)
-        out[b, heads], lse[b, heads] = part, part_lse
+        with target_of(out, b, heads) as part, target_of(lse, b, heads) as part_lse:
+            band.forward(part[:, 0], part_lse[:, 0])
     return out, lse
 
 
@@ -39,13 +40,12 @@ def native_relative_backward(
     shared = (positions.table, positions.content_bias, positions.position_bias)
     sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in shared]
     for b, heads, band in _bands(query, key, value, positions, call):
-        rows_out = grad_out[b, heads]
-        delta = torch.linalg.vecdot(rows_out.float(), out[b, heads].float())
-        parts = [torch.empty_like(grad[b, heads]) for grad in grads]
-        of_positions = band.backward(rows_out, delta, lse[b, heads], BandGradients(*parts))
+        rows_out, rows_lse = grad_out[b, heads][0], lse[b, heads][0]
+        delta = torch.linalg.vecdot(rows_out.float(), out[b, heads][0].float())
+        with ExitStack() as stack:
+            parts = [stack.enter_context(target_of(grad, b, heads))[:, 0] for grad in grads]
+            of_positions = band.backward(rows_out, delta, rows_lse, BandGradients(*parts))
         assert of_positions is not None
-        for grad, part in zip(grads, parts, strict=True):
-            grad[b, heads] = part
         sums[0][heads, : of_positions.table.shape[1]] += of_positions.table
         sums[1][heads] += of_positions.content_bias
         sums[2][heads] += of_positions.position_bias
@@ -54,17 +54,16 @@ def native_relative_backward(
 
 def _bands(
     query: Tensor, key: Tensor, value: Tensor, positions: Positions, call: RelativeCall
-) -> Iterator[tuple[int, slice | list[int], NativeBand]]:
+) -> Iterator[tuple[slice, slice | list[int], NativeBand]]:
     B, _, N, _ = query.shape
     dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
     none = torch.empty(0, dtype=torch.int64)
     for heads, window, dilation, _ in call.pattern.head_groups(N):
-        neighbours = heads[-1] - heads[0] == len(heads) - 1
-        pick = slice(heads[0], heads[-1] + 1) if neighbours else heads  # a slice is a view, a list a copy
-        mine = RelativePositions(positions.table[pick], positions.content_bias[pick], positions.position_bias[pick])
+        pick = index_of(heads)
+        mine = Positions(positions.table[pick], positions.content_bias[pick], positions.position_bias[pick])
         for b in range(B):
             real = None if call.key_mask is None or bool(call.key_mask[b].all()) else call.key_mask[b]
             masks = None if dropout is None else dropout.stream(b, heads[0])
             parts = query[b, pick], key[b, pick], value[b, pick]
             text = Text(N, real, real, none)
-            yield b, pick, NativeBand(*parts, text, window, dilation, True, call.scale, masks, mine)
+            yield slice(b, b + 1), pick, NativeBand(*parts, text, window, dilation, True, call.scale, masks, mine)

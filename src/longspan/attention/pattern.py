@@ -204,3 +204,9 @@ def _per_head(value: Any, num_heads: int, name: str, is_one: Callable[[object], 
     if len(values) != num_heads:
         raise ValueError(f"{name} has {len(values)} entries for {num_heads} heads; give one value, or one per head")
     return tuple(tuple(item) if isinstance(item, list) else item for item in values)
+
+
+def index_of(heads: list[int]) -> slice | list[int]:
+    """Ascending heads as an index: of neighbours a slice, which makes a view; else the list, which makes a copy."""
+    neighbours = heads[-1] - heads[0] == len(heads) - 1
+    return slice(heads[0], heads[-1] + 1) if neighbours else heads

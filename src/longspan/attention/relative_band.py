@@ -20,7 +20,7 @@ from longspan.attention.band import compute_dtype, heads_per_chunk, rows_per_blo
 from longspan.attention.blocks import LN_2, LOG2_E, Keys, RowDropout, backward_block, forward_block
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
-from longspan.attention.pattern import AttentionPattern
+from longspan.attention.pattern import AttentionPattern, index_of
 from longspan.attention.workspace import Scratch, workspace
 
 # Rows of all residues together that are computed between two loads of the buffers.
@@ -74,7 +74,7 @@ def relative_forward(
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
     for batch, heads, band in _bands(query, key, value, positions, call):
-        with _target(out, batch, heads) as part_out, _target(lse, batch, heads) as part_lse:
+        with target_of(out, batch, heads) as part_out, target_of(lse, batch, heads) as part_lse:
             band.forward(part_out, part_lse)
     return out, lse
 
@@ -98,7 +98,7 @@ def relative_backward(
         rows_out = grad_out[batch, heads].to(dtype)
         delta = torch.linalg.vecdot(rows_out, out[batch, heads].to(dtype))
         with ExitStack() as stack:
-            into = [stack.enter_context(_target(grad, batch, heads)) for grad in grads]
+            into = [stack.enter_context(target_of(grad, batch, heads)) for grad in grads]
             given = (tensor.transpose(0, 1) for tensor in (rows_out, delta, lse[batch, heads]))
             part = band.backward(*given, *into)
         sums[0][heads, : part.table.shape[1]] += part.table
@@ -108,7 +108,7 @@ def relative_backward(
 
 
 @contextmanager
-def _target(tensor: Tensor, batch: slice, heads: slice | list[int]) -> Iterator[Tensor]:
+def target_of(tensor: Tensor, batch: slice, heads: slice | list[int]) -> Iterator[Tensor]:
     """Where to write the texts and heads of ``tensor [B, H, ...]``: ``[h, b, ...]``."""
     if isinstance(heads, slice):
         yield tensor[batch, heads].transpose(0, 1)
@@ -133,8 +133,7 @@ def _bands(
                 if real is not None and bool(real.all()):
                     real = None
                 for some in (heads[first : first + step] for first in range(0, len(heads), step)):
-                    neighbours = some[-1] - some[0] == len(some) - 1
-                    pick = slice(some[0], some[-1] + 1) if neighbours else some  # a slice is a view, a list a copy
+                    pick = index_of(some)
                     q, k, v = (tensor[batch, pick].transpose(0, 1) for tensor in (query, key, value))
                     mine = positions and Positions(
                         positions.table[pick], positions.content_bias[pick], positions.position_bias[pick]

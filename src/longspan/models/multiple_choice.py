@@ -28,7 +28,7 @@ class LongformerForMultipleChoice(LongformerHead):
     """
 
     default_global_policy = "choice"
-    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$", r"^unused_pooler\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]  # noqa: RUF012
     _loss_function = staticmethod(token_classification_loss)
 
     def __init__(self, config: PreTrainedConfig) -> None:
