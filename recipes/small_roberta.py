@@ -39,7 +39,7 @@ from longspan.tasks.files import read_json_lines
 from longspan.training import PretrainResult, load_recipe, load_tokenizer, pretrain
 
 RECIPES = Path(__file__).parent
-CHARACTERS = {"enwiki2015": 14_000_000, "imdb": 4_000_000, "race": 3_000_000, "ecthr_arg": 5_000_000}
+CHARACTERS = {"enwiki2015": 40_000_000, "imdb": 12_000_000, "race": 6_000_000, "ecthr_arg": 6_000_000}
 """How much is read of each set at most; the others are read whole."""
 HELD_OUT_CHARACTERS = 1_000_000
 """Of Wikipedia, from behind what is trained on."""

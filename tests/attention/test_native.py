@@ -1,6 +1,7 @@
 """The compiled path on a CPU: equal to the reference, to itself on any number of threads, and absent without harm."""
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,15 @@ def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize(("dtype", "equal"), [(torch.bfloat16, 0.98), (torch.float16, 0.95)])
+def test_halves_are_rounded_where_they_come_out_and_nowhere_else(dtype: torch.dtype, equal: float) -> None:
+    case = random_case((1, 2, 500, 64), dtype=dtype, window=(100, 100), global_mask=marked(500, [0, 50]))
+    exact = case.to(torch.float64).run(backend="reference").out.to(dtype)
+    # Weights of one bf16 number each, as other implementations have them, would give 0.6 of the bf16 results.
+    assert (case.run(backend="native").out == exact).float().mean() > equal
+
+
+@needs_compiler
 @pytest.mark.parametrize("dilation", [1, 3])
 def test_drops_what_the_blocked_path_drops(dilation: int) -> None:
     case = random_case(
@@ -97,8 +107,9 @@ def test_threads_change_no_bit() -> None:
 
 
 @needs_compiler
-def test_nan_stays_where_it_belongs() -> None:
-    tensors = [torch.randn(1, 1, 300, 8) for _ in range(3)]
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_nan_stays_where_it_belongs(dtype: torch.dtype) -> None:
+    tensors = [torch.randn(1, 1, 300, 8, dtype=dtype) for _ in range(3)]
     key_mask = lengths_mask(300, 250)
     clean = longformer_attention(*tensors, window=(20, 20), key_mask=key_mask, backend="native")
     for tensor in tensors:
@@ -110,9 +121,10 @@ def test_nan_stays_where_it_belongs() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_rows_of_padding_have_no_gradient_whatever_their_block_holds(poison: float) -> None:
-    case = random_case((1, 1, 128, 8), dtype=torch.float32, window=(5, 5), key_mask=lengths_mask(128, 120))
+def test_rows_of_padding_have_no_gradient_whatever_their_block_holds(poison: float, dtype: torch.dtype) -> None:
+    case = random_case((1, 1, 128, 8), dtype=dtype, window=(5, 5), key_mask=lengths_mask(128, 120))
     with torch.no_grad():
         case.key[:, :, 100] = poison
     assert not case.evaluate(backend="native")["query"][:, :, 120:].any()
@@ -138,9 +150,26 @@ def test_torchs_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
 
 
 @needs_compiler
-def test_extreme_scores() -> None:
-    case = random_case((1, 2, 130, 8), window=(9, 9), global_mask=marked(130, [4]), scale=20.0)
-    assert_equals_reference(case, torch.float32, backend="native")
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("scale", [20.0, 0.0, -1.0])
+def test_extreme_scores(scale: float, dtype: torch.dtype) -> None:
+    case = random_case((1, 2, 130, 8), window=(9, 9), global_mask=marked(130, [4]), scale=scale)
+    assert_equals_reference(case, dtype, backend="native")
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86 processor")
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("without", ["-mno-amx-tile", "-mno-avx512f", "-mno-avx"])
+def test_machines_with_fewer_instructions_compute_the_same(
+    without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", f"{os.environ.get('CC', 'cc')} {without}")
+    case = random_case((2, 3, 300, 40), window=(50, 20), dilation=[1, 1, 2], global_mask=marked(300, [5], [7, 250]))
+    for dtype in (torch.float32, *HALVES):
+        assert_equals_reference(case, dtype, backend="native")
+    assert len(list(tmp_path.glob("band-*.so"))) == 1
 
 
 @needs_compiler

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 SOURCE = Path(__file__).with_name("native_band.c")
-HEADER = Path(__file__).with_name("native_products.h")
+HEADERS = tuple(SOURCE.with_name(f"native_{name}.h") for name in ("products", "tiles", "operands"))
 # No -ffast-math: infinities and NaN mean something here.
 _FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _MACHINES = ("-march=native", "-mcpu=native", "")
@@ -75,7 +75,7 @@ def build(compiler: list[str], folder: Path) -> Path:
         OSError, subprocess.SubprocessError: the compiler can't be run, or refuses the code.
     """
     machine, macros = _instructions(compiler)
-    told = (*(file.read_text(encoding="utf-8") for file in (SOURCE, HEADER)), *_FLAGS, machine, macros)
+    told = (*(file.read_text(encoding="utf-8") for file in (SOURCE, *HEADERS)), *_FLAGS, machine, macros)
     path = folder / f"band-{hashlib.sha256(chr(0).join(told).encode()).hexdigest()[:16]}.so"
     try:
         if path.is_file():

@@ -10,7 +10,7 @@ added along the diagonals of the block's scores.
 
 Compiled by native.py for the machine that it runs on. */
 
-#include "native_products.h"
+#include "native_operands.h"
 
 #include <stdlib.h>
 
@@ -38,18 +38,22 @@ typedef struct {
     int32_t dtype, causal_globals, drop_offset;
 } Call;
 
-/* What a thread works in. Rings and blocks of rows have `stride` floats a row: the features, filled up with 0. */
+/* What a thread works in. */
 typedef struct {
+    Layout layout; /* of rows, below with `stride` floats each, and of operands */
     float *query, *out, *grad_out, *grad_query;                            /* [ROWS, stride] */
     float *scores, *grads;                                                 /* [ROWS, width] */
-    float *keys, *keys_t, *values, *values_t, *grad_keys, *grad_values;    /* [slots, ROWS * stride] */
+    float *left, *left_grad, *turned, *turned_grad;                        /* operands of query and grad_out */
+    float *keys, *keys_t, *values, *values_t;                              /* [slots], operands */
+    float *grad_keys, *grad_values;                                        /* [slots, ROWS * stride], sums over rows */
     float *spare, *position_query, *grad_position_query;                   /* [ROWS, stride] */
     float *by_offset;                                                      /* [ROWS, offsets] */
     float *positions, *positions_t, *grad_positions;                       /* [offsets, stride], panel by panel */
     float *bias;                                                           /* [slots, ROWS]: 0, or -inf at no key */
     int32_t *hash;                                                         /* [slots, ROWS] */
     uint8_t *some_dead;                                                    /* [slots]: some bias isn't 0 */
-    int64_t slots, global_slots, stride, width, panel;
+    int64_t slots, global_slots, width, panel;
+    float scores_by; /* what scores are multiplied with after the product: with terms, queries can't be before it */
     int64_t offsets; /* left + 1 in whole panels, with positions */
     void *memory;
 } Room;
@@ -62,25 +66,11 @@ typedef struct {
 
 /* Rows start .. start + rows - 1; their columns are the slots of the global keys, then the panels from `first` on. */
 typedef struct {
-    int64_t start, rows, whole_tiles, first, columns, last;
+    int64_t start, rows, filled_up, first, columns, last;
 } Block;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-/* The three products there are, compiled once each: rows with a panel of keys, the weights of a panel's keys with
-their values, and the weights' transpose with rows. */
-static void score(const Room *room, int64_t rows, int64_t features, const float *query, const float *keys_t, float *to,
-                  int64_t width) {
-    product(rows, ROWS, features, query, room->stride, 1, keys_t, ROWS, to, width, 0);
-}
-static void gather(const Room *room, int64_t rows, const float *weights, int64_t width, const float *values,
-                   float *to) {
-    product(rows, room->stride, ROWS, weights, width, 1, values, room->stride, to, room->stride, 1);
-}
-static void scatter(const Room *room, int64_t rows, const float *weights, int64_t width, const float *from, float *to) {
-    product(ROWS, room->stride, rows, weights, 1, width, from, room->stride, to, room->stride, 1);
-}
 
 /* A token's features to fp32, multiplied, the rest of the row 0. */
 static void read_row(const Room *room, const Call *call, float *to, const Matrix *from, int64_t head, int64_t token,
@@ -92,7 +82,7 @@ static void read_row(const Room *room, const Call *call, float *to, const Matrix
         for (int64_t e = 0; e < features; e++) to[e] = half_to_float(((const uint16_t *)from->at)[at + e], BF16) * by;
     else
         for (int64_t e = 0; e < features; e++) to[e] = half_to_float(((const uint16_t *)from->at)[at + e], FP16) * by;
-    for (int64_t e = features; e < room->stride; e++) to[e] = 0.0f;
+    for (int64_t e = features; e < room->layout.stride; e++) to[e] = 0.0f;
 }
 
 /* A token's features from fp32, multiplied, rounded once. */
@@ -128,55 +118,64 @@ static int64_t rows_of(const Call *call, int64_t residue) {
 
 static int make_room(Room *room, const Call *call, int backward) {
     int64_t rows = rows_of(call, 0), reach = least(call->left, rows) + least(call->right, rows);
-    room->stride = (call->features + LANES - 1) / LANES * LANES;
-    room->panel = ROWS * room->stride;
+    /* Without tiles for positions, which are fp32; nor where the largest score isn't that of the largest product. */
+    room->layout = layout_of(call->features, call->dtype, !call->positions && call->scale > 0.0f);
+    room->scores_by = room->layout.terms ? call->scale * LOG2_E : 1.0f;
+    room->panel = ROWS * room->layout.stride;
     room->global_slots = (call->num_globals + ROWS - 1) / ROWS;
     room->slots = room->global_slots + (reach + ROWS - 1) / ROWS + 2;
     room->width = room->slots * ROWS;
-    float **rings[] = {&room->keys_t, backward ? &room->values_t : &room->values,
-                       &room->keys,   &room->grad_keys, &room->grad_values};
-    float **blocks[] = {&room->spare, &room->query, backward ? &room->grad_query : &room->out, &room->grad_out};
-    float **squares[] = {&room->scores, &room->grads};
-    int num_rings = backward ? 5 : 2, num_blocks = backward ? 4 : 3, num_squares = backward ? 2 : 1;
-    float **tables[] = {&room->positions, &room->positions_t, &room->grad_positions};
-    int num_tables = 0;
-    if (call->positions) {
-        room->offsets = (call->left + 1 + ROWS - 1) / ROWS * ROWS;
-        num_tables = backward ? 3 : 2;
-    }
-    int64_t floats = (num_rings * room->slots + num_blocks) * room->panel + (num_squares * ROWS + 2) * room->width;
-    floats += num_tables * room->offsets * room->stride + ROWS * room->offsets + 2 * room->panel;
-    room->memory = malloc(4 * floats + room->slots + 64);
+    if (call->positions) room->offsets = (call->left + 1 + ROWS - 1) / ROWS * ROWS;
+    int64_t operand = room->layout.operand, table = room->offsets * room->layout.stride;
+    struct {
+        float **at;
+        int64_t floats;
+    } parts[] = {
+        {&room->keys_t, room->slots * operand},
+        {&room->keys, backward * room->slots * operand},
+        {&room->values, !backward * room->slots * operand},
+        {&room->values_t, backward * room->slots * operand},
+        {&room->grad_keys, backward * room->slots * room->panel},
+        {&room->grad_values, backward * room->slots * room->panel},
+        {&room->spare, room->panel},
+        {&room->query, room->panel},
+        {&room->out, !backward * room->panel},
+        {&room->grad_out, backward * room->panel},
+        {&room->grad_query, backward * room->panel},
+        {&room->left, operand},
+        {&room->left_grad, backward * operand},
+        {&room->turned, backward * operand},
+        {&room->turned_grad, backward * operand},
+        {&room->layout.between, ROWS * most(ROWS, room->layout.stride)},
+        {&room->scores, ROWS * room->width},
+        {&room->grads, backward * ROWS * room->width},
+        {&room->positions, table},
+        {&room->positions_t, table},
+        {&room->grad_positions, backward * table},
+        {&room->position_query, room->panel},
+        {&room->grad_position_query, backward * room->panel},
+        {&room->by_offset, ROWS * room->offsets},
+        {&room->bias, room->width},
+        {(float **)&room->hash, room->width},
+        {(float **)&room->some_dead, room->slots},
+    };
+    int64_t floats = 16, count = sizeof parts / sizeof *parts;
+    for (int64_t i = 0; i < count; i++) floats += parts[i].floats;
+    room->memory = malloc(4 * floats);
     if (!room->memory) return 0;
     float *at = (float *)(((uintptr_t)room->memory + 63) & ~(uintptr_t)63);
-    for (int i = 0; i < num_rings; i++, at += room->slots * room->panel) *rings[i] = at;
-    for (int i = 0; i < num_blocks; i++, at += room->panel) *blocks[i] = at;
-    for (int i = 0; i < num_squares; i++, at += ROWS * room->width) *squares[i] = at;
-    for (int i = 0; i < num_tables; i++, at += room->offsets * room->stride) *tables[i] = at;
-    room->position_query = at, at += room->panel;
-    room->grad_position_query = at, at += room->panel;
-    room->by_offset = at, at += ROWS * room->offsets;
-    room->bias = at;
-    room->hash = (int32_t *)(at + room->width);
-    room->some_dead = (uint8_t *)(at + 2 * room->width);
+    for (int64_t i = 0; i < count; i++) *parts[i].at = at, at += parts[i].floats;
     return 1;
-}
-
-/* [ROWS, stride] to [features, ROWS]. */
-static void transpose(const Room *room, int64_t features, float *to, const float *from) {
-    for (int64_t r = 0; r < ROWS; r += 16)
-        for (int64_t e = 0; e < features; e++)
-            for (int64_t s = 0; s < 16; s++) to[e * ROWS + r + s] = from[(r + s) * room->stride + e];
 }
 
 /* A panel's rows of `from`; what stands at padding is read as 0, a weight of 0 would not stop a NaN. */
 static void read_panel(const Room *room, const Call *call, float *to, const Matrix *from, int64_t head,
                        const int64_t *tokens) {
-    for (int64_t j = 0; j < ROWS; j++, to += room->stride)
+    for (int64_t j = 0; j < ROWS; j++, to += room->layout.stride)
         if (tokens[j] >= 0 && (!call->real || call->real[tokens[j]]))
             read_row(room, call, to, from, head, tokens[j], 1.0f);
         else
-            memset(to, 0, 4 * room->stride);
+            memset(to, 0, 4 * room->layout.stride);
 }
 
 /* Keys and values at `tokens`, -1 where there is none; a global token is no key of a window. */
@@ -188,15 +187,19 @@ static void fill_slot(Room *room, const Call *call, int64_t slot, int64_t head, 
         room->bias[slot * ROWS + j] = seen ? 0.0f : -INFINITY;
         room->some_dead[slot] |= !seen;
     }
-    int64_t at = slot * room->panel;
-    float *keys = backward ? room->keys + at : room->spare, *values = backward ? room->spare : room->values + at;
-    read_panel(room, call, keys, &call->key, head, tokens);
-    transpose(room, call->features, room->keys_t + at, keys);
-    read_panel(room, call, values, &call->value, head, tokens);
-    if (!backward) return;
-    transpose(room, call->features, room->values_t + at, values);
-    memset(room->grad_keys + at, 0, 4 * room->panel);
-    memset(room->grad_values + at, 0, 4 * room->panel);
+    const Layout *layout = &room->layout;
+    int64_t at = slot * layout->operand, sums = slot * room->panel;
+    read_panel(room, call, room->spare, &call->key, head, tokens);
+    to_columns(layout, room->keys_t + at, room->spare);
+    if (backward) to_values(layout, room->keys + at, room->spare);
+    read_panel(room, call, room->spare, &call->value, head, tokens);
+    if (!backward) {
+        to_values(layout, room->values + at, room->spare);
+        return;
+    }
+    to_columns(layout, room->values_t + at, room->spare);
+    memset(room->grad_keys + sums, 0, 4 * room->panel);
+    memset(room->grad_values + sums, 0, 4 * room->panel);
 }
 
 static void load_globals(Room *room, const Call *call, const Unit *unit, int backward) {
@@ -224,21 +227,26 @@ static void load_panels(Room *room, const Call *call, Unit *unit, int64_t until,
     }
 }
 
+/* What sums for the gradients of keys are still to be multiplied with. */
+static float key_sums_by(const Room *room) { return room->scores_by * LN_2; }
+
 /* Write out the gradients of the panels that no later row sees. */
 static void flush_panels(const Room *room, const Call *call, Unit *unit, int64_t until) {
     for (; unit->flushed < until; unit->flushed++) {
         int64_t at = slot_of(room, unit->flushed) * room->panel, first = unit->flushed * ROWS;
-        for (int64_t j = 0; j < least(ROWS, unit->rows - first); j++, at += room->stride) {
-            int64_t token = token_of(call, unit, first + j);
-            write_row(call, &call->grad_key, unit->head, token, room->grad_keys + at, LN_2);
-            write_row(call, &call->grad_value, unit->head, token, room->grad_values + at, 1.0f);
-        }
+        int64_t rows = least(ROWS, unit->rows - first);
+        const float *grads = sums_as_rows(&room->layout, room->grad_keys + at, room->spare);
+        for (int64_t j = 0; j < rows; j++, grads += room->layout.stride)
+            write_row(call, &call->grad_key, unit->head, token_of(call, unit, first + j), grads, key_sums_by(room));
+        grads = sums_as_rows(&room->layout, room->grad_values + at, room->spare);
+        for (int64_t j = 0; j < rows; j++, grads += room->layout.stride)
+            write_row(call, &call->grad_value, unit->head, token_of(call, unit, first + j), grads, 1.0f);
     }
 }
 
 static Block block_at(const Room *room, const Call *call, const Unit *unit, int64_t start, int64_t stop) {
     Block block = {.start = start, .rows = least(ROWS, stop - start)};
-    block.whole_tiles = (block.rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    block.filled_up = (block.rows + room->layout.side - 1) / room->layout.side * room->layout.side;
     block.first = most(0, start - call->left) / ROWS;
     block.last = least(unit->rows - 1, start + block.rows - 1 + call->right) / ROWS;
     block.columns = room->global_slots + block.last - block.first + 1;
@@ -249,44 +257,61 @@ static Block block_at(const Room *room, const Call *call, const Unit *unit, int6
 static int read_block(const Room *room, const Call *call, const Unit *unit, const Block *block, float *to,
                       const Matrix *from, float by) {
     int some = 0;
-    for (int64_t i = 0; i < block->whole_tiles; i++, to += room->stride) {
+    for (int64_t i = 0; i < block->filled_up; i++, to += room->layout.stride) {
         int64_t token = token_of(call, unit, block->start + i);
         int alive = i < block->rows && is_local(call, token);
         some |= alive;
         if (alive)
             read_row(room, call, to, from, unit->head, token, by);
         else
-            memset(to, 0, 4 * room->stride);
+            memset(to, 0, 4 * room->layout.stride);
     }
     return some;
 }
 
-static void score_block(const Room *room, const Call *call, const Block *block, const float *rows, const float *panels,
-                        float *to) {
+/* What queries are multiplied with when they are read. */
+static float query_by(const Room *room, const Call *call) { return room->layout.terms ? 1.0f : call->scale * LOG2_E; }
+
+static void score_block(const Room *room, const Block *block, const float *left, const float *panels, float *to) {
     for (int64_t c = 0; c < block->columns; c++, to += ROWS) {
-        const float *panel = panels + column_slot(room, block, c) * room->panel;
-        score(room, block->whole_tiles, call->features, rows, panel, to, room->width);
+        const float *panel = panels + column_slot(room, block, c) * room->layout.operand;
+        score(&room->layout, block->filled_up, left, panel, to, room->width);
+    }
+}
+
+static void gather_block(const Room *room, const Block *block, const float *weights, const float *panels, float *to) {
+    memset(to, 0, 4 * room->panel);
+    for (int64_t c = 0; c < block->columns; c++, weights += ROWS) {
+        const float *panel = panels + column_slot(room, block, c) * room->layout.operand;
+        gather(&room->layout, block->filled_up, weights, room->width, panel, to);
+    }
+}
+
+static void scatter_block(const Room *room, const Block *block, const float *weights, const float *turned, float *sums) {
+    for (int64_t c = 0; c < block->columns; c++, weights += ROWS) {
+        float *panel = sums + column_slot(room, block, c) * room->panel;
+        scatter(&room->layout, block->filled_up, weights, room->width, turned, panel);
     }
 }
 
 /* A head's positions, as rows and transposed. */
 static void load_positions(Room *room, const Call *call, int64_t head) {
     int64_t features = call->features, offsets = call->left + 1;
-    memset(room->positions, 0, 4 * room->offsets * room->stride);
+    memset(room->positions, 0, 4 * room->offsets * room->layout.stride);
     for (int64_t t = 0; t < offsets; t++)
-        memcpy(room->positions + t * room->stride, call->positions + (head * offsets + t) * features, 4 * features);
+        memcpy(room->positions + t * room->layout.stride, call->positions + (head * offsets + t) * features, 4 * features);
     for (int64_t t = 0; t < room->offsets; t += ROWS)
-        transpose(room, features, room->positions_t + t * room->stride, room->positions + t * room->stride);
+        to_columns(&room->layout, room->positions_t + t * room->layout.stride, room->positions + t * room->layout.stride);
 }
 
 /* Add a head's biases to the rows that meet keys and, apart, to those that meet positions. */
 static void add_biases(Room *room, const Call *call, const Unit *unit, const Block *block) {
     const float *content = call->content_bias + unit->head * call->features;
     const float *position = call->position_bias + unit->head * call->features;
-    for (int64_t i = 0; i < block->whole_tiles; i++) {
-        float *query = room->query + i * room->stride, *moved = room->position_query + i * room->stride;
+    for (int64_t i = 0; i < block->filled_up; i++) {
+        float *query = room->query + i * room->layout.stride, *moved = room->position_query + i * room->layout.stride;
         for (int64_t e = 0; e < call->features; e++) moved[e] = query[e] + position[e], query[e] += content[e];
-        for (int64_t e = call->features; e < room->stride; e++) moved[e] = 0.0f;
+        for (int64_t e = call->features; e < room->layout.stride; e++) moved[e] = 0.0f;
     }
 }
 
@@ -303,7 +328,7 @@ INLINE int64_t diagonal(const Room *room, const Call *call, const Block *block, 
 static void score_positions(Room *room, const Call *call, const Unit *unit, const Block *block) {
     add_biases(room, call, unit, block);
     for (int64_t t = 0; t < room->offsets; t += ROWS)
-        score(room, block->whole_tiles, call->features, room->position_query, room->positions_t + t * room->stride,
+        score(&room->layout, block->filled_up, room->position_query, room->positions_t + t * room->layout.stride,
               room->by_offset + t, room->offsets);
 }
 static void add_positions(const Room *room, const Call *call, const Block *block, int64_t i) {
@@ -324,13 +349,13 @@ static void differentiate_positions(Room *room, const Call *call, const Unit *un
     memset(room->grad_position_query, 0, 4 * room->panel);
     for (int64_t t = 0; t < room->offsets; t += ROWS) {
         const float *grads = room->by_offset + t;
-        int64_t table = t * room->stride;
-        gather(room, block->whole_tiles, grads, room->offsets, room->positions + table, room->grad_position_query);
-        scatter(room, block->whole_tiles, grads, room->offsets, room->position_query, room->grad_positions + table);
+        int64_t table = t * room->layout.stride;
+        gather(&room->layout, block->filled_up, grads, room->offsets, room->positions + table, room->grad_position_query);
+        scatter(&room->layout, block->filled_up, grads, room->offsets, room->position_query, room->grad_positions + table);
     }
     for (int64_t i = 0; i < block->rows; i++) {
         if (!is_local(call, token_of(call, unit, block->start + i))) continue;
-        float *query = room->grad_query + i * room->stride, *moved = room->grad_position_query + i * room->stride;
+        float *query = room->grad_query + i * room->layout.stride, *moved = room->grad_position_query + i * room->layout.stride;
         for (int64_t e = 0; e < call->features; e++) {
             call->grad_content_bias[at + e] += query[e] * call->scale;
             call->grad_position_bias[at + e] += moved[e] * call->scale;
@@ -370,15 +395,30 @@ static int32_t row_hash(const Call *call, const Unit *unit, int64_t row) {
     return call->row_hash[(unit->head * call->dilation + unit->residue) * rows_of(call, 0) + row];
 }
 
-/* Zero the dropped weights of row i in place. */
-static void drop_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
-    int32_t hash = row_hash(call, unit, block->start + i);
-    for (int64_t c = 0; c < block->columns; c++) {
+/* Scores of row i to weights, 2 ** (score - top), as far as they are kept, in place. */
+static void weigh_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i, float *top,
+                      float *total) {
+    float *scores = room->scores + i * room->width;
+    Vector tops[4] = {all(-INFINITY), all(-INFINITY), all(-INFINITY), all(-INFINITY)};
+    for (int64_t j = 0; j < block->columns * ROWS; j += 4 * LANES)
+        for (int v = 0; v < 4; v++) tops[v] = larger(tops[v], load(scores + j + v * LANES));
+    *top = largest_of(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]))) * room->scores_by;
+    Vector down = all(*top == -INFINITY ? 0.0f : *top), by = all(room->scores_by), sum = {0};
+    int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
+    for (int64_t c = 0; c < block->columns; c++, scores += ROWS) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
-        float *weights = room->scores + i * room->width + c * ROWS;
-        for (int64_t j = 0; j < ROWS; j += LANES)
-            store(weights + j, (Vector)((Integers)load(weights + j) & kept(call, hash, keys + j)));
+        for (int64_t j = 0; j < ROWS; j += 2 * LANES) {
+            Vector weights[2];
+            for (int v = 0; v < 2; v++) {
+                int64_t at = j + v * LANES;
+                weights[v] = exp2_of(load(scores + at) * by - down);
+                sum += weights[v];
+                if (call->key_hash) weights[v] = (Vector)((Integers)weights[v] & kept(call, hash, keys + at));
+            }
+            put_weights(&room->layout, scores + j, weights[0], weights[1]);
+        }
     }
+    *total = sum_of(sum);
 }
 
 static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin, int64_t end) {
@@ -389,38 +429,22 @@ static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin
         Block block = block_at(room, call, unit, start, end);
         load_panels(room, call, unit, block.last + 1, 0);
         float top[ROWS] = {0}, total[ROWS] = {0};
-        memset(room->out, 0, 4 * room->panel);
-        if (read_block(room, call, unit, &block, room->query, &call->query, call->scale * LOG2_E)) {
+        if (read_block(room, call, unit, &block, room->query, &call->query, query_by(room, call))) {
             if (call->positions) score_positions(room, call, unit, &block);
-            score_block(room, call, &block, room->query, room->keys_t, room->scores);
+            const float *left = as_left(&room->layout, block.filled_up, room->query, room->left);
+            score_block(room, &block, left, room->keys_t, room->scores);
             for (int64_t i = 0; i < block.rows; i++) {
-                float *scores = room->scores + i * room->width;
-                int64_t width = block.columns * ROWS;
                 if (call->positions) add_positions(room, call, &block, i);
                 mask_row(room, call, unit, &block, i);
-                Vector tops = all(-INFINITY), sum = {0};
-                for (int64_t j = 0; j < width; j += LANES) tops = larger(tops, load(scores + j));
-                top[i] = -INFINITY;
-                for (int lane = 0; lane < LANES; lane++) top[i] = top[i] > tops[lane] ? top[i] : tops[lane];
-                Vector down = all(top[i] == -INFINITY ? 0.0f : top[i]);
-                for (int64_t j = 0; j < width; j += LANES) {
-                    Vector weight = exp2_of(load(scores + j) - down);
-                    sum += weight;
-                    store(scores + j, weight);
-                }
-                total[i] = sum_of(sum);
-                if (call->key_hash) drop_row(room, call, unit, &block, i);
+                weigh_row(room, call, unit, &block, i, top + i, total + i);
             }
-            for (int64_t c = 0; c < block.columns; c++) {
-                const float *values = room->values + column_slot(room, &block, c) * room->panel;
-                gather(room, block.whole_tiles, room->scores + c * ROWS, room->width, values, room->out);
-            }
+            gather_block(room, &block, room->scores, room->values, room->out);
         }
         for (int64_t i = 0; i < block.rows; i++) {
             int64_t token = token_of(call, unit, start + i);
-            float *out = room->out + i * room->stride;
+            float *out = room->out + i * room->layout.stride;
             int alive = is_local(call, token);
-            if (!alive) memset(out, 0, 4 * room->stride);
+            if (!alive) memset(out, 0, 4 * room->layout.stride);
             write_row(call, &call->out, unit->head, token, out, alive ? 1.0f / (total[i] * call->keep) : 0.0f);
             *number(&call->lse, unit->head, token) = alive ? (top[i] + log2f(total[i])) * LN_2 : -INFINITY;
         }
@@ -439,54 +463,59 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
     }
     if (call->positions) add_positions(room, call, block, i);
     mask_row(room, call, unit, block, i);
-    Vector lse = all(*number(&call->lse, unit->head, token) * LOG2_E);
+    Vector lse = all(*number(&call->lse, unit->head, token) * LOG2_E), by = all(room->scores_by);
     Vector delta = all(*number(&call->delta, unit->head, token));
+    Vector more = all(1.0f / call->keep); /* what is kept stands for what is dropped */
     int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
-    for (int64_t c = 0; c < block->columns; c++) {
+    for (int64_t c = 0; c < block->columns; c++, weights += ROWS, grads += ROWS) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
-        for (int64_t j = 0; j < ROWS; j += LANES) {
-            int64_t at = c * ROWS + j;
-            Vector weight = exp2_of(load(weights + at) - lse), grad = load(grads + at), left = weight;
-            if (call->key_hash) {
-                Integers bits = kept(call, hash, keys + j);
-                grad = (Vector)((Integers)grad & bits);
-                left = (Vector)((Integers)weight & bits);
+        for (int64_t j = 0; j < ROWS; j += 2 * LANES) {
+            Vector left[2], of_scores[2];
+            for (int v = 0; v < 2; v++) {
+                int64_t at = j + v * LANES;
+                Vector weight = exp2_of(load(weights + at) * by - lse), grad = load(grads + at);
+                left[v] = weight;
+                if (call->key_hash) {
+                    Integers bits = kept(call, hash, keys + at);
+                    grad = (Vector)((Integers)(grad * more) & bits);
+                    left[v] = (Vector)((Integers)(weight * more) & bits);
+                }
+                of_scores[v] = weight * (grad - delta);
             }
-            store(grads + at, weight * (grad - delta));
-            store(weights + at, left);
+            put_weights(&room->layout, grads + j, of_scores[0], of_scores[1]);
+            put_weights(&room->layout, weights + j, left[0], left[1]);
         }
     }
 }
 
 static void backward_rows(Room *room, const Call *call, Unit *unit) {
+    const Layout *layout = &room->layout;
     load_globals(room, call, unit, 1);
     if (call->positions) {
         load_positions(room, call, unit->head);
-        memset(room->grad_positions, 0, 4 * room->offsets * room->stride);
+        memset(room->grad_positions, 0, 4 * room->offsets * room->layout.stride);
     }
     for (int64_t start = 0; start < unit->rows; start += ROWS) {
         Block block = block_at(room, call, unit, start, unit->rows);
         flush_panels(room, call, unit, block.first);
         load_panels(room, call, unit, block.last + 1, 1);
-        memset(room->grad_query, 0, 4 * room->panel);
-        if (read_block(room, call, unit, &block, room->query, &call->query, call->scale * LOG2_E)) {
-            read_block(room, call, unit, &block, room->grad_out, &call->grad_out, 1.0f / call->keep);
+        if (read_block(room, call, unit, &block, room->query, &call->query, query_by(room, call))) {
+            read_block(room, call, unit, &block, room->grad_out, &call->grad_out, 1.0f);
             if (call->positions) score_positions(room, call, unit, &block);
-            score_block(room, call, &block, room->query, room->keys_t, room->scores);
-            score_block(room, call, &block, room->grad_out, room->values_t, room->grads);
-            for (int64_t i = 0; i < block.whole_tiles; i++) differentiate_row(room, call, unit, &block, i);
-            for (int64_t c = 0; c < block.columns; c++) {
-                int64_t at = column_slot(room, &block, c) * room->panel;
-                const float *grads = room->grads + c * ROWS, *weights = room->scores + c * ROWS;
-                gather(room, block.whole_tiles, grads, room->width, room->keys + at, room->grad_query);
-                scatter(room, block.whole_tiles, grads, room->width, room->query, room->grad_keys + at);
-                scatter(room, block.whole_tiles, weights, room->width, room->grad_out, room->grad_values + at);
-            }
+            int64_t rows = block.filled_up;
+            score_block(room, &block, as_left(layout, rows, room->query, room->left), room->keys_t, room->scores);
+            score_block(room, &block, as_left(layout, rows, room->grad_out, room->left_grad), room->values_t, room->grads);
+            for (int64_t i = 0; i < rows; i++) differentiate_row(room, call, unit, &block, i);
+            const float *query = as_turned(layout, rows, room->query, room->turned);
+            const float *grad_out = as_turned(layout, rows, room->grad_out, room->turned_grad);
+            gather_block(room, &block, room->grads, room->keys, room->grad_query);
+            scatter_block(room, &block, room->grads, query, room->grad_keys);
+            scatter_block(room, &block, room->scores, grad_out, room->grad_values);
             if (call->positions) differentiate_positions(room, call, unit, &block);
         }
         for (int64_t i = 0; i < block.rows; i++) {
-            float *grad = room->grad_query + i * room->stride;
-            if (!is_local(call, token_of(call, unit, start + i))) memset(grad, 0, 4 * room->stride); /* 0 times inf */
+            float *grad = room->grad_query + i * room->layout.stride;
+            if (!is_local(call, token_of(call, unit, start + i))) memset(grad, 0, 4 * room->layout.stride); /* 0 times inf */
             write_row(call, &call->grad_query, unit->head, token_of(call, unit, start + i), grad, call->scale);
         }
     }
@@ -494,13 +523,14 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
     for (int64_t t = 0; call->positions && t <= call->left; t++)
         for (int64_t e = 0; e < call->features; e++) {
             int64_t to = ((unit->head * call->dilation + unit->residue) * (call->left + 1) + t) * call->features + e;
-            call->grad_positions[to] = room->grad_positions[t * room->stride + e] * LN_2;
+            call->grad_positions[to] = room->grad_positions[t * room->layout.stride + e] * LN_2;
         }
     for (int64_t g = 0; g < call->num_globals; g++)
         for (int64_t e = 0; e < call->features; e++) {
             int64_t to = ((unit->head * call->dilation + unit->residue) * call->num_globals + g) * call->features + e;
-            call->global_grad_key[to] = room->grad_keys[g * room->stride + e] * LN_2;
-            call->global_grad_value[to] = room->grad_values[g * room->stride + e];
+            int64_t from = g / ROWS * room->panel + place_of(layout, g % ROWS, e);
+            call->global_grad_key[to] = room->grad_keys[from] * key_sums_by(room);
+            call->global_grad_value[to] = room->grad_values[from];
         }
 }
 
@@ -517,6 +547,7 @@ int longspan_has_fp16(void) {
 int longspan_band(const Call *call, int backward) {
     Room room = {0};
     if (!make_room(&room, call, backward)) return 0;
+    products_begin(&room.layout);
     /* The same rows of all heads one after another: where tokens are rows of all heads' features, they share pages. */
     int64_t problems = call->heads * call->dilation;
     int64_t chunks = backward ? 1 : (rows_of(call, 0) + call->chunk - 1) / call->chunk;
@@ -529,6 +560,7 @@ int longspan_band(const Call *call, int backward) {
         if (backward) backward_rows(&room, call, &unit);
         else forward_rows(&room, call, &unit, begin, least(unit.rows, begin + call->chunk));
     }
+    products_end(&room.layout);
     free(room.memory);
     return 1;
 }
