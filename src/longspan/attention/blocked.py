@@ -90,7 +90,8 @@ def blocked_backward(
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
     dropout = _dropout(query, call)
     for b, text in _texts(query, call):
-        delta = torch.linalg.vecdot(grad_out[b].to(dtype), out[b].to(dtype))  # [H, N]
+        rows_out = scratch.converted("out", out[b])
+        delta = torch.linalg.vecdot(scratch.converted("grad out", grad_out[b]), rows_out)  # [H, N]
         if grad_lse is not None:
             delta -= grad_lse[b]
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
@@ -105,7 +106,7 @@ def blocked_backward(
         rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
         rows_grad, rows_delta, rows_lse = grad_out[b, :, at].to(dtype), delta[:, at], lse[b, :, at]
         if isinstance(rows, ProjectedRows):
-            hidden_grad = global_grads[0][b].to(dtype)  # of zeros, in place unless the dtypes differ
+            hidden_grad = scratch.converted("hidden grad", global_grads[0][b])  # of zeros
             rows_grad_lse = None if grad_lse is None else grad_lse[b, :, at]
             rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grad, *weight_grads))
             if hidden_grad.dtype != query.dtype:
@@ -183,10 +184,10 @@ def _global_rows(
     settings = Settings(list(call.pattern.causal), call.scale, scratch, masks)
     if len(inputs) == 7:
         hidden, *weights = inputs
-        hidden = hidden[b].to(dtype)
+        hidden = scratch.converted("hidden", hidden[b])
         if text.real is not None:
             hidden = hidden.masked_fill(~text.real[:, None], 0.0)
-        projection = Projection(hidden, *(weight.to(dtype) for weight in weights))
+        projection = Projection(hidden, *(scratch.converted(f"weight {i}", weights[i]) for i in range(6)))
         return ProjectedRows(projection, heads, text, settings)
     global_query, global_key, global_value = inputs or (query, key, value)
     return GivenRows(global_query[b], global_key[b], global_value[b], text, settings, dtype)

@@ -39,6 +39,10 @@ class Scratch:
             view = self._views[name, shape] = buffer[:size].view(shape)
         return view
 
+    def converted(self, name: str, tensor: Tensor) -> Tensor:
+        """``tensor`` in the buffers' dtype: itself where it has that, else a copy, valid as :meth:`take` says."""
+        return tensor if tensor.dtype == self.dtype else self.take(name, *tensor.shape).copy_(tensor)
+
     def shrink(self, limit: int) -> None:
         """Free the largest buffers until those that remain take at most ``limit`` bytes."""
         self._views.clear()
