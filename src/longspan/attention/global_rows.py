@@ -162,8 +162,8 @@ class GivenRows:
         causal = torch.tensor(settings.causal, device=query.device)[:, None].expand(-1, text.globals_.numel())
         self.rows = DenseRows(
             query[:, text.globals_].to(dtype),
-            readable(key, text.real, dtype),
-            readable(value, text.real, dtype),
+            readable(settings.scratch.converted("global key", key), text.real, dtype),
+            readable(settings.scratch.converted("global value", value), text.real, dtype),
             text.globals_,
             causal,
             text,
