@@ -70,10 +70,13 @@ def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
 @needs_compiler
 @pytest.mark.parametrize(("dtype", "equal"), [(torch.bfloat16, 0.98), (torch.float16, 0.95)])
 def test_halves_are_rounded_where_they_come_out_and_nowhere_else(dtype: torch.dtype, equal: float) -> None:
-    case = random_case((1, 2, 500, 64), dtype=dtype, window=(100, 100), global_mask=marked(500, [0, 50]))
-    exact = case.to(torch.float64).run(backend="reference").out.to(dtype)
-    # Weights of one bf16 number each, as other implementations have them, would give 0.6 of the bf16 results.
-    assert (case.run(backend="native").out == exact).float().mean() > equal
+    case = random_case((1, 2, 500, 64), dtype=dtype, window=(100, 100))
+    exact = case.to(torch.float64).evaluate(backend="reference")
+    actual = case.evaluate(backend="native")
+    # Weights of one bf16 number each, as other implementations have them, would give 0.6 of the bf16 outputs. The
+    # gradients of queries and keys start from the output as it was rounded.
+    for name, least in (("out", equal), ("value", equal), ("query", 0.85), ("key", 0.85)):
+        assert (actual[name] == exact[name].to(dtype)).float().mean() > least, name
 
 
 @needs_compiler
