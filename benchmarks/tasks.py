@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.machine import describe, today
 from benchmarks.task_examples import READERS, Counts, write_examples
+from benchmarks.task_scores import ExampleScores, compare, read_scores
 from longspan.convert.hat import convert_to_hat
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName
@@ -70,7 +71,7 @@ PLANS = {
     "imdb": Plan(
         task="classification",
         metric="accuracy",
-        counts=Counts(1000, 200, 600),
+        counts=Counts(2000, 200, 2000),
         max_length=2048,
         epochs=2,
         pooling="mean",
@@ -79,7 +80,7 @@ PLANS = {
     "covid_qa": Plan(
         task="qa",
         metric="f1",
-        counts=Counts(120, 20, 40),
+        counts=Counts(60, 12, 40),
         max_length=4096,
         epochs=2,
         models=("long", "cut", "segments"),
@@ -115,11 +116,13 @@ def recipe_for(plan: Plan, variant: str, model: Path, examples: Path, output: Pa
     )
 
 
-def run(name: str, variant: str, seed: int, *, data: Path, model: Path, output: Path) -> dict[str, Any]:
+def run(
+    name: str, variant: str, seed: int, *, data: Path, model: Path, output: Path
+) -> tuple[dict[str, Any], ExampleScores]:
     """Finetune, or read what was finetuned before.
 
     Returns:
-        ``eval`` and ``test`` metrics, ``epoch`` and ``seconds`` of the training.
+        ``eval`` and ``test`` metrics, ``epoch`` and ``seconds`` of the training; and the scores of the test examples.
     """
     plan = PLANS[name]
     examples = write_examples(name, data, seed, plan.counts, output / "examples" / name / str(seed))
@@ -131,7 +134,8 @@ def run(name: str, variant: str, seed: int, *, data: Path, model: Path, output: 
     place = output / name / variant / str(seed)
     result = finetune(recipe_for(plan, variant, model, examples, place, seed))
     made = result.seeds[0]
-    return {"eval": made.eval, "test": made.test, "epoch": made.epoch, "seconds": made.seconds}
+    metrics = {"eval": made.eval, "test": made.test, "epoch": made.epoch, "seconds": made.seconds}
+    return metrics, read_scores(place, seed, examples / "test.jsonl")
 
 
 def table(record: dict[str, Any]) -> str:
@@ -150,6 +154,22 @@ def table(record: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | {metric} | {variant} | {statistics.mean(values):.3f}{spread} | {each} | {seconds:.0f} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def differences_table(record: dict[str, Any]) -> str:
+    """What reading whole is worth beside each other way, in Markdown: points of an example's score, 95 % interval."""
+    lines = [
+        f"| task | beside | all texts | texts of more than {CUT} tokens |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for name, by_model in record["differences"].items():
+        for variant, found in by_model.items():
+            cells = []
+            for held in (found["all"], found["long"]):
+                shown = "" if held is None else "{mean:+.1%} ({low:+.1%} .. {high:+.1%}), {examples:,}".format(**held)
+                cells.append(shown.replace("%", ""))
+            lines.append(f"| {name} | {variant} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -180,17 +200,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": torch.get_num_threads(),
         "plans": {name: asdict(PLANS[name]) for name in names},
         "runs": {},
+        "differences": {},
     }
+    scores: dict[str, dict[str, dict[str, ExampleScores]]] = {}
     # Seeds outermost, so that a stopped call has all models beside each other.
     for seed in seeds:
         for name in names:
             for variant in (variant for variant in variants if variant in PLANS[name].models):
-                made = run(name, variant, seed, data=options.data, model=options.model, output=options.output)
+                made, scored = run(name, variant, seed, data=options.data, model=options.model, output=options.output)
+                scores.setdefault(name, {}).setdefault(variant, {})[str(seed)] = scored
+                record["differences"][name] = compare(scores[name], first=MODELS[0], longer_than=CUT)
                 record["runs"].setdefault(name, {}).setdefault(variant, {})[str(seed)] = made
                 atomic_text(file, json.dumps(record, indent=1) + "\n", "the results")
                 test = made["test"][PLANS[name].metric]
                 print(f"{name} {variant} seed {seed}: {PLANS[name].metric} {test:.3f} in {made['seconds']:.0f} s")
-    print("\n" + table(record))
+    print("\n" + table(record) + "\n" + differences_table(record))
 
 
 if __name__ == "__main__":

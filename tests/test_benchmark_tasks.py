@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_text import tokenizer  # noqa: F401
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks import tasks
 from benchmarks.task_examples import READERS, Counts, write_examples
+from benchmarks.task_scores import ExampleScores, compare, difference
 from longspan.models import LongformerConfig, LongformerForMaskedLM
 
 FILLER = "the seller held the law of a contract in the court"
@@ -138,8 +140,15 @@ def test_four_ways_through_finetune(
     tasks.main(arguments)
     shown = capsys.readouterr().out
     assert all(f"| hyperpartisan | macro_f1 | {model} |" in shown for model in tasks.MODELS)
+    assert all(f"| hyperpartisan | {model} | " in shown for model in tasks.MODELS[1:])
     (file,) = tmp_path.glob("*_tasks.json")
     record = json.loads(file.read_text())
+    for model in tasks.MODELS[1:]:
+        found = record["differences"]["hyperpartisan"][model]
+        right = [record["runs"]["hyperpartisan"][name]["1"]["test"]["accuracy"] for name in ("long", model)]
+        assert found["all"]["examples"] == 2
+        assert found["all"]["mean"] == pytest.approx(right[0] - right[1])
+        assert found["long"] is None  # no text is longer than 512 tokens
     assert {model: list(runs) for model, runs in record["runs"]["hyperpartisan"].items()} == {
         model: ["1"] for model in tasks.MODELS
     }
@@ -158,3 +167,35 @@ def test_four_ways_through_finetune(
 def test_a_missing_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"hyperpartisan holds no articles"):
         write_examples("hyperpartisan", tmp_path, 1, Counts(1, 1, 1), tmp_path / "out")
+
+
+def _scores(tokens: list[int], scores: list[float]) -> ExampleScores:
+    return ExampleScores(tokens=np.array(tokens), scores=np.array(scores))
+
+
+def test_differences_are_of_the_same_examples() -> None:
+    first = _scores([100, 600, 700, 800], [1.0, 1.0, 0.5, np.nan])
+    other = _scores([100, 600, 700, 800], [1.0, 0.0, 0.0, 1.0])
+    whole = difference([first, first], [other, other])
+    assert whole is not None
+    assert whole.examples == 6  # the one without a label doesn't count
+    assert whole.mean == pytest.approx(0.5)
+    assert 0 <= whole.low < 0.5 < whole.high <= 1
+    long = difference([first], [other], longer_than=600)
+    assert long is None  # one example has no spread
+    same = difference([first], [first])
+    assert same is not None
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
+def test_seeds_that_one_model_lacks_are_left_out() -> None:
+    scores = {
+        "long": {"1": _scores([9, 9], [1.0, 0.0]), "2": _scores([9, 9], [1.0, 1.0])},
+        "cut": {"1": _scores([9, 9], [0.0, 0.0])},
+        "hat": {},
+    }
+    found = compare(scores, first="long", longer_than=5)
+    assert found["cut"]["all"]["examples"] == 2
+    assert found["cut"]["long"]["mean"] == 0.5
+    assert found["hat"] == {"all": None, "long": None}
+    assert compare({"cut": scores["cut"]}, first="long", longer_than=5) == {}
