@@ -53,11 +53,36 @@ def test_question_and_choice_stand_in_every_piece() -> None:
     torch.testing.assert_close(states[[0, 1, 2, 38, 39]], torch.stack(seen).mean(0))
 
 
-def test_headers_of_segments_are_not_repeated() -> None:
-    headers = torch.zeros(1, 32, dtype=torch.bool)
-    headers[0, ::8] = True
-    pieces = plan_pieces(torch.ones(1, 32, dtype=torch.bool), headers, 16)
-    assert pieces.source.tolist() == [list(range(16)), list(range(16, 32))]
+def _pieces(headers: list[int], length: int, reading_length: int, tails: int = 0) -> list[list[int]]:
+    marked = torch.zeros(1, length, dtype=torch.bool)
+    marked[0, headers] = True
+    pieces = plan_pieces(torch.ones(1, length, dtype=torch.bool), marked, reading_length, tails)
+    return [row[keep].tolist() for row, keep in zip(pieces.source, pieces.is_token, strict=True)]
+
+
+def test_segments_are_not_broken_and_their_headers_not_repeated() -> None:
+    assert _pieces([0, 8, 16, 24], 32, 16) == [[*range(16)], [*range(16, 32)]]
+    assert _pieces([0, 8, 16, 24], 32, 20) == [[*range(16)], [*range(16, 32)]]
+    assert _pieces([0, 8, 16, 24], 32, 5)[:3] == [[*range(5)], [5, 6, 7], [*range(8, 13)]]  # longer than a piece
+
+
+def test_the_last_segments_stand_in_every_piece() -> None:
+    """A hypothesis, or a question and a choice, behind segments of a document."""
+    last = [*range(32, 40)]
+    expected = [[0, *range(1, 8), *last], [0, *range(8, 16), *last], [0, *range(16, 24), *last]]
+    assert _pieces([0, 8, 16, 24, 32], 40, 17, tails=1) == [*expected, [0, *range(24, 32), *last]]
+    assert _pieces([0, 8, 16, 24, 32], 40, 30, tails=2)[0] == [0, *range(1, 8), *range(24, 40)]
+    assert _pieces([0, 8], 12, 10, tails=3)[0] == [0, *range(1, 6), *range(8, 12)]
+    with pytest.raises(ValueError, match="17 tokens that are repeated"):
+        _pieces([0, 8, 16, 24, 32], 40, 16, tails=2)
+
+
+def test_a_question_stands_in_every_piece_where_paragraphs_are_marked() -> None:
+    assert _pieces([0, 1, 2, 8, 14, 17], 20, 12) == [
+        [0, 1, 2, *range(3, 8)],
+        [0, 1, 2, *range(8, 17)],
+        [0, 1, 2, *range(17, 20)],
+    ]
 
 
 def test_embeddings_in_place_of_ids_and_padding_on_the_left() -> None:
@@ -93,7 +118,7 @@ def test_a_head_on_pieces_learns_and_is_saved(tmp_path: Any) -> None:
 def test_refusals_name_the_fix() -> None:
     model = build_ours(reading_length=8)
     inputs = make_batch([20], [list(range(9))])
-    with pytest.raises(ValueError, match="9 global tokens, which are repeated"):
+    with pytest.raises(ValueError, match="9 tokens that are repeated"):
         model(**inputs)
     with pytest.raises(ValueError, match="position_ids can't be had with"):
         model(input_ids=inputs["input_ids"], position_ids=torch.arange(20)[None])
@@ -101,3 +126,5 @@ def test_refusals_name_the_fix() -> None:
         model()
     with pytest.raises(ValueError, match="reading_length must be an int >= 2"):
         LongformerConfig(reading_length=1)
+    with pytest.raises(ValueError, match="reading_tails must be an int >= 0, got -1"):
+        LongformerConfig(reading_tails=-1)

@@ -60,8 +60,12 @@ def read_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
     except OSError:  # a tokenizer may lie alone
         kind = None
     # Which class of tokenizer it is may depend on the model, but on nothing that stock transformers can't read.
-    stock = {"led": transformers.LEDConfig, "longformer": transformers.LongformerConfig}.get(kind or "")
-    return AutoTokenizer.from_pretrained(str(name), **({} if stock is None else {"config": stock()}))
+    stock: dict[str, type[PreTrainedConfig]] = {
+        "led": transformers.LEDConfig,
+        "longformer": transformers.LongformerConfig,
+    }
+    config = {**_CONFIGS, **stock}.get(kind or "")
+    return AutoTokenizer.from_pretrained(str(name), **({} if config is None else {"config": config()}))
 
 
 class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):

@@ -47,6 +47,8 @@ class LongformerConfig(transformers.LongformerConfig):
         reading_length: read texts in pieces of so many tokens, each by itself with full attention and positions from
             the first on, and join the states: the short baseline of Beltagy et al. 2020, section 6.2, for any
             head and from any weights, see :mod:`longspan.models.segment_reading`. ``None``: read texts whole.
+        reading_tails: of texts in segments that are read in pieces, how many segments at the end stand in every piece:
+            1 for a hypothesis, 2 for a question and a choice.
         classifier_dropout: dropout in the heads; ``None``: ``hidden_dropout_prob``.
         **kwargs: every field of ``transformers.LongformerConfig``, and unknown keys, which are kept.
 
@@ -82,6 +84,7 @@ class LongformerConfig(transformers.LongformerConfig):
     pooling: Any = None
     segment_length: Any = None
     reading_length: Any = None
+    reading_tails: Any = 0
     classifier_dropout: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -151,6 +154,9 @@ class LongformerConfig(transformers.LongformerConfig):
         reading = self.reading_length
         if reading is not None and (not isinstance(reading, int) or isinstance(reading, bool) or reading < 2):
             raise ValueError(f"reading_length must be an int >= 2, or None to read texts whole, got {reading!r}")
+        tails = self.reading_tails
+        if not isinstance(tails, int) or isinstance(tails, bool) or tails < 0:
+            raise ValueError(f"reading_tails must be an int >= 0, got {tails!r}")
         dropout = self.classifier_dropout
         if dropout is not None and (not isinstance(dropout, (int, float)) or not 0 <= dropout < 1):
             raise ValueError(

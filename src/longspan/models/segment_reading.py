@@ -3,7 +3,7 @@
 A text is broken into the longest pieces that a short encoder reads, each is encoded alone, and the states are joined
 again, one for each token, for the head to go on with. A question or a choice stands in every piece, as does the first
 token, so that they are read in the light of each; their states are the mean over the pieces (the paper joins
-everything and leaves open what becomes of the copies).
+everything and leaves open what becomes of the copies). Texts in segments break between them.
 """
 
 from typing import NamedTuple
@@ -40,46 +40,68 @@ class Pieces(NamedTuple):
         return (joined / count.clamp(min=1)[:, None]).view(batch, length, -1)
 
 
-def plan_pieces(real: Tensor, global_mask: Tensor | None, reading_length: int) -> Pieces:
+def plan_pieces(real: Tensor, global_mask: Tensor | None, reading_length: int, tails: int = 0) -> Pieces:
     """Break texts into pieces.
 
-    The global tokens that open and close a text are repeated in all its pieces. Where others are global as well, as
-    the headers of segments, none is.
+    The global tokens that open and close a text are repeated in all its pieces: a first token, a question, a choice.
+    Where other tokens are global as well, they head segments, paragraphs or sentences: pieces then begin with them
+    wherever they can. Of such texts, whose first and last header are as good as any other, only an opening of more
+    than one token (a question) is repeated, or with ``tails`` the first header and the last segments.
 
     Args:
         real: bool ``[B, N]``, False marks padding.
         global_mask: bool ``[B, N]`` or None.
         reading_length: tokens of a piece.
+        tails: how many segments at the end of a text stand in every piece, as a hypothesis, or a question and a choice.
 
     Raises:
         ValueError: what is repeated fills a piece.
     """
     length = real.shape[1]
-    marked = (real if global_mask is None else global_mask & real).tolist()
+    marked = (torch.zeros_like(real) if global_mask is None else global_mask & real).tolist()
     pieces: list[list[int]] = []
     for row, tokens in enumerate(real.tolist()):
         columns = [column for column, is_token in enumerate(tokens) if is_token]
-        before, after = (0, 0) if global_mask is None else _repeated([marked[row][column] for column in columns])
+        heads = [marked[row][column] for column in columns]
+        before, after = _repeated(heads, tails)
         middle = columns[before : len(columns) - after]
         room = max(len(middle), 1)
         if len(columns) > reading_length:
             room = reading_length - before - after
             if room < 1:
                 raise ValueError(
-                    f"text {row} opens and closes with {before + after} global tokens, which are repeated in every "
-                    f"piece and leave no room in reading_length {reading_length}; raise it, or mark fewer tokens"
+                    f"text {row} opens and closes with {before + after} tokens that are repeated in every piece (a "
+                    f"question, candidates, choices) and leave no room in reading_length {reading_length}; raise it"
                 )
-        for start in range(0, max(len(middle), 1), room):
-            piece = columns[:before] + middle[start : start + room] + columns[len(columns) - after :]
+        inner, start = heads[before : len(columns) - after], 0
+        while start < max(len(middle), 1):
+            stop = _stop(inner, start, room)
+            piece = columns[:before] + middle[start:stop] + columns[len(columns) - after :]
             pieces.append([row * length + column for column in piece])
+            start = stop
     longest = max(1, *map(len, pieces))
     index = torch.tensor([piece + [-1] * (longest - len(piece)) for piece in pieces], device=real.device)
     return Pieces(index.clamp(min=0), index >= 0)
 
 
-def _repeated(marked: list[bool]) -> tuple[int, int]:
-    """How many global tokens open and close a text; none if there are others between."""
-    if all(marked):
-        return len(marked), 0
-    before, after = marked.index(False), marked[::-1].index(False)
-    return (before, after) if before + after == sum(marked) else (0, 0)
+def _repeated(heads: list[bool], tails: int) -> tuple[int, int]:
+    """How many tokens at the beginning and at the end of a text stand in every piece."""
+    if not any(heads):
+        return 0, 0
+    if all(heads):
+        return len(heads), 0
+    before, after = heads.index(False), heads[::-1].index(False)
+    if before + after == sum(heads):
+        return before, after
+    if tails:
+        headers = [at for at, is_head in enumerate(heads) if is_head]
+        return before, len(heads) - headers[max(len(headers) - tails, before)]
+    return before if before > 1 else 0, 0
+
+
+def _stop(heads: list[bool], start: int, room: int) -> int:
+    """Where the piece that begins at ``start`` ends: before the last header that the next one can begin with."""
+    stop = start + room
+    if stop >= len(heads):
+        return stop
+    return next((at for at in range(stop, start, -1) if heads[at]), stop)

@@ -90,6 +90,14 @@ class OfficialTask(ABC):
         """Fields of the model's configuration that the task sets."""
         return {}
 
+    def hat_class(self) -> type[Any] | None:
+        """The model of a HAT for this task; None: there is none."""
+        return None
+
+    def hat_layout(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Layout:
+        """As :meth:`layout`, in segments: the task's own, if that has them."""
+        return self.layout(tokenizer, max_length)
+
     @abstractmethod
     def layout(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Layout:
         """How units become rows of at most ``max_length`` tokens."""
@@ -97,6 +105,18 @@ class OfficialTask(ABC):
     def units(self, items: Iterable[Any], max_length: int) -> list[Any]:
         """What is encoded one by one: the items, or their parts, for rows of at most ``max_length`` tokens."""
         return list(items)
+
+    def check(self, layout: Any, units: Sequence[Any], reading_length: int | None) -> None:  # noqa: B027
+        """See before a training that what every row repeats leaves room.
+
+        Args:
+            layout: the task's.
+            units: what will be encoded.
+            reading_length: of a model that reads rows in pieces.
+
+        Raises:
+            ValueError: of a unit it doesn't.
+        """
 
     def training_unit(self, unit: Any, seed: int) -> Any:
         """The unit as it is trained on in the epoch that ``seed`` belongs to."""

@@ -13,6 +13,9 @@ import numpy as np
 from longspan.data.atomic import atomic_text
 from longspan.data.segments import SegmentLayout
 from longspan.models import (
+    HATForMultipleChoice,
+    HATForSequenceClassification,
+    HATForSequentialSentenceClassification,
     LongformerForMultipleChoice,
     LongformerForSequenceClassification,
     LongformerForSequentialSentenceClassification,
@@ -35,6 +38,7 @@ from longspan.tasks.coreference_layout import CoreferenceLayout, decode_corefere
 from longspan.tasks.coreference_metric import evaluate_coreference
 from longspan.tasks.coreference_model import LongformerForCoreference
 from longspan.tasks.documents import DocumentLayout, split_by_seed
+from longspan.tasks.hat_layouts import SegmentedDocumentLayout
 from longspan.tasks.hotpotqa_decoding import decode_hotpotqa
 from longspan.tasks.hotpotqa_metric import HotpotPrediction, evaluate_hotpotqa, write_hotpotqa_predictions
 from longspan.tasks.hotpotqa_model import LongformerForHotpotQA
@@ -43,7 +47,8 @@ from longspan.tasks.official import Decoded, OfficialTask, Split, labelled
 from longspan.tasks.triviaqa_model import LongformerForTriviaQA
 from longspan.tasks.wikihop_model import LongformerForWikiHop
 
-_SEGMENT = 128
+SEGMENT_LENGTH = 128
+"""Tokens of a segment, its header included, in the tasks that have segments (Chalkidis et al. 2022)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,10 @@ class WikiHop(OfficialTask):
 
     def layout(self, tokenizer: Any, max_length: int) -> wikihop.WikiHopLayout:
         return wikihop.WikiHopLayout(tokenizer, max_length, self.max_chunks)
+
+    def check(self, layout: wikihop.WikiHopLayout, units: Sequence[Any], reading_length: int | None) -> None:
+        for question in units:
+            layout.check(question, reading_length)
 
     def training_unit(self, unit: Any, seed: int) -> Any:
         return wikihop.shuffled(unit, seed)
@@ -266,6 +275,12 @@ class _Documents(_OneLabel):
     def model_class(self) -> type[LongformerForSequenceClassification]:
         return LongformerForSequenceClassification
 
+    def hat_class(self) -> type[HATForSequenceClassification]:
+        return HATForSequenceClassification
+
+    def hat_layout(self, tokenizer: Any, max_length: int) -> SegmentedDocumentLayout:
+        return SegmentedDocumentLayout(tokenizer, _segments(tokenizer, max_length))
+
     def layout(self, tokenizer: Any, max_length: int) -> DocumentLayout:
         return DocumentLayout(tokenizer, max_length)
 
@@ -378,7 +393,11 @@ class ContractNLI(_OneLabel):
         return LongformerForSequenceClassification
 
     def config_fields(self, max_length: int) -> dict[str, Any]:
-        return {**super().config_fields(max_length), "pooling": "last", "segment_length": _SEGMENT}
+        read = {"pooling": "last", "segment_length": SEGMENT_LENGTH, "reading_tails": 1}
+        return {**super().config_fields(max_length), **read}
+
+    def hat_class(self) -> type[HATForSequenceClassification]:
+        return HATForSequenceClassification
 
     def layout(self, tokenizer: Any, max_length: int) -> contract_nli.ContractLayout:
         return contract_nli.ContractLayout(tokenizer, _segments(tokenizer, max_length))
@@ -394,7 +413,10 @@ class _Choices(_OneLabel):
         return LongformerForMultipleChoice
 
     def config_fields(self, max_length: int) -> dict[str, Any]:
-        return {"pooling": "last", "segment_length": _SEGMENT}
+        return {"pooling": "last", "segment_length": SEGMENT_LENGTH, "reading_tails": 2}
+
+    def hat_class(self) -> type[HATForMultipleChoice]:
+        return HATForMultipleChoice
 
     def layout(self, tokenizer: Any, max_length: int) -> race.ChoiceLayout:
         return race.ChoiceLayout(tokenizer, _segments(tokenizer, max_length))
@@ -465,15 +487,18 @@ class EcthrArg(OfficialTask):
             "id2label": named,
             "label2id": {label: number for number, label in named.items()},
             "problem_type": "multi_label_classification",
-            "segment_length": _SEGMENT,
+            "segment_length": SEGMENT_LENGTH,
         }
+
+    def hat_class(self) -> type[HATForSequentialSentenceClassification]:
+        return HATForSequentialSentenceClassification
 
     def layout(self, tokenizer: Any, max_length: int) -> ecthr_arg.JudgmentLayout:
         return ecthr_arg.JudgmentLayout(tokenizer, _segments(tokenizer, max_length))
 
     def units(self, items: Iterable[Any], max_length: int) -> list[Any]:
         """Parts of judgments, of as many paragraphs as a row has segments."""
-        most = max(1, max_length // _SEGMENT)
+        most = max(1, max_length // SEGMENT_LENGTH)
         return [part for judgment in items for part in ecthr_arg.split_judgment(judgment, most)]
 
     def decode(self, units: Sequence[Any], examples: Sequence[Any], output: Any) -> list[Decoded]:
@@ -525,4 +550,6 @@ def find_task(name: str) -> type[OfficialTask]:
 
 
 def _segments(tokenizer: Any, max_length: int) -> SegmentLayout:
-    return SegmentLayout.for_tokenizer(tokenizer, segment_length=_SEGMENT, max_segments=max(1, max_length // _SEGMENT))
+    return SegmentLayout.for_tokenizer(
+        tokenizer, segment_length=SEGMENT_LENGTH, max_segments=max(1, max_length // SEGMENT_LENGTH)
+    )

@@ -177,22 +177,12 @@ class WikiHopLayout:
         Raises:
             ValueError: the prefix leaves no room for documents.
         """
-        open_query, close_query, open_entity, close_entity = self.markers
-        # Relations are written with underscores: country_of_citizenship.
-        prefix = [self.first_id, open_query, *self._ids(question.query.replace("_", " ")), close_query]
-        positions = []
-        for candidate in question.candidates:
-            positions.append(len(prefix))
-            prefix += [open_entity, *self._ids(candidate), close_entity]
+        prefix, positions = self._prefix(question)
+        self._check_room(question, len(prefix), "max_length", self.max_length)
         documents: list[int] = []
         for support in question.supports:
             documents += [*self._ids(support), self.separator_id]
         room = self.max_length - len(prefix) - 1
-        if room < 1:
-            raise ValueError(
-                f"question {question.id}: query and candidates take {len(prefix)} of max_length {self.max_length} "
-                f"tokens and leave no room for documents; use a larger max_length"
-            )
         pieces = [documents[start : start + room] for start in range(0, len(documents), room)]
         kept = pieces[: self.max_chunks]
         return WikiHopExample(
@@ -221,6 +211,40 @@ class WikiHopLayout:
             "question_of_row": pad([owner], 0)[0],
             "labels": pad([[example.label for example in examples]], -100)[0],
         }
+
+    def check(self, question: WikiHopQuestion, reading_length: int | None = None) -> None:
+        """See that query and candidates leave room for documents.
+
+        Args:
+            question: any.
+            reading_length: of a model that reads in pieces, in each of which they stand.
+
+        Raises:
+            ValueError: they don't.
+        """
+        size = len(self._prefix(question)[0])
+        self._check_room(question, size, "max_length", self.max_length)
+        if reading_length is not None:
+            self._check_room(question, size, "reading_length", reading_length)
+
+    def _prefix(self, question: WikiHopQuestion) -> tuple[list[int], list[int]]:
+        """``<s>``, query and candidates, and the column of each candidate's ``[ent]``."""
+        open_query, close_query, open_entity, close_entity = self.markers
+        # Relations are written with underscores: country_of_citizenship.
+        prefix = [self.first_id, open_query, *self._ids(question.query.replace("_", " ")), close_query]
+        positions = []
+        for candidate in question.candidates:
+            positions.append(len(prefix))
+            prefix += [open_entity, *self._ids(candidate), close_entity]
+        return prefix, positions
+
+    @staticmethod
+    def _check_room(question: WikiHopQuestion, size: int, name: str, tokens: int) -> None:
+        if size + 1 >= tokens:
+            raise ValueError(
+                f"question {question.id}: query and candidates take {size} of {name} {tokens} tokens and leave no room "
+                f"for documents; use a larger {name}"
+            )
 
     def _ids(self, text: str) -> list[int]:
         return tokenize_with_offsets(self.tokenizer, text, leading_space=True).ids

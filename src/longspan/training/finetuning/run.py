@@ -21,7 +21,7 @@ from longspan.training.finetuning.metrics import SMALLER_IS_BETTER, score
 from longspan.training.finetuning.prediction import Predictor
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
-from longspan.training.finetuning.task import FinetunedTask, load_task_model
+from longspan.training.finetuning.task import FinetunedTask, load_task_model, reading_limits
 from longspan.training.finetuning.trainer import (
     FinetuneProgress,
     FinetuningTrainer,
@@ -30,7 +30,7 @@ from longspan.training.finetuning.trainer import (
     newest_checkpoint,
     predict_together,
 )
-from longspan.training.masked_lm import check_model_fits, load_tokenizer, max_sequence_length
+from longspan.training.masked_lm import check_model_fits, load_tokenizer
 from longspan.training.trainer_setup import checkpoint_activations, device_fields, spread_step
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DEFAULT_POLICIES: dict[TaskName, str] = {"nli": "question"}
+_TAILS: dict[TaskName, int] = {"nli": 1, "multiple-choice": 2}
+"""Of a text in segments, those behind the document: a hypothesis; a question and a choice."""
 _HEADS = ("classifier", "qa_outputs", "sentencizer", "pooler")
 
 
@@ -135,11 +137,7 @@ def finetune(
     task, splits = _read(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
     network = _load(recipe, task, recipe.seeds[0])
-    at_once = getattr(network.config, "reading_length", None)
-    limit = max_sequence_length(network) if at_once is None else None
-    if network.config.model_type == "hierarchical-transformer":
-        at_once = network.config.max_sentence_length
-        limit = at_once * network.config.max_sentences
+    at_once, limit = reading_limits(network)
     length = recipe.max_length or limit
     if length is None:
         raise ValueError(f"model {recipe.model!r} doesn't say how much it reads; give max_length")
@@ -210,6 +208,7 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
         global_attention_policy=policy,
         pooling=recipe.pooling,
         reading_length=recipe.reading_length,
+        reading_tails=_TAILS.get(recipe.task) if recipe.reading_length and task.layout == "segments" else None,
     )
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)

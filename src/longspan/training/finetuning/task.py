@@ -1,7 +1,7 @@
 """What a finetuned model is for: its task, labels and input lengths, kept beside its weights; and loading both."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
 from longspan.data.progress import no_transformers_bars
 from longspan.training.freezing import global_projection_pairs
-from longspan.training.masked_lm import load_tokenizer
+from longspan.training.masked_lm import load_tokenizer, max_sequence_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -128,7 +128,7 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         kind = "multi_label_classification" if task.task == "multi-label" else "single_label_classification"
         fields["problem_type"] = None if task.task == "tokens" else kind
     head = _HEADS[task.task]
-    with _loading(model):
+    with loading(model):
         config = read_config(model)
         if config.model_type == "longformer":
             import longspan.models
@@ -159,17 +159,49 @@ def _load_hat(
     import longspan.models
 
     builder: Any = getattr(longspan.models, f"HAT{head}", None)
-    foreign = sorted(fields.keys() & {"global_attention_policy", "reading_length"})
-    if builder is None or foreign:
-        lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
-        raise ValueError(f"model {str(model)!r} is a HAT, which has no {lacks}; use a Longformer, or leave it out")
+    refuse_of_hat(model, fields, f"head for task {task.task!r}" if builder is None else None)
     if task.segment_length != config.max_sentence_length or (task.layout == "plain" and task.task != "sequential"):
         raise ValueError(
             f"model {str(model)!r} is a HAT, which reads segments of {config.max_sentence_length} tokens; use layout "
             f"'segments' and segment_length {config.max_sentence_length}"
         )
+    return load_hat(builder, model, config, **fields)
+
+
+def refuse_of_hat(model: str | Path, fields: Mapping[str, Any], lacks: str | None = None) -> None:
+    """Say what a HAT doesn't have.
+
+    Raises:
+        ValueError: a field of a Longformer's configuration, or what ``lacks`` names.
+    """
+    foreign = sorted(fields.keys() & {"global_attention_policy", "reading_length"})
+    lacks = lacks or (f"field {foreign[0]!r}" if foreign else None)
+    if lacks is not None:
+        raise ValueError(f"model {str(model)!r} is a HAT, which has no {lacks}; use a Longformer, or leave it out")
+
+
+def load_hat(builder: Any, model: str | Path, config: Any, **config_fields: Any) -> "PreTrainedModel":
+    """A HAT with a head, in fp32; a head that it lacks is drawn at random.
+
+    Args:
+        builder: the class of the model.
+        model: a folder, or a hub name.
+        config: its configuration.
+        config_fields: fields of the configuration to set.
+    """
     with no_transformers_bars():
-        return builder.from_pretrained(str(model), config=type(config).from_pretrained(str(model), **fields))
+        fields = type(config).from_pretrained(str(model), **config_fields)
+        network: PreTrainedModel = builder.from_pretrained(str(model), config=fields, dtype=torch.float32)
+    return network
+
+
+def reading_limits(network: "PreTrainedModel") -> tuple[int | None, int | None]:
+    """How many tokens a model reads in one go, and of a whole text; None where that is not what limits it."""
+    config = network.config
+    if config.model_type == "hierarchical-transformer":
+        return config.max_sentence_length, config.max_sentence_length * config.max_sentences
+    at_once = getattr(config, "reading_length", None)
+    return at_once, max_sequence_length(network) if at_once is None else None
 
 
 def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "PreTrainedModel":
@@ -185,7 +217,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
     """
     from longspan.models import LongformerConfig, read_config
 
-    with _loading(model):
+    with loading(model):
         kind = read_config(model).model_type
         if kind != "longformer":
             raise ValueError(
@@ -203,7 +235,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
 
 
 @contextmanager
-def _loading(model: str | Path) -> Iterator[None]:
+def loading(model: str | Path) -> Iterator[None]:
     """Says in one sentence that a model is not there."""
     path = Path(model)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():

@@ -14,6 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.tasks.official import Split
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
+from longspan.training.finetuning.task import reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
 from longspan.training.tasks.plan import TaskPlan
@@ -65,7 +66,12 @@ def finetune_task(
     data = _read(plan, plan.recipe.seeds[0])
     tokenizer, network = _load(plan, saved, plan.recipe.seeds[0])
     # What is read in pieces has positions for a piece only.
-    check_model_fits(network, tokenizer, network.config.reading_length or plan.recipe.max_length)
+    at_once, whole = reading_limits(network)
+    check_model_fits(network, tokenizer, at_once or plan.recipe.max_length)
+    if whole is not None and plan.recipe.max_length > whole:
+        raise ValueError(
+            f"max_length is {plan.recipe.max_length:,}, but model {plan.model!r} reads {whole:,} tokens; lower it"
+        )
     del network
     if arguments.process_index == 0:
         counts = ", ".join(f"{len(items):,} for {role}" for role, items in data.items())
@@ -119,6 +125,8 @@ def _train_seed(
         network.to(arguments.device), tokenizer, saved, batch_size=plan.micro_batch, precision=plan.precision
     )
     units = {role: predictor.units(items) for role, items in data.items()}
+    for of_role in units.values():
+        plan.task.check(predictor.layout, of_role, plan.reading_length)
     recipe = plan.recipe
     training = TrainingUnits(predictor, units["train"], seed)
     trainer = TaskTrainer(

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
 from longspan.data.atomic import atomic_text
+from longspan.tasks.hat_layouts import WithoutGlobalTokens
 from longspan.tasks.hotpotqa_decoding import select_paragraphs
-from longspan.tasks.official import Decoded, OfficialTask
-from longspan.tasks.registry import HotpotQA, find_task
+from longspan.tasks.official import Decoded, Layout, OfficialTask
+from longspan.tasks.registry import SEGMENT_LENGTH, HotpotQA, find_task
 from longspan.tasks.sequences import add_markers
-from longspan.training.finetuning.task import TASK_FILE, load_longformer
+from longspan.training.finetuning.task import TASK_FILE, load_hat, load_longformer, loading, refuse_of_hat
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.recipe import Precision
 
@@ -80,12 +81,32 @@ def load_for_task(
     Raises:
         FileNotFoundError, ValueError: as :func:`longspan.training.finetuning.task.load_longformer`.
     """
+    from longspan.models import read_config
+
     task = saved.task
     fields = {name: value for name, value in config_fields.items() if value is not None}
+    with loading(model):
+        config = read_config(model)
+    if config.model_type == "hierarchical-transformer":
+        return _load_hat(model, config, saved, fields)
     network = load_longformer(task.model_class(), model, **task.config_fields(saved.max_length), **fields)
     if task.markers:
         add_markers(tokenizer, task.markers, network)
     return network
+
+
+def _load_hat(model: str | Path, config: Any, saved: SavedTask, fields: dict[str, Any]) -> "PreTrainedModel":
+    task = saved.task
+    builder = task.hat_class()
+    refuse_of_hat(model, fields, f"head for task {task.name!r}" if builder is None else None)
+    if config.max_sentence_length != SEGMENT_LENGTH:
+        raise ValueError(
+            f"model {str(model)!r} is a HAT of segments of {config.max_sentence_length} tokens; task {task.name!r} has "
+            f"segments of {SEGMENT_LENGTH}: longspan convert --hat --segment-length {SEGMENT_LENGTH}"
+        )
+    of_task = task.config_fields(saved.max_length)
+    kept = {name: value for name, value in of_task.items() if name not in ("segment_length", "reading_tails")}
+    return load_hat(builder, model, config, **kept, **fields)
 
 
 class UnitPredictor:
@@ -111,7 +132,12 @@ class UnitPredictor:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.model, self.saved, self.batch_size, self.precision = model, saved, batch_size, precision
-        self.layout = saved.task.layout(tokenizer, saved.max_length)
+        is_hat = getattr(getattr(model, "config", None), "model_type", None) == "hierarchical-transformer"
+        self.layout: Layout = (
+            WithoutGlobalTokens(saved.task.hat_layout(tokenizer, saved.max_length))
+            if is_hat
+            else saved.task.layout(tokenizer, saved.max_length)
+        )
 
     @classmethod
     def load(
