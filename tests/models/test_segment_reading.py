@@ -53,10 +53,14 @@ def test_question_and_choice_stand_in_every_piece() -> None:
     torch.testing.assert_close(states[[0, 1, 2, 38, 39]], torch.stack(seen).mean(0))
 
 
-def _pieces(headers: list[int], length: int, reading_length: int, tails: int = 0) -> list[list[int]]:
+def _pieces(
+    headers: list[int], length: int, reading_length: int, *, segmented: bool = True, tails: int = 0
+) -> list[list[int]]:
     marked = torch.zeros(1, length, dtype=torch.bool)
     marked[0, headers] = True
-    pieces = plan_pieces(torch.ones(1, length, dtype=torch.bool), marked, reading_length, tails)
+    pieces = plan_pieces(
+        torch.ones(1, length, dtype=torch.bool), marked, reading_length, segmented=segmented, tails=tails
+    )
     return [row[keep].tolist() for row, keep in zip(pieces.source, pieces.is_token, strict=True)]
 
 
@@ -77,11 +81,10 @@ def test_the_last_segments_stand_in_every_piece() -> None:
         _pieces([0, 8, 16, 24, 32], 40, 16, tails=2)
 
 
-def test_a_question_stands_in_every_piece_where_paragraphs_are_marked() -> None:
-    assert _pieces([0, 1, 2, 8, 14, 17], 20, 12) == [
-        [0, 1, 2, *range(3, 8)],
-        [0, 1, 2, *range(8, 17)],
-        [0, 1, 2, *range(17, 20)],
+def test_a_question_stands_in_every_piece_where_sentences_are_marked() -> None:
+    assert _pieces([0, 1, 2, 8, 14, 17], 20, 12, segmented=False) == [
+        [0, 1, 2, *range(3, 12)],
+        [0, 1, 2, *range(12, 20)],
     ]
 
 

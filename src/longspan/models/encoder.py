@@ -300,7 +300,14 @@ class LongformerModel(LongformerPreTrainedModel):
             check_ids("input_ids", like, words, "is the tokenizer this model's?")
         key_mask, global_mask = read_masks(attention_mask, global_attention_mask, like)
         real = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if key_mask is None else key_mask
-        pieces = plan_pieces(real, global_mask, self.config.reading_length, self.config.reading_tails)
+        config = self.config
+        pieces = plan_pieces(
+            real,
+            global_mask,
+            config.reading_length,
+            segmented=config.segment_length is not None,
+            tails=config.reading_tails,
+        )
         pad = self.embeddings.padding_idx
         embedded = self.embeddings(
             None if input_ids is None else pieces.take(input_ids, pad),

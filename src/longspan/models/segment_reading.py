@@ -40,19 +40,22 @@ class Pieces(NamedTuple):
         return (joined / count.clamp(min=1)[:, None]).view(batch, length, -1)
 
 
-def plan_pieces(real: Tensor, global_mask: Tensor | None, reading_length: int, tails: int = 0) -> Pieces:
+def plan_pieces(
+    real: Tensor, global_mask: Tensor | None, reading_length: int, *, segmented: bool = False, tails: int = 0
+) -> Pieces:
     """Break texts into pieces.
 
-    The global tokens that open and close a text are repeated in all its pieces: a first token, a question, a choice.
-    Where other tokens are global as well, they head segments, paragraphs or sentences: pieces then begin with them
-    wherever they can. Of such texts, whose first and last header are as good as any other, only an opening of more
-    than one token (a question) is repeated, or with ``tails`` the first header and the last segments.
+    The global tokens that open a text are repeated in all its pieces, as are those that close it where no others stand
+    between: a first token, a question, a choice. In texts laid out in segments, others are global as well, the headers:
+    pieces then begin with them wherever they can, and what is repeated is what ``tails`` says.
 
     Args:
         real: bool ``[B, N]``, False marks padding.
         global_mask: bool ``[B, N]`` or None.
         reading_length: tokens of a piece.
-        tails: how many segments at the end of a text stand in every piece, as a hypothesis, or a question and a choice.
+        segmented: whether texts are laid out in segments.
+        tails: how many segments at the end of a text stand in every piece, with the first header, as a hypothesis, or a
+            question and a choice; 0: none, and no header either, since the first is as good as any other.
 
     Raises:
         ValueError: what is repeated fills a piece.
@@ -63,7 +66,7 @@ def plan_pieces(real: Tensor, global_mask: Tensor | None, reading_length: int, t
     for row, tokens in enumerate(real.tolist()):
         columns = [column for column, is_token in enumerate(tokens) if is_token]
         heads = [marked[row][column] for column in columns]
-        before, after = _repeated(heads, tails)
+        before, after = _repeated(heads, segmented, tails)
         middle = columns[before : len(columns) - after]
         room = max(len(middle), 1)
         if len(columns) > reading_length:
@@ -75,7 +78,7 @@ def plan_pieces(real: Tensor, global_mask: Tensor | None, reading_length: int, t
                 )
         inner, start = heads[before : len(columns) - after], 0
         while start < max(len(middle), 1):
-            stop = _stop(inner, start, room)
+            stop = _stop(inner, start, room) if segmented else start + room
             piece = columns[:before] + middle[start:stop] + columns[len(columns) - after :]
             pieces.append([row * length + column for column in piece])
             start = stop
@@ -84,7 +87,7 @@ def plan_pieces(real: Tensor, global_mask: Tensor | None, reading_length: int, t
     return Pieces(index.clamp(min=0), index >= 0)
 
 
-def _repeated(heads: list[bool], tails: int) -> tuple[int, int]:
+def _repeated(heads: list[bool], segmented: bool, tails: int) -> tuple[int, int]:
     """How many tokens at the beginning and at the end of a text stand in every piece."""
     if not any(heads):
         return 0, 0
@@ -93,10 +96,12 @@ def _repeated(heads: list[bool], tails: int) -> tuple[int, int]:
     before, after = heads.index(False), heads[::-1].index(False)
     if before + after == sum(heads):
         return before, after
-    if tails:
-        headers = [at for at, is_head in enumerate(heads) if is_head]
-        return before, len(heads) - headers[max(len(headers) - tails, before)]
-    return before if before > 1 else 0, 0
+    if not segmented:
+        return before, 0
+    if not tails:
+        return 0, 0
+    headers = [at for at, is_head in enumerate(heads) if is_head]
+    return before, len(heads) - headers[max(len(headers) - tails, before)]
 
 
 def _stop(heads: list[bool], start: int, room: int) -> int:
