@@ -161,7 +161,7 @@ def test_directory_with_tokenizer_and_config(tmp_path: Path) -> None:
     model = HATModel.from_pretrained(made)
     assert model.config.encoder_layout == {
         "0": {"sentence_encoder": True, "document_encoder": False},
-        "1": {"sentence_encoder": True, "document_encoder": False},
+        "1": {"sentence_encoder": True, "document_encoder": True},
     }
     assert '"model_max_length": 64' in (made / "tokenizer_config.json").read_text()
     with pytest.raises(FileExistsError, match="exists already"):

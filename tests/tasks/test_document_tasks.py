@@ -116,6 +116,18 @@ def test_reviews_of_a_film_stay_together(tmp_path: Path) -> None:
     assert split_imdb(folder, 3, dev_share=0.2) == (train, dev)
 
 
+def test_equal_reviews_stay_together_across_films(tmp_path: Path) -> None:
+    """A text of film 0 stands again with film 5: all reviews of both films go to one side."""
+    folder = write_imdb(tmp_path / "aclImdb")
+    first, other = (next((folder / "train" / "neg").glob(f"{number}_*.txt")) for number in (0, 10))
+    other.write_text(first.read_text(encoding="utf-8"), encoding="utf-8")
+    for seed in range(8):
+        split = split_imdb(folder, seed, dev_share=0.3)
+        films = [{int(review.id.split("/")[2].split("_")[0]) // 2 for review in part} for part in split]
+        assert not films[0] & films[1]
+        assert ({0, 5} <= films[0]) or ({0, 5} <= films[1])
+
+
 def test_malformed_reviews_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="train/neg holds no review; give the folder aclImdb"):
         read_imdb(tmp_path, "train")

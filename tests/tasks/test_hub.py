@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from longspan.tasks.hub import read_hub_rows
+from longspan.tasks.hub import (
+    coreference_from_hub,
+    hotpotqa_from_hub,
+    imdb_from_hub,
+    read_hub_rows,
+    triviaqa_domain,
+    triviaqa_from_hub,
+)
 from longspan.tasks.registry import TASKS
 
 datasets = pytest.importorskip("datasets")
@@ -74,6 +81,12 @@ def test_triviaqa(tmp_path: Path, as_lists: bool) -> None:
     assert (wiki.aliases, wiki.truths) == (("Seller", "seller"), ("seller",))
     assert [document.read("no folder") for document in web.documents] == ["the seller held", "a web page"]
     assert web.keys == ("tc_2--P.txt", "tc_2--1/r.txt")
+    named = triviaqa_from_hub(iter([("row 1", rows[0]), ("row 2", rows[1])]), triviaqa_domain("hub:x/trivia_qa:rc.web"))
+    assert [question.keys for question in named] == [("tc_1--P.txt",), ("tc_2--P.txt", "tc_2--1/r.txt")]
+    assert triviaqa_domain("hub:x/trivia_qa:rc.wikipedia.nocontext") == "Wikipedia"
+    assert triviaqa_domain("hub:x/webby") is None
+    with pytest.raises(ValueError, match="row 2 has the id of an earlier entry"):
+        triviaqa_from_hub(iter([("row 1", rows[0]), ("row 2", rows[0])]))
     hidden = {**answer, "aliases": [""], "normalized_aliases": [], "value": "<unk>"}
     source = save(tmp_path / "d", "test", [{**rows[1], "answer": hidden}])
     assert read("triviaqa", source, "test")[0][0].truths is None
@@ -120,6 +133,21 @@ def test_coreference(tmp_path: Path) -> None:
     assert first.clusters == (((0, 1), (2, 2), (4, 4)),)
     assert first.speakers == (("A#1", "A#1"), ("-", "-", "-"))
     assert (second.key, second.clusters) == ("bc/cctv/00/cctv_0000_1", ())
+
+
+def test_wrong_rows_are_one_sentence() -> None:
+    sentence = {"part_id": 0, "words": ["The", "court"], "speaker": None}
+    for span in ([3, 0], [3, 0, 2], [3, 1, 0], [3, -1, 0], None):
+        row = {"document_id": "a", "sentences": [{**sentence, "coref_spans": [span]}]}
+        with pytest.raises(ValueError, match=r"row 1: 'coref_spans' holds .* in a sentence of 2 words; it must be"):
+            coreference_from_hub(iter([("row 1", row)]))
+    context = {"title": ["T"], "sentences": [["a"], ["b"]]}
+    facts = {"title": ["T"], "sent_id": [0]}
+    row = {"id": "1", "question": "?", "answer": "a", "context": context, "supporting_facts": facts}
+    with pytest.raises(ValueError, match="row 1 context has 1 title, 2 sentences; they must be as many of each"):
+        hotpotqa_from_hub(iter([("row 1", row)]))
+    with pytest.raises(ValueError, match="row 1 has no text"):
+        imdb_from_hub(iter([("row 1", {"text": " <br />", "label": 0})]))
 
 
 def test_what_is_not_there_is_one_sentence(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from longspan.data.segments import SegmentedText, SegmentLayout
 from longspan.models import LongformerForMultipleChoice, LongformerForSequentialSentenceClassification
 from longspan.tasks.probes import (
     CANDIDATES,
+    MASKED_SEGMENT_RECIPE,
+    SEGMENT_ORDER_RECIPE,
     collate_masked_segments,
     collate_shuffled_segments,
     evaluate_segment_order,
@@ -63,6 +65,25 @@ def test_nothing_but_tokens_tells_candidates_apart() -> None:
             np.testing.assert_array_equal(row.input_ids[:-7], first.input_ids[:-7])
         assert len({row.input_ids[-7:].tobytes() for row in question.rows}) == CANDIDATES
     assert {question.label for question in questions} == set(range(CANDIDATES))
+
+
+def test_a_last_segment_is_no_candidate() -> None:
+    """It ends early, and the hidden one is never a last one: a short candidate would be known to be wrong."""
+    texts = _texts(12)
+    last = {tuple(text.text_ids[slice(*text.segments[-1])].tolist()) for text in texts}
+    for question in hide_segments(texts, LAYOUT, MASK, seed=2, least_tokens=3):
+        for row in question.rows:
+            candidate = tuple(row.text_ids[slice(*row.segments[-1])].tolist())
+            assert not any(tokens[: len(candidate)] == candidate for tokens in last)
+
+
+def test_recipes_are_the_authors() -> None:
+    """Chalkidis et al. (2022), their scripts: batch 32, 20 epochs, patience 3, warmup 0.05, learning rate 1e-5."""
+    for recipe in (MASKED_SEGMENT_RECIPE, SEGMENT_ORDER_RECIPE):
+        values = (recipe.batch_size, recipe.epochs, recipe.patience, recipe.warmup_ratio, recipe.learning_rate)
+        assert values == (32, 20, 3, 0.05, 1e-5)
+    assert "metric" in SEGMENT_ORDER_RECIPE.our_choices
+    assert "metric" not in MASKED_SEGMENT_RECIPE.our_choices
 
 
 def test_shuffled_segments_tell_their_places() -> None:

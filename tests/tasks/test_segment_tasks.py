@@ -19,6 +19,7 @@ from longspan.tasks.contract_nli import ContractLayout, read_contract_nli
 from longspan.tasks.ecthr_arg import LABELS, Judgment, JudgmentLayout, read_ecthr_arg, split_judgment
 from longspan.tasks.race import ChoiceLayout, ChoiceQuestion, read_race
 from longspan.tasks.segment_rows import encode_with_tails
+from longspan.tasks.sequences import NO_LABEL
 
 CONTRACT = "The seller shall price goods. The buyer shall hold law. " * 3
 NLI: dict[str, Any] = {
@@ -102,6 +103,12 @@ def test_contracts_are_read(tmp_path: Path) -> None:
     assert (second.label, second.evidence) == (2, ())
 
 
+def test_two_contracts_of_one_id_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.json", {**NLI, "documents": NLI["documents"] * 2})
+    with pytest.raises(ValueError, match=r"document 2 \(id 3\) has the id of an earlier entry; ids must be unique"):
+        read_contract_nli(path)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -111,6 +118,13 @@ def test_contracts_are_read(tmp_path: Path) -> None:
         ('"id": 3', '"id": "x"', "dev.json document 1: 'id' holds 'x'; it must be a whole number"),
         ('"annotation_sets"', '"sets"', r"document 1 \(id 3\) has no field 'annotation_sets'"),
         ('"labels": {', '"labels": {,', "dev.json line 1 is not valid JSON"),
+        (
+            '"spans": [[',
+            '"spans": [[9999], [',
+            r"document 1 \(id 3\): 'spans' holds \[9999\]; it must be \[start, stop\]",
+        ),
+        ('"spans": [[', '"spans": [["0", 1], [', "'spans' holds"),
+        ('"spans": [[', '"spans": [[5, 2], [', r"'spans' holds \[5, 2\]; it must be \[start, stop\] in 0 .. "),
     ],
 )
 def test_malformed_contracts_are_one_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -157,8 +171,11 @@ def test_articles_are_read_from_folders_and_lines(tmp_path: Path) -> None:
     assert [question.label for question in questions] == [0, 2, 0, 2]
     assert len(read_race(tmp_path / "dev", level="high")) == 2
     lines = tmp_path / "dev.jsonl.gz"
-    lines.write_bytes(gzip.compress(f"{json.dumps(ARTICLE)}\n\n{json.dumps(ARTICLE)}\n".encode()))
+    other = json.dumps({**ARTICLE, "id": "high2.txt"})
+    lines.write_bytes(gzip.compress(f"{json.dumps(ARTICLE)}\n\n{other}\n".encode()))
     assert read_race(lines)[:2] == questions[2:]
+    unanswered = {name: value for name, value in ARTICLE.items() if name != "answers"}
+    assert [q.label for q in read_race(write(tmp_path / "test.jsonl", json.dumps(unanswered)))] == [NO_LABEL] * 2
     bare = write(tmp_path / "bare.jsonl", json.dumps({**ARTICLE, "questions": [], "options": [], "answers": []}))
     assert read_race(bare) == []
 
@@ -170,10 +187,12 @@ def test_articles_are_read_from_folders_and_lines(tmp_path: Path) -> None:
         ({"answers": ["A"]}, "line 2: 2 questions, 2 lists of options and 1 answers don't match"),
         ({"options": [["x", 1], ["x", "y"]]}, "question 1: 'options' holds 1 among its entries"),
         ({"article": None}, "line 2: 'article' holds None; it must be a string"),
+        ({"options": [[*"abcde"], [*"ab"]]}, "line 2 question 1: 'options' has 5 entries; there are at most 4 options"),
+        ({"id": "high1.txt"}, "line 2 has the id of an earlier entry; ids must be unique"),
     ],
 )
 def test_malformed_articles_are_one_sentence(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    path = write(tmp_path / "dev.jsonl", f"{json.dumps(ARTICLE)}\n{json.dumps({**ARTICLE, **change})}\n")
+    path = write(tmp_path / "dev.jsonl", f"{json.dumps(ARTICLE)}\n{json.dumps({**ARTICLE, 'id': '2', **change})}\n")
     with pytest.raises(ValueError, match=message):
         read_race(path)
 
@@ -209,13 +228,21 @@ def test_choice_layout_and_model(
 
 
 def test_judgments_are_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "arg.jsonl", f"{json.dumps(JUDGMENT)}\n{json.dumps({**JUDGMENT, 'split': 'test'})}\n")
+    other = {**JUDGMENT, "id": "001-2", "split": "test"}
+    path = write(tmp_path / "arg.jsonl", f"{json.dumps(JUDGMENT)}\n{json.dumps(other)}\n")
     assert [judgment.split for judgment in read_ecthr_arg(path)] == ["train", "test"]
     (judgment,) = read_ecthr_arg(path, split="train")
     assert judgment.id == "001-1"
     assert [[LABELS[label] for label in labels] for labels in judgment.labels] == [[], ["Application", "Decision"], []]
     with pytest.raises(ValueError, match="holds no judgment of split 'dev'; it has test, train"):
         read_ecthr_arg(path, split="dev")
+    del other["split"]
+    write(path, f"{json.dumps(JUDGMENT)}\n{json.dumps(other)}\n")
+    with pytest.raises(ValueError, match=r"arg.jsonl line 2 has no field 'split', by which 'train' is read"):
+        read_ecthr_arg(path, split="train")
+    write(path, f"{json.dumps(JUDGMENT)}\n{json.dumps(JUDGMENT)}\n")
+    with pytest.raises(ValueError, match=r"arg.jsonl line 2 has the id of an earlier entry"):
+        read_ecthr_arg(path)
 
 
 @pytest.mark.parametrize(

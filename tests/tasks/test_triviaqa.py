@@ -82,14 +82,18 @@ def test_web_file_has_a_key_for_each_document(tmp_path: Path, evidence: Path) ->
     assert question.documents[2].read(evidence) == "law"
 
 
-def test_of_a_verified_file_only_verified_documents_are_kept(tmp_path: Path) -> None:
+def test_of_a_verified_file_only_verified_questions_are_kept(tmp_path: Path) -> None:
+    """And in the Web domain only verified documents, as in ``read_triviaqa_data`` of the official code."""
     pages = [
         {"Filename": "a.txt", "DocPartOfVerifiedEval": True},
         {"Filename": "b.txt", "DocPartOfVerifiedEval": False},
     ]
     entry = {"EntityPages": pages, "QuestionPartOfVerifiedEval": True}
-    (question,) = read_triviaqa(write(tmp_path, VerifiedEval=True, entry=entry))
-    assert [document.filename for document in question.documents] == ["a.txt"]
+    for domain, kept in {"Web": ["a.txt"], "Wikipedia": ["a.txt", "b.txt"]}.items():
+        (question,) = read_triviaqa(
+            write(tmp_path, Domain=domain, VerifiedEval=True, entry={**entry, "SearchResults": []})
+        )
+        assert [document.filename for document in question.documents] == kept
     with pytest.raises(ValueError, match="holds no question"):
         read_triviaqa(write(tmp_path, VerifiedEval=True, entry={**entry, "QuestionPartOfVerifiedEval": False}))
 

@@ -5,11 +5,13 @@ Reading is lazy, one record at a time, and every error names the file, the line 
 
 import csv
 import gzip
-import json
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from longspan.data.json_text import parse_json
 
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 """The file names that records are read from."""
@@ -93,17 +95,12 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
             for number, line in enumerate(_lines(stream, file), start=1):
                 if line.strip():
                     yield Record(_json_object(line, f"{file} line {number}"), f"{file} line {number}")
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
 
 
 def _json_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{place} is not valid JSON: {error.msg} at column {error.colno}; a .jsonl file holds an object a line"
-        ) from error
+    values = parse_json(line, place, "a .jsonl file holds an object a line")
     if not isinstance(values, dict):
         raise ValueError(f"{place} holds a JSON {type(values).__name__}; each line must be an object of named columns")
     return values

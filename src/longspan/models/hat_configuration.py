@@ -27,7 +27,7 @@ class HATConfig(PreTrainedConfig):
         max_sentences: the most segments of a text.
         encoder_layout: what each block has, a layer within segments (S), one across them (D), or both: a string such as
             ``"S|SD|D"``, or the authors' form ``{"0": {"sentence_encoder": true, "document_encoder": false}, ...}``,
-            which is what is kept. ``None``: both in every third block, as the released model.
+            which is what is kept. ``None``: both in every third block, as the released model, or in the last of fewer.
         max_position_embeddings: rows of the position table, ``K + pad_token_id + 1``, since positions begin anew in
             each segment. ``None``: that.
         type_vocab_size, initializer_range, layer_norm_eps, pad_token_id, bos_token_id, eos_token_id: as RoBERTa's.
@@ -88,7 +88,8 @@ class HATConfig(PreTrainedConfig):
 
     def _read_layout(self, layout: Any) -> dict[str, dict[str, bool]]:
         if layout is None:
-            layout = "|".join("SD" if block % 3 == 2 else "S" for block in range(self.num_hidden_layers))
+            step = min(3, max(self.num_hidden_layers, 1))
+            layout = "|".join("SD" if (block + 1) % step == 0 else "S" for block in range(self.num_hidden_layers))
         if isinstance(layout, str):
             blocks = [block.strip().upper() for block in layout.split("|")]
             if not set(blocks) <= {"S", "D", "SD"}:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from longspan.data.segments import SegmentedText, SegmentLayout
-from longspan.tasks.files import check_object, read_json, take
+from longspan.tasks.files import check_new, check_object, read_json, take
 from longspan.tasks.recipe import card_recipe
 from longspan.tasks.segment_rows import encode_with_tails
 
@@ -56,18 +56,21 @@ def read_contract_nli(path: str | Path) -> list[ContractPair]:
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it isn't JSON (with the line), or an entry lacks a field,
-            has one of another kind, or names a hypothesis, a choice or a span that isn't there.
+            has one of another kind or an earlier one's id, or names a hypothesis, a choice or a span that isn't there.
     """
     top = check_object(read_json(path, "ContractNLI data"), str(path))
     hypotheses = {}
     for key, entry in take(top, "labels", dict, str(path)).items():
         hypotheses[key] = take(check_object(entry, f"{path} labels {key}"), "hypothesis", str, f"{path} labels {key}")
     pairs = []
+    seen: set[str] = set()
     for number, document in enumerate(take(top, "documents", list, str(path)), start=1):
         place = f"{path} document {number}"
         name = str(take(check_object(document, place), "id", int, place))
         place = f"{place} (id {name})"
-        text, spans = take(document, "text", str, place), take(document, "spans", list, place)
+        check_new(name, seen, place)
+        text = take(document, "text", str, place)
+        spans = [_span(span, len(text), place) for span in take(document, "spans", list, place)]
         sets = take(document, "annotation_sets", list, place)
         if not sets:
             raise ValueError(f"{place}: 'annotation_sets' is empty; it must hold one set of annotations")
@@ -89,12 +92,20 @@ def read_contract_nli(path: str | Path) -> list[ContractPair]:
                     contract=text,
                     hypothesis=hypotheses[key],
                     label=LABELS.index(choice),
-                    evidence=tuple((int(spans[index][0]), int(spans[index][1])) for index in evidence),
+                    evidence=tuple(spans[index] for index in evidence),
                 )
             )
     if not pairs:
         raise ValueError(f"{path} holds no annotated contract; name a file of ContractNLI data")
     return pairs
+
+
+def _span(span: object, length: int, place: str) -> tuple[int, int]:
+    if isinstance(span, list) and len(span) == 2 and all(type(bound) is int for bound in span):
+        start, stop = span
+        if 0 <= start <= stop <= length:
+            return start, stop
+    raise ValueError(f"{place}: 'spans' holds {str(span)[:40]}; it must be [start, stop] in 0 .. {length}")
 
 
 class ContractLayout:

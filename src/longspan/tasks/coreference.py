@@ -43,7 +43,12 @@ RECIPE = TaskRecipe(
         ),
     },
 )
-"""The base model's. The sizes of the head are :class:`longspan.tasks.coreference_head.CoreferenceSizes`."""
+"""The base model's. The sizes of the head are :class:`longspan.tasks.coreference_head.CoreferenceSizes`.
+
+Our choice, where the authors' code goes apart: one AdamW and one norm of all gradients serve encoder and head, and both
+warm up (there: an Adam of its own with ``eps`` 1e-8, no warmup, gradients scaled apart); documents are trained on
+whole (there: some segments of long ones); pairs have no distance in segments, of which a document in one row has none.
+"""
 
 
 class Mention(NamedTuple):

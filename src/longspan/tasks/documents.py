@@ -25,7 +25,7 @@ class LabelledText:
     text: str
     """The document."""
     label: int
-    """Its class."""
+    """Its class, or :data:`longspan.tasks.sequences.NO_LABEL`."""
 
 
 class EncodedText(NamedTuple):
@@ -68,6 +68,29 @@ class DocumentLayout:
         rows = [example.input_ids for example in examples]
         labels = pad([[example.label for example in examples]], -100)[0]
         return {**pad_inputs(rows, [[0]] * len(rows), self.pad_id), "labels": labels}
+
+
+def linked_groups(keys: Sequence[Sequence[Hashable]]) -> list[int]:
+    """Which items belong together because they share a key, or because others between them do.
+
+    Args:
+        keys: of each item.
+
+    Returns:
+        The number of each item's group.
+    """
+    parents = list(range(len(keys)))
+
+    def root(item: int) -> int:
+        while parents[item] != item:
+            parents[item] = item = parents[parents[item]]
+        return item
+
+    first_with: dict[Hashable, int] = {}
+    for item, of_item in enumerate(keys):
+        for key in of_item:
+            parents[root(item)] = root(first_with.setdefault(key, item))
+    return [root(item) for item in range(len(keys))]
 
 
 def split_by_seed(

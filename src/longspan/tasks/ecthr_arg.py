@@ -15,7 +15,7 @@ from torch import Tensor
 
 from longspan.data.segments import SegmentedText, SegmentLayout
 from longspan.data.tokenization import tokenize_with_offsets
-from longspan.tasks.files import check_object, read_json_lines, take
+from longspan.tasks.files import check_new, check_object, read_json_lines, take
 from longspan.tasks.recipe import card_recipe
 
 if TYPE_CHECKING:
@@ -67,13 +67,18 @@ def read_ecthr_arg(path: str | Path, *, split: str | None = None) -> list[Judgme
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: a line isn't JSON, lacks a field or has one of another
-            kind, with its number; or no judgment is of the split.
+            kind or an earlier one's id, with its number; or no judgment is of the split.
     """
     judgments = []
     splits = set()
+    seen: set[str] = set()
     for place, entry in read_json_lines(path, "ECtHR judgments"):
         of_entry = take(entry, "split", str, place) if "split" in entry else None
         splits.add(str(of_entry))
+        name = str(entry.get("id", place))
+        check_new(name, seen, place)
+        if split is not None and of_entry is None:
+            raise ValueError(f"{place} has no field 'split', by which {split!r} is read; give it one in every line")
         if split is not None and of_entry != split:
             continue
         texts, labels = [], []
@@ -89,9 +94,7 @@ def read_ecthr_arg(path: str | Path, *, split: str | None = None) -> list[Judgme
             labels.append(tuple(sorted(found)))
         if not texts:
             raise ValueError(f"{place}: 'paragraphs' is empty; a judgment has at least one")
-        judgments.append(
-            Judgment(id=str(entry.get("id", place)), split=of_entry, paragraphs=tuple(texts), labels=tuple(labels))
-        )
+        judgments.append(Judgment(id=name, split=of_entry, paragraphs=tuple(texts), labels=tuple(labels)))
     if not judgments:
         raise ValueError(f"{path} holds no judgment of split {split!r}; it has {', '.join(sorted(splits))}")
     return judgments

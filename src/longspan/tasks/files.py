@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from longspan.data.atomic import atomic_text
+from longspan.data.json_text import parse_json
 
 T = TypeVar("T")
 
@@ -41,19 +43,13 @@ def read_text(path: str | Path, what: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path} line {line} is not UTF-8; convert the file (iconv -f ENCODING -t UTF-8)") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged: {error}; make or fetch the file again") from error
 
 
 def read_json(path: str | Path, what: str) -> Any:
     """What a JSON file holds. Raises as :func:`read_text`, and ValueError for invalid JSON, with its line."""
-    try:
-        return json.loads(read_text(path, what))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} line {error.lineno} is not valid JSON: {error.msg} at column {error.colno}; "
-            f"a file of {what} is one JSON value"
-        ) from error
+    return parse_json(read_text(path, what), str(path), f"a file of {what} is one JSON value", with_line=True)
 
 
 def read_json_entries(path: str | Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,13 +79,7 @@ def read_json_lines(path: str | Path, what: str) -> Iterator[tuple[str, dict[str
             continue
         empty = False
         place = f"{path} line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{place} is not valid JSON: {error.msg} at column {error.colno}; a file of {what} holds one JSON "
-                f"object a line"
-            ) from error
+        entry = parse_json(line, place, f"a file of {what} holds one JSON object a line")
         yield place, check_object(entry, place)
     if empty:
         raise ValueError(f"{path} is empty; name a file of {what}")
@@ -119,6 +109,17 @@ def take(entry: Mapping[str, Any], name: str, kind: type[T], place: str) -> T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{place}: {name!r} holds {_shown(value)}; it must be {_KINDS[kind]}")
     return value
+
+
+def check_new(name: str, seen: set[str], place: str) -> None:
+    """See that an id is new, and remember it.
+
+    Raises:
+        ValueError: an earlier entry has it.
+    """
+    if name in seen:
+        raise ValueError(f"{place} has the id of an earlier entry; ids must be unique")
+    seen.add(name)
 
 
 def take_strings(entry: Mapping[str, Any], name: str, place: str, *, least: int = 0) -> list[str]:

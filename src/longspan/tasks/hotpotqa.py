@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from longspan.data.tokenization import tokenize_with_offsets
-from longspan.tasks.files import check_object, read_json_entries, take, take_strings
+from longspan.tasks.files import check_new, check_object, read_json_entries, take, take_strings
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
 from longspan.tasks.spans import find_answers, pad_positions, token_span
@@ -131,9 +131,7 @@ def hotpotqa_questions(entries: Iterable[tuple[str, dict[str, Any]]]) -> list[Ho
     for place, entry in entries:
         name = take(entry, "_id", str, place)
         place = f"{place} ({name})"
-        if name in seen:
-            raise ValueError(f"{place} has the id of an earlier entry; ids must be unique")
-        seen.add(name)
+        check_new(name, seen, place)
         paragraphs = tuple(_paragraph(pair, place) for pair in take(entry, "context", list, place))
         titles = [paragraph.title for paragraph in paragraphs]
         if not titles or len(set(titles)) < len(titles):

@@ -95,7 +95,7 @@ def write_hotpotqa_predictions(path: str | Path, predictions: Mapping[str, Hotpo
 
 
 def read_hotpotqa_predictions(path: str | Path) -> dict[str, HotpotPrediction]:
-    """Read what :func:`write_hotpotqa_predictions` wrote.
+    """Read predictions in the official form. As there, a question may have only an answer or only evidence.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it has another form.
@@ -103,13 +103,13 @@ def read_hotpotqa_predictions(path: str | Path) -> dict[str, HotpotPrediction]:
     top = check_object(read_json(path, "HotpotQA predictions"), str(path))
     answers, evidence = take(top, "answer", dict, str(path)), take(top, "sp", dict, str(path))
     predictions = {}
-    for name in answers:
-        facts = take(evidence, name, list, f"{path} 'sp'")
+    for name in dict.fromkeys([*answers, *evidence]):
+        facts = take(evidence, name, list, f"{path} 'sp'") if name in evidence else []
         for fact in facts:
             if not (isinstance(fact, list) and len(fact) == 2 and isinstance(fact[0], str) and type(fact[1]) is int):
                 raise ValueError(f"{path} 'sp': {name!r} holds {fact}; it must be [title, number of the sentence]")
         predictions[name] = HotpotPrediction(
-            answer=take(answers, name, str, f"{path} 'answer'"),
+            answer=take(answers, name, str, f"{path} 'answer'") if name in answers else "",
             supporting_facts=tuple((fact[0], fact[1]) for fact in facts),
         )
     return predictions

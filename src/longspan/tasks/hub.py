@@ -12,12 +12,12 @@ from longspan.tasks.contract_nli import LABELS as CONTRACT_LABELS
 from longspan.tasks.contract_nli import ContractPair
 from longspan.tasks.coreference import CoreferenceDocument, Mention, merge_clusters
 from longspan.tasks.documents import LabelledText
-from longspan.tasks.files import check_object, take, take_strings
+from longspan.tasks.files import check_new, check_object, take, take_strings
 from longspan.tasks.hotpotqa import HotpotQuestion, hotpotqa_questions
 from longspan.tasks.hyperpartisan import clean_article, strip_markup
 from longspan.tasks.imdb import without_breaks
 from longspan.tasks.race import ChoiceQuestion, race_questions
-from longspan.tasks.triviaqa import TriviaQADocument, TriviaQAQuestion, triviaqa_answers
+from longspan.tasks.triviaqa import Domain, TriviaQADocument, TriviaQAQuestion, triviaqa_answers
 from longspan.tasks.wikihop import WikiHopQuestion, wikihop_questions
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -78,19 +78,34 @@ def hotpotqa_from_hub(rows: Rows) -> list[HotpotQuestion]:
     return hotpotqa_questions((place, official(place, row)) for place, row in rows)
 
 
-def triviaqa_from_hub(rows: Rows) -> list[TriviaQAQuestion]:
+def triviaqa_domain(source: str) -> Domain | None:
+    """The domain that a source's configuration names, ``rc.wikipedia`` or ``rc.web``; None: it names neither."""
+    config = source.removeprefix(HUB).partition(":")[2].lower()
+    return "Web" if "web" in config else "Wikipedia" if "wikipedia" in config else None
+
+
+def triviaqa_from_hub(rows: Rows, domain: Domain | None = None) -> list[TriviaQAQuestion]:
     """``mandarjoshi/trivia_qa:rc.wikipedia`` or ``:rc.web``: the evidence is in the rows.
 
-    A question with results of a search is of the Web domain, others are of the Wikipedia domain.
+    Args:
+        rows: of a split.
+        domain: of all its questions; None: one with results of a search is of the Web domain, others are of the
+            Wikipedia domain.
     """
     questions = []
+    seen: set[str] = set()
     for place, row in rows:
+        check_new(take(row, "question_id", str, place), seen, place)
         documents = []
         for page in _records(row, "entity_pages", ("filename", "wiki_context"), place):
-            documents.append(TriviaQADocument(folder="wikipedia", filename=page["filename"], text=page["wiki_context"]))
+            filename, text = (take(page, name, str, f"{place} entity_pages") for name in ("filename", "wiki_context"))
+            documents.append(TriviaQADocument(folder="wikipedia", filename=filename, text=text))
         results = list(_records(row, "search_results", ("filename", "search_context"), place))
         for page in results:
-            documents.append(TriviaQADocument(folder="web", filename=page["filename"], text=page["search_context"]))
+            filename, text = (
+                take(page, name, str, f"{place} search_results") for name in ("filename", "search_context")
+            )
+            documents.append(TriviaQADocument(folder="web", filename=filename, text=text))
         if not documents:
             raise ValueError(f"{place} has no document in 'entity_pages' or 'search_results'; use a configuration rc")
         answer = take(row, "answer", dict, place)
@@ -102,7 +117,7 @@ def triviaqa_from_hub(rows: Rows) -> list[TriviaQAQuestion]:
         questions.append(
             TriviaQAQuestion(
                 id=take(row, "question_id", str, place),
-                domain="Web" if results else "Wikipedia",
+                domain=domain or ("Web" if results else "Wikipedia"),
                 question=take(row, "question", str, place),
                 aliases=aliases,
                 truths=truths,
@@ -136,8 +151,9 @@ def hyperpartisan_from_hub(rows: Rows, *, clean: bool = True) -> list[LabelledTe
     documents = []
     for number, (place, row) in enumerate(rows):
         text = strip_markup(take(row, "text", str, place))
+        text = _not_empty(clean_article(text) if clean else text, place)
         label = int(take(row, "hyperpartisan", bool, place))
-        documents.append(LabelledText(id=f"{number:07d}", text=clean_article(text) if clean else text, label=label))
+        documents.append(LabelledText(id=f"{number:07d}", text=text, label=label))
     return documents
 
 
@@ -148,7 +164,8 @@ def imdb_from_hub(rows: Rows) -> list[LabelledText]:
         label = take(row, "label", int, place)
         if label not in (0, 1):
             raise ValueError(f"{place}: 'label' is {label}; it must be 0 or 1")
-        documents.append(LabelledText(id=str(number), text=without_breaks(take(row, "text", str, place)), label=label))
+        text = _not_empty(without_breaks(take(row, "text", str, place)), place)
+        documents.append(LabelledText(id=str(number), text=text, label=label))
     return documents
 
 
@@ -182,7 +199,14 @@ def coreference_from_hub(rows: Rows) -> list[CoreferenceDocument]:
         name = take(row, "document_id", str, place)
         names = ("part_id", "words", "speaker", "coref_spans")
         for sentence in _records(row, "sentences", names, place):
-            take_strings(sentence, "words", f"{place} sentences", least=1)
+            words = take_strings(sentence, "words", f"{place} sentences", least=1)
+            for span in take(sentence, "coref_spans", list, f"{place} sentences"):
+                bounds = [bound for bound in span if type(bound) is int] if isinstance(span, (list, tuple)) else []
+                if len(bounds) != 3 or not 0 <= bounds[1] <= bounds[2] < len(words):
+                    raise ValueError(
+                        f"{place}: 'coref_spans' holds {span} in a sentence of {len(words)} words; it must be "
+                        f"[cluster, first word, last word], counted from 0"
+                    )
             parts.setdefault((name, take(sentence, "part_id", int, f"{place} sentences")), []).append(sentence)
     documents = []
     for (name, part), sentences in parts.items():
@@ -211,6 +235,9 @@ def _records(row: dict[str, Any], field: str, names: Sequence[str], place: str) 
     held = row[field]
     if isinstance(held, dict):
         columns = [take(held, name, list, f"{place} {field}") for name in names]
+        if len({len(column) for column in columns}) > 1:
+            sizes = ", ".join(f"{len(column)} {name}" for name, column in zip(names, columns, strict=True))
+            raise ValueError(f"{place} {field} has {sizes}; they must be as many of each")
         yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
         return
     for entry in held or ():
@@ -219,6 +246,12 @@ def _records(row: dict[str, Any], field: str, names: Sequence[str], place: str) 
             if name not in entry:
                 raise ValueError(f"{place} {field} has no field {name!r}; it has {', '.join(map(repr, entry))}")
         yield entry
+
+
+def _not_empty(text: str, place: str) -> str:
+    if not text:
+        raise ValueError(f"{place} has no text; take the row out")
+    return text
 
 
 def _without_empty(row: dict[str, Any], field: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from longspan.tasks.documents import LabelledText, split_by_seed
 from longspan.tasks.recipe import classification_recipe
+from longspan.tasks.sequences import NO_LABEL
 
 LABELS = ("false", "true")
 """The classes in order; F1 is that of ``true``."""
@@ -47,12 +48,12 @@ def strip_markup(text: str) -> str:
     return " ".join(html.unescape(_MARK.sub("", text)).split())
 
 
-def read_hyperpartisan(articles: str | Path, truth: str | Path, *, clean: bool = True) -> list[LabelledText]:
+def read_hyperpartisan(articles: str | Path, truth: str | Path | None, *, clean: bool = True) -> list[LabelledText]:
     """Read the official articles and their labels.
 
     Args:
         articles: the XML file of articles; paragraphs become one text, without links and other marks.
-        truth: the XML file of labels.
+        truth: the XML file of labels; None: articles to predict, whose labels are :data:`NO_LABEL`.
         clean: clean the texts with :func:`clean_article`.
 
     Raises:
@@ -60,8 +61,10 @@ def read_hyperpartisan(articles: str | Path, truth: str | Path, *, clean: bool =
             label, no text or an id that another has.
     """
     labels: dict[str, int] = {}
-    for element in _articles(truth):
-        name, label = _attribute(element, "id", truth), _attribute(element, "hyperpartisan", truth)
+    for element in [] if truth is None else _articles(truth):
+        name, label = _attribute(element, "id", truth or ""), _attribute(element, "hyperpartisan", truth or "")
+        if name in labels:
+            raise ValueError(f"{truth}: article {name} has two labels; ids must be unique")
         if label not in LABELS:
             raise ValueError(f"{truth}: article {name} has hyperpartisan={label!r}; it must be 'true' or 'false'")
         labels[name] = LABELS.index(label)
@@ -70,13 +73,13 @@ def read_hyperpartisan(articles: str | Path, truth: str | Path, *, clean: bool =
         name = _attribute(element, "id", articles)
         text = " ".join("".join(element.itertext()).split())
         text = clean_article(text) if clean else text
-        if name not in labels:
+        if truth is not None and name not in labels:
             raise ValueError(f"{articles}: article {name} has no label in {truth}; give the two files of one release")
         if name in documents:
             raise ValueError(f"{articles}: two articles have the id {name}; ids must be unique")
         if not text:
             raise ValueError(f"{articles}: article {name} has no text")
-        documents[name] = LabelledText(id=name, text=text, label=labels[name])
+        documents[name] = LabelledText(id=name, text=text, label=labels.get(name, NO_LABEL))
     if not documents:
         raise ValueError(f"{articles} holds no <article>; name the file of articles")
     return list(documents.values())
@@ -96,6 +99,8 @@ def _articles(path: str | Path) -> list[ElementTree.Element]:
         raise FileNotFoundError(f"{path} does not exist; name an XML file of SemEval-2019 task 4")
     try:
         return list(ElementTree.parse(path).getroot().iter("article"))
+    except LookupError as error:
+        raise ValueError(f"{path} names an encoding that isn't known: {error}; convert the file to UTF-8") from error
     except ElementTree.ParseError as error:
         line, column = error.position
         reason = str(error).split(":")[0]

@@ -1,14 +1,15 @@
 """IMDB: is a film review positive (Maas et al. 2011).
 
 Data: the folder ``aclImdb`` of the official archive. Set-up: Beltagy et al. 2020, section 6.1. The development set is
-not published; here it is drawn from the training reviews, all reviews of a film on one side.
+not published; here it is drawn from the training reviews, all reviews of a film and all equal texts on one side.
+(123 reviews of the official test set stand in its training set, too; they are left as they are.)
 """
 
 import re
 from pathlib import Path
 from typing import Literal
 
-from longspan.tasks.documents import LabelledText, split_by_seed
+from longspan.tasks.documents import LabelledText, linked_groups, split_by_seed
 from longspan.tasks.files import read_text
 from longspan.tasks.recipe import classification_recipe
 
@@ -67,7 +68,7 @@ def split_imdb(
     """Training and development set out of the official training reviews, drawn by ``seed``.
 
     Reviews of one film, which ``train/urls_pos.txt`` and ``urls_neg.txt`` name line by line, stay together: otherwise
-    the film's name gives answers away.
+    the film's name gives answers away. So do equal reviews, whatever film they are said to be of.
 
     Args:
         folder: ``aclImdb``.
@@ -88,5 +89,8 @@ def split_imdb(
             )
         return films[name][number].removesuffix("usercomments")
 
-    train, dev = split_by_seed(read_imdb(folder, "train"), (1 - dev_share, dev_share), seed, group=film)
+    reviews = read_imdb(folder, "train")
+    together = linked_groups([(("film", film(review)), ("text", review.text)) for review in reviews])
+    groups = {review.id: number for review, number in zip(reviews, together, strict=True)}
+    train, dev = split_by_seed(reviews, (1 - dev_share, dev_share), seed, group=lambda review: groups[review.id])
     return train, dev

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from longspan.data.atomic import atomic_text
-from longspan.tasks.files import check_object, read_json_lines, take, take_strings
-from longspan.tasks.race import ChoiceQuestion
+from longspan.tasks.files import check_object, read_json_lines, take
+from longspan.tasks.race import ChoiceQuestion, take_options
 from longspan.tasks.recipe import card_recipe
+from longspan.tasks.sequences import NO_LABEL
 
 RECIPE = card_recipe(
     "quality",
@@ -22,9 +23,6 @@ RECIPE = card_recipe(
     metric="accuracy",
     source="authors' script (coastalcph/hierarchical-transformers)",
 )
-
-NO_LABEL = -100
-"""The label of a question whose answer is withheld; no loss counts it."""
 
 ABSTAINED = -1
 """The prediction of who gives none: the leaderboard's, too."""
@@ -34,7 +32,7 @@ _TAG = re.compile(r"<(p|br|div|html|body)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class QualityQuestion(ChoiceQuestion):
-    """One question; ``label`` is :data:`NO_LABEL` in the test file."""
+    """One question; ``label`` is :data:`longspan.tasks.sequences.NO_LABEL` in the test file."""
 
     hard: bool
     """Whether most readers in a hurry were wrong: the official hard subset."""
@@ -66,12 +64,15 @@ def read_quality(path: str | Path) -> list[QualityQuestion]:
 
 def _read(question: dict[str, Any], article: str, name: str, number: int, place: str) -> QualityQuestion:
     where = f"{place} question {number}"
-    options = take_strings(question, "options", where, least=2)
+    options = take_options(question, "options", where)
     label = NO_LABEL
     if "gold_label" in question:
         label = take(question, "gold_label", int, where) - 1
         if not 0 <= label < len(options):
             raise ValueError(f"{where}: 'gold_label' is {label + 1}; it must be in 1 .. {len(options)}")
+    difficult = question.get("difficult", 0)
+    if difficult not in (0, 1):
+        raise ValueError(f"{where}: 'difficult' is {difficult!r}; it must be 0 or 1")
     unique = question.get("question_unique_id", f"{name}_{number}")
     return QualityQuestion(
         id=str(unique),
@@ -79,7 +80,7 @@ def _read(question: dict[str, Any], article: str, name: str, number: int, place:
         question=take(question, "question", str, where),
         options=tuple(options),
         label=label,
-        hard=bool(question.get("difficult", 0)),
+        hard=bool(difficult),
     )
 
 

@@ -5,8 +5,8 @@ QuALITY, the article in segments, then the question and an option in one each, a
 :class:`longspan.LongformerForMultipleChoice` with ``pooling="last"`` and ``segment_length`` reads.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 
 from longspan.data.segments import SegmentedText, SegmentLayout
-from longspan.tasks.files import check_object, read_json, read_json_lines, take, take_strings
+from longspan.tasks.files import check_new, check_object, read_json, read_json_lines, take, take_strings
 from longspan.tasks.recipe import card_recipe
 from longspan.tasks.segment_rows import encode_with_tails
+from longspan.tasks.sequences import NO_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RECIPE = card_recipe(
-    "race",
-    batch_size=8,
-    metric="accuracy",
-    source="authors' script for QuALITY (coastalcph/hierarchical-transformers)",
-)
-"""Chalkidis et al. did not run RACE; these are their values for QuALITY, the same kind of task."""
+RECIPE = replace(card_recipe("race", batch_size=8, metric="accuracy", source=""), published={})
+"""Chalkidis et al. did not run RACE; taking their values for QuALITY, the same kind of task, is our choice."""
+
+LETTERS = ("A", "B", "C", "D")
+"""What options are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class ChoiceQuestion:
     options: tuple[str, ...]
     """The answers to choose from; in RACE four."""
     label: int
-    """The index of the right one."""
+    """The index of the right one, or :data:`longspan.tasks.sequences.NO_LABEL`."""
 
 
 def read_race(path: str | Path, *, level: Literal["middle", "high", "all"] = "all") -> list[ChoiceQuestion]:
@@ -56,15 +55,17 @@ def read_race(path: str | Path, *, level: Literal["middle", "high", "all"] = "al
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no article in it. ValueError: a file isn't JSON (with
-            the line), or an article lacks a field, has one of another kind, or an answer that is none of A, B, C, D.
+            the line), or an article lacks a field, has one of another kind or an earlier one's id, more than four
+            options, or an answer that is none of A, B, C, D. Without ``answers`` questions have no label.
     """
     path = Path(path)
     if not path.is_dir():
-        return [
-            question
-            for place, entry in read_json_lines(path, "RACE articles")
-            for question in race_questions(entry, place)
-        ]
+        questions: list[ChoiceQuestion] = []
+        seen: set[str] = set()
+        for place, entry in read_json_lines(path, "RACE articles"):
+            check_new(take(entry, "id", str, place), seen, place)
+            questions += race_questions(entry, place)
+        return questions
     levels = ("middle", "high") if level == "all" else (level,)
     files = [file for name in levels for file in sorted((path / name).glob("*.txt"))]
     if not files:
@@ -80,7 +81,10 @@ def race_questions(entry: dict[str, Any], place: str) -> list[ChoiceQuestion]:
     """The questions of an official article, given with its place for messages. Raises as :func:`read_race`."""
     name, article = take(entry, "id", str, place), take(entry, "article", str, place)
     questions = take_strings(entry, "questions", place)  # one article of the official training set has none
-    answers, options = take_strings(entry, "answers", place), take(entry, "options", list, place)
+    options = take(entry, "options", list, place)
+    answers: Sequence[str | None] = [None] * len(questions)
+    if "answers" in entry:
+        answers = take_strings(entry, "answers", place)
     if not len(questions) == len(answers) == len(options):
         raise ValueError(
             f"{place}: {len(questions)} questions, {len(options)} lists of options and {len(answers)} "
@@ -88,17 +92,29 @@ def race_questions(entry: dict[str, Any], place: str) -> list[ChoiceQuestion]:
         )
     made = []
     for number, (question, answer, choices) in enumerate(zip(questions, answers, options, strict=True)):
-        choices = take_strings({"options": choices}, "options", f"{place} question {number + 1}", least=2)
-        label = ord(answer) - ord("A") if len(answer) == 1 else -1
-        if not 0 <= label < len(choices):
-            last = chr(ord("A") + len(choices) - 1)
+        choices = take_options({"options": choices}, "options", f"{place} question {number + 1}")
+        if answer is not None and answer not in LETTERS[: len(choices)]:
+            last = LETTERS[len(choices) - 1]
             raise ValueError(f"{place} question {number + 1}: the answer is {answer!r}; it must be in A .. {last}")
+        label = NO_LABEL if answer is None else LETTERS.index(answer)
         made.append(
             ChoiceQuestion(
                 id=f"{name}/{number}", article=article, question=question, options=tuple(choices), label=label
             )
         )
     return made
+
+
+def take_options(entry: Mapping[str, Any], name: str, place: str) -> list[str]:
+    """A field that is a list of two to four options.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    options = take_strings(entry, name, place, least=2)
+    if len(options) > len(LETTERS):
+        raise ValueError(f"{place}: {name!r} has {len(options)} entries; there are at most {len(LETTERS)} options")
+    return options
 
 
 class ChoiceLayout:

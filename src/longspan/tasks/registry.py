@@ -44,6 +44,7 @@ from longspan.tasks.hotpotqa_metric import HotpotPrediction, evaluate_hotpotqa, 
 from longspan.tasks.hotpotqa_model import LongformerForHotpotQA
 from longspan.tasks.label_scores import score_classes, score_label_sets
 from longspan.tasks.official import Decoded, OfficialTask, Split, labelled
+from longspan.tasks.sequences import NO_LABEL
 from longspan.tasks.triviaqa_model import LongformerForTriviaQA
 from longspan.tasks.wikihop_model import LongformerForWikiHop
 
@@ -109,8 +110,11 @@ class TriviaQA(OfficialTask):
             raise FileNotFoundError(f"there is no folder {evidence}; set evidence to that of the official archive")
         return [(question, str(evidence)) for question in questions]
 
-    def from_hub(self, rows: hub.Rows) -> list[Any]:
-        return [(question, "") for question in hub.triviaqa_from_hub(rows)]
+    def read(self, source: str, split: Split) -> list[Any]:
+        if not hub.is_hub(source):
+            return super().read(source, split)
+        rows = hub.read_hub_rows(source, split)
+        return [(question, "") for question in hub.triviaqa_from_hub(rows, hub.triviaqa_domain(source))]
 
     def model_class(self) -> type[LongformerForTriviaQA]:
         return LongformerForTriviaQA
@@ -247,6 +251,12 @@ class _OneLabel(OfficialTask):
 
     labels: ClassVar[tuple[str, ...]]
 
+    def read(self, source: str, split: Split) -> list[Any]:
+        items = super().read(source, split)
+        if split != "test" and any(item.label == NO_LABEL for item in items):
+            raise ValueError(f"{source} holds items without a label, which can't be learnt from or chosen by")
+        return items
+
     def config_fields(self, max_length: int) -> dict[str, Any]:
         named = dict(enumerate(self.labels))
         return {
@@ -261,7 +271,7 @@ class _OneLabel(OfficialTask):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         """``accuracy``, ``micro_f1``, ``macro_f1``; ``f1`` is that of the last of two classes."""
-        labelled(self.name, items, (item.label for item in items))
+        labelled(self.name, items, (None if item.label == NO_LABEL else item.label for item in items))
         found = [self.labels.index(predictions[item.id]) for item in items]
         scores = score_classes(found, [item.label for item in items], len(self.labels))
         values = {"accuracy": scores.accuracy, "micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1}
@@ -310,7 +320,8 @@ class Hyperpartisan(_Documents):
         truth = articles.with_name(articles.name.replace("articles-", "ground-truth-", 1))
         if truth == articles:
             raise ValueError(f"{articles} is not named articles-*.xml, so the file ground-truth-*.xml can't be found")
-        return hyperpartisan.read_hyperpartisan(articles, truth, clean=self.clean)
+        to_predict = split == "test" and not truth.is_file()
+        return hyperpartisan.read_hyperpartisan(articles, None if to_predict else truth, clean=self.clean)
 
     def from_hub(self, rows: hub.Rows) -> list[Any]:
         return hub.hyperpartisan_from_hub(rows, clean=self.clean)

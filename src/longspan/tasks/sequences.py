@@ -9,6 +9,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+NO_LABEL = -100
+"""The label of an item whose answer isn't known; no loss counts it."""
+
 NO_POSITION = -1
 """What positions of tokens are padded with, where examples have different numbers of them."""
 

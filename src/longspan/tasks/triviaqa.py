@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longspan.data.tokenization import tokenize_with_offsets
 from longspan.tasks.answers import best_over_aliases, exact_match, normalize_triviaqa_answer, token_f1
-from longspan.tasks.files import check_object, read_json, read_text, take, take_strings, write_json
+from longspan.tasks.files import check_new, check_object, read_json, read_text, take, take_strings, write_json
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.sequences import pad, pad_inputs, special_id
 from longspan.tasks.spans import best_span, find_answers, pad_positions, token_span
@@ -145,7 +145,8 @@ class ScoredAnswer(NamedTuple):
 def read_triviaqa(path: str | Path) -> list[TriviaQAQuestion]:
     """Read a data file of TriviaQA-RC.
 
-    Of a file of the verified evaluation, only verified questions and documents are kept, as the official script does.
+    Of a file of the verified evaluation only verified questions are kept, in the Web domain with verified documents
+    only, as the official script does.
 
     Args:
         path: such as ``qa/wikipedia-dev.json``, or packed as ``.json.gz``.
@@ -165,9 +166,7 @@ def read_triviaqa(path: str | Path) -> list[TriviaQAQuestion]:
         place = f"{path} entry {number}"
         name = take(check_object(entry, place), "QuestionId", str, place)
         place = f"{place} ({name})"
-        if name in seen:
-            raise ValueError(f"{place} has the id of an earlier entry; ids must be unique")
-        seen.add(name)
+        check_new(name, seen, place)
         if verified_only and not entry.get("QuestionPartOfVerifiedEval", False):
             continue
         questions.append(_question(entry, name, "Wikipedia" if domain == "Wikipedia" else "Web", verified_only, place))
@@ -184,7 +183,7 @@ def _question(entry: dict[str, Any], name: str, domain: Domain, verified_only: b
     for field, folder in fields:
         for page in take(entry, field, list, place) if field in entry else []:
             page = check_object(page, f"{place} {field}")
-            if not verified_only or page.get("DocPartOfVerifiedEval", False):
+            if not (verified_only and domain == "Web") or page.get("DocPartOfVerifiedEval", False):
                 documents.append(
                     TriviaQADocument(folder=folder, filename=take(page, "Filename", str, f"{place} {field}"))
                 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from longspan.data.tokenization import tokenize_with_offsets
-from longspan.tasks.files import check_object, read_json, read_json_entries, take, take_strings, write_json
+from longspan.tasks.files import check_new, check_object, read_json, read_json_entries, take, take_strings, write_json
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
 
@@ -111,9 +111,7 @@ def wikihop_questions(entries: Iterable[tuple[str, dict[str, Any]]]) -> list[Wik
     for place, entry in entries:
         name = take(entry, "id", str, place)
         place = f"{place} ({name})"
-        if name in seen:
-            raise ValueError(f"{place} has the id of an earlier entry; ids must be unique")
-        seen.add(name)
+        check_new(name, seen, place)
         candidates = take_strings(entry, "candidates", place, least=2)
         answer = take(entry, "answer", str, place) if "answer" in entry else None
         if answer is not None and answer not in candidates:
