@@ -1,5 +1,6 @@
 """The verb ``finetune``, for all tasks, and what ``evaluate`` prints of a model that it made."""
 
+import difflib
 import json
 import os
 from pathlib import Path
@@ -39,7 +40,7 @@ def finetune(
     ] = None,
     label_file: Annotated[Path | None, typer.Option(help="The labels, one a line; else those of the training.")] = None,
     metric: Annotated[str | None, typer.Option(help="What chooses the checkpoint.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Train a model for each.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Train a model for each: --seed 1 --seed 2.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
     ] = None,
@@ -76,6 +77,7 @@ def finetune(
         return
     named = task or (read_fields(recipe).get("task") if recipe else None)
     if named is not None and named not in get_args(TaskName):
+        _check_task_name(str(named))
         _finetune_official({**(read_fields(recipe) if recipe else {}), **fields}, resume=resume)
         return
     plan = load_finetune_recipe(recipe, **fields) if recipe else make_finetune_recipe(fields, "the command line")
@@ -83,6 +85,17 @@ def finetune(
     if os.environ.get("RANK", "0") == "0":
         typer.echo(result.table)
         typer.echo(f"best on {result.metric}: {result.best.model_dir}")
+
+
+def _check_task_name(name: str) -> None:
+    from longspan.data.examples import TaskName
+    from longspan.tasks.registry import TASKS
+
+    known = [*get_args(TaskName), "summarization", *TASKS]
+    if name.replace("_", "-") not in known:
+        near = difflib.get_close_matches(name, known, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"--task is {name!r}; {hint}")
 
 
 def _finetune_official(fields: dict[str, Any], *, resume: bool) -> None:
@@ -113,8 +126,13 @@ def evaluate_examples(
 ) -> None:
     """What ``evaluate`` does for a model finetuned on examples with named columns."""
     from longspan.training.finetuning.evaluation import evaluate_files
+    from longspan.training.finetuning.growing_file import check_output
 
     columns = pairs("--column", column) or None
+    if report is not None:
+        if report.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"--report is {report}; it must end in .html")
+        check_output(report, files)
     evaluation, predictor = evaluate_files(model, files, columns=columns, batch_size=batch_size)
     intervals = evaluation.intervals()
     if as_json:

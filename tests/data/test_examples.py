@@ -105,7 +105,7 @@ FAULTS: list[tuple[TaskName, Any, str]] = [
     ("classification", {"text": " ", "label": "a"}, r"line 2, column 'text' is empty"),
     ("classification", {"text": 3, "label": "a"}, r"line 2, column 'text' holds a int; it must be a text"),
     ("classification", {"text": "t", "label": None}, r"line 2, column 'label' is null"),
-    ("classification", {"text": "t", "label": 0.5}, r"line 2, column 'label' holds a float"),
+    ("classification", {"text": "t", "label": 0.5}, r"line 2, column 'label' is 0.5; a label is a text"),
     ("classification", {"text": "t", "label": "yess"}, r"line 2: label 'yess' is not one .* did you mean 'yes'"),
     ("classification", ["t"], r"line 2 holds a JSON list"),
     ("multi-label", {"text": "t", "labels": ["no", "maybe"]}, r"line 2: label 'maybe' is not one of the 2 labels"),
@@ -179,3 +179,15 @@ def test_label_sets(tmp_path: Path) -> None:
         read_label_file(write_text(tmp_path / "labels.txt", "\n"))
     with pytest.raises(FileNotFoundError, match="there is no label file"):
         read_label_file(tmp_path / "none.txt")
+
+
+def test_half_characters_and_numbers_for_labels_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "ok \\ud800", "label": "x"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl line 1, column 'text' holds half of a character, .* at position 3"):
+        list(read_examples([file], "classification"))
+    file.write_text('{"text": "ok", "label": 1.5}\n')
+    with pytest.raises(ValueError, match=r"column 'label' is 1.5; a label is a text or a whole number"):
+        list(read_examples([file], "classification"))
+    with pytest.raises(ValueError, match="say which one it is: --column premise=NAME"):
+        list(read_examples([file], "nli"))

@@ -186,3 +186,51 @@ def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             load_finetune_recipe(file, **fields)
+
+
+def test_one_process_at_a_time_writes_predictions(tmp_path: Path, longformer_dir: Path) -> None:
+    from longspan.training.finetuning.growing_file import alone
+
+    model = run(make_recipe(tmp_path, longformer_dir, "classification", epochs=1)).best.model_dir
+    file, output = write(tmp_path / "some.jsonl", "classification", 3), tmp_path / "out.jsonl"
+    with (
+        alone(output),
+        pytest.raises(FileExistsError, match=r"another process is writing .*out.jsonl; wait for it or name another"),
+    ):
+        predict_files(model, [file], output, device="cpu", progress=False)
+    assert predict_files(model, [file], output, device="cpu", progress=False) == 3
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_head_for_other_labels_is_not_taken_silently(
+    tmp_path: Path, longformer_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = run(make_recipe(tmp_path, longformer_dir, "classification", epochs=1)).best.model_dir
+    fields: dict[str, Any] = {"epochs": 1, "output_dir": str(tmp_path / "again")}
+    with pytest.raises(ValueError, match="has a head for another number of labels"):
+        run(make_recipe(tmp_path, model, "classification", labels=("no", "perhaps", "yes"), **fields))
+    run(make_recipe(tmp_path, model, "classification", labels=("yes", "no"), **fields))
+    assert "was learnt for the labels no, yes; it goes on as one for yes, no" in caplog.text
+
+
+def test_faults_that_came_after_an_epoch_come_first(
+    tmp_path: Path, longformer_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "sequential", epochs=1)
+    Path(recipe.eval[0]).write_text('{"sentences": ["a", "b"], "labels": [null, null]}\n')
+    with pytest.raises(ValueError, match=r"dev.jsonl: there is no label to score in any example"):
+        run(recipe)
+    for fields, message in [
+        ({"labels": ("yes", "no", "yes")}, "labels names 'yes' twice"),
+        ({"labels": ("yes",)}, "needs at least 2"),
+        ({"trainer": {"greater_is_better": False}}, "trainer holds 'greater_is_better'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_recipe(tmp_path, longformer_dir, "classification", **fields)
+    with pytest.raises(ValueError, match="labels are given, but task 'qa' has none"):
+        make_recipe(tmp_path, longformer_dir, "qa", labels=("a", "b"))
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json, so it is no model"):
+        run(make_recipe(tmp_path, tmp_path, "classification"))
+    same = make_recipe(tmp_path, longformer_dir, "classification", epochs=1)
+    run(FinetuneRecipe(**{**same.to_dict(), "eval": same.train}))
+    assert "holds what is trained on: its scores say nothing" in caplog.text

@@ -25,7 +25,7 @@ def call(*words: Any) -> str:
         app.command()(verb)
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_finetune_evaluate_and_predict(tmp_path: Path, longformer_dir: Path) -> None:
@@ -66,3 +66,34 @@ def test_options_of_the_wrong_form_are_named(tmp_path: Path) -> None:
         call("predict", tmp_path / "a.jsonl", "--model", tmp_path, "--output", tmp_path / "b.jsonl", "--column", "text")
     with pytest.raises(ValueError, match=r"the command line: .*must be given"):
         call("finetune", "--task", "nli")
+
+
+def test_a_report_takes_the_place_of_no_data(tmp_path: Path) -> None:
+    data = write(tmp_path / "dev.jsonl", "classification", 2)
+    before = data.read_bytes()
+    page = tmp_path / "dev.html"
+    page.write_text("x")
+    (tmp_path / "pages.html").mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "longspan_task.json").write_text('{"task": "classification", "labels": ["no", "yes"], "max_length": 64}')
+    for report, files, message in [
+        (data, [data], "--report is .*dev.jsonl; it must end in .html"),
+        (page, [page], "is one of the files to read; name another"),
+        (tmp_path / "pages.html", [data], "is a folder; name a file in it"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call("evaluate", *files, "--model", model, "--report", report)
+    assert data.read_bytes() == before
+    (tmp_path / "pages.jsonl").mkdir()
+    with pytest.raises(ValueError, match=r"pages.jsonl is a folder; name a file in it"):
+        call("predict", data, "--model", model, "--output", tmp_path / "pages.jsonl")
+
+
+def test_a_misspelt_task_is_told_all_tasks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--task is 'clasification'; did you mean classification"):
+        call("finetune", "--task", "clasification")
+    with pytest.raises(ValueError, match=r"--task is 'zzz'; there are classification, .* summarization, wikihop"):
+        call("finetune", "--task", "zzz")
+    with pytest.raises(ValueError, match=r"the command line: .*output_dir \(--output\) must be given"):
+        call("finetune", "--task", "nli", "--model", "m", "--train", "t", "--eval", "e")

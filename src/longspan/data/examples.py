@@ -15,12 +15,14 @@ qa                 ``question``, ``context``                      ``answers``, s
 tokens             ``tokens``: a list of words                    ``tags``: one each
 =================  =============================================  ============================================
 
-Lists in ``.csv`` and ``.tsv`` files are JSON (``["a", "b"]``), or entries with ``|`` between.
+Lists in ``.csv`` and ``.tsv`` files are JSON (``["a", "b"]``), or entries with ``|`` between; ``answers`` are JSON, or
+one answer as it stands.
 """
 
 import difflib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ from longspan.data.examples_files import Record, read_records
 
 TaskName = Literal["classification", "multi-label", "nli", "sequential", "multiple-choice", "qa", "tokens"]
 """The tasks, by the name that ``--task`` takes."""
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Answer(NamedTuple):
@@ -104,8 +109,10 @@ def read_examples(
     spec, names = _TASKS[task], _column_names(task, columns or {})
     known = None if labels is None else frozenset(labels)
     for record in read_records(paths):
-        inputs = {role: _read(record, names[role], parse, role == "question") for role, parse in spec.inputs.items()}
-        target = _read(record, names[spec.target], spec.parse, True) if with_target else None
+        inputs = {
+            role: _read(record, role, names[role], parse, role == "question") for role, parse in spec.inputs.items()
+        }
+        target = _read(record, spec.target, names[spec.target], spec.parse, True) if with_target else None
         if with_target:
             target = _check_target(task, inputs, target, record.origin, names)
             _check_labels(task, target, known, record.origin)
@@ -202,13 +209,15 @@ def _column_names(task: TaskName, columns: Mapping[str, str]) -> dict[str, str]:
     return {role: columns.get(role, role) for role in roles}
 
 
-def _read(record: Record, name: str, parse: Callable[[Any, str], Any], may_miss: bool) -> Any:
+def _read(record: Record, role: str, name: str, parse: Callable[[Any, str], Any], may_miss: bool) -> Any:
     place = f"{record.origin}, column {name!r}"
     if name not in record.values:
         if may_miss and parse is _optional_text:
             return ""
         there = ", ".join(map(repr, list(record.values)[:20])) or "no column at all"
-        raise ValueError(f"{record.origin} has no column {name!r}, it has {there}; say which one it is: columns")
+        raise ValueError(
+            f"{record.origin} has no column {name!r}, it has {there}; say which one it is: --column {role}=NAME"
+        )
     return parse(record.values[name], place)
 
 
@@ -254,7 +263,10 @@ def _check_labels(task: TaskName, target: Any, known: frozenset[str] | None, ori
         if label not in known:
             near = difflib.get_close_matches(label, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the labels are {', '.join(sorted(known)[:20])}"
-            raise ValueError(f"{origin}: label {label!r} is not one of the {len(known)} labels of this task; {hint}")
+            raise ValueError(
+                f"{origin}: label {label!r} is not one of the {len(known)} labels, which are those of the training "
+                f"examples or of a label file; {hint}"
+            )
 
 
 def _text(value: Any, place: str) -> str:
@@ -262,6 +274,12 @@ def _text(value: Any, place: str) -> str:
         raise ValueError(f"{place} holds {_kind(value)}; it must be a text")
     if not value.strip():
         raise ValueError(f"{place} is empty; give a text, or leave the record out")
+    alone = _SURROGATE.search(value)
+    if alone:
+        raise ValueError(
+            f"{place} holds half of a character, {alone[0]!r} at position {alone.start()}; write the whole one, or "
+            f"take it out"
+        )
     return value
 
 
@@ -310,7 +328,8 @@ def _label(value: Any, place: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"{place} is null; give a label, or leave the record out")
     if not isinstance(value, str):
-        raise ValueError(f"{place} holds {_kind(value)}; a label is a text or a whole number")
+        shown = f"is {value}" if isinstance(value, float) else f"holds {_kind(value)}"
+        raise ValueError(f"{place} {shown}; a label is a text or a whole number")
     if not value.strip():
         raise ValueError(f"{place} is empty; give a label, or leave the record out")
     return value.strip()

@@ -100,7 +100,7 @@ def _read_jsonl(file: Path) -> Iterator[Record]:
 
 
 def _json_object(line: str, place: str) -> dict[str, Any]:
-    values = parse_json(line, place, "a .jsonl file holds an object a line")
+    values = parse_json(line, place, "a .jsonl file holds an object a line", once=True)
     if not isinstance(values, dict):
         raise ValueError(f"{place} holds a JSON {type(values).__name__}; each line must be an object of named columns")
     return values
@@ -160,8 +160,21 @@ def _read_parquet(file: Path) -> Iterator[Record]:
     except pa.ArrowException as error:
         raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from error
     with closing(table):
+        names = table.schema_arrow.names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{file} names column {twice!r} twice; give every column a name of its own")
         row = 0
-        for batch in table.iter_batches(batch_size=64):
+        batches = table.iter_batches(batch_size=64)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(
+                    f"{file} is damaged after row {row}: {str(error).splitlines()[0]}; make or fetch the file again"
+                ) from error
+            if batch is None:
+                return
             for values in batch.to_pylist():
                 row += 1
                 yield Record(values, f"{file} row {row}")

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 
-def parse_json(text: str, place: str, form: str, *, with_line: bool = False) -> Any:
+def parse_json(text: str, place: str, form: str, *, with_line: bool = False, once: bool = False) -> Any:
     """What a JSON text holds.
 
     Args:
@@ -12,12 +12,22 @@ def parse_json(text: str, place: str, form: str, *, with_line: bool = False) -> 
         place: file and line, for messages.
         form: what the text should be, which ends the message: ``"a .jsonl file holds an object a line"``.
         with_line: add the line of the fault to ``place``.
+        once: refuse objects that name a field twice, of which Python would take the last.
 
     Raises:
-        ValueError: it isn't valid JSON, is nested too deep, or holds a number of thousands of digits.
+        ValueError: it isn't valid JSON, is nested too deep, holds a number of thousands of digits, or a field twice.
     """
+    twice: list[str] = []
+
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice.extend(name for name in made if names.count(name) > 1)
+        return made
+
     try:
-        return json.loads(text)
+        held = json.loads(text, object_pairs_hook=fields if once else None)
     except json.JSONDecodeError as error:
         where = f"{place} line {error.lineno}" if with_line else place
         raise ValueError(f"{where} is not valid JSON: {error.msg} at column {error.colno}; {form}") from error
@@ -25,3 +35,6 @@ def parse_json(text: str, place: str, form: str, *, with_line: bool = False) -> 
         raise ValueError(f"{place} is nested too deep to be read as JSON; {form}") from error
     except ValueError as error:  # a whole number of more digits than Python reads
         raise ValueError(f"{place} holds a number that can't be read: {str(error).split(';')[0]}; {form}") from error
+    if twice:
+        raise ValueError(f"{place} names {twice[0]!r} twice; give every field a name of its own")
+    return held

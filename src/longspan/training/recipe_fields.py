@@ -1,6 +1,7 @@
 """Recipes are dataclasses that a YAML file holds: reading the file, checking its names, and its values' types."""
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -44,7 +45,8 @@ def check_names(kind: type, values: Mapping[str, Any], origin: str) -> None:
     required = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:
-        raise ValueError(f"{origin}: {' and '.join(missing)} must be given")
+        options = ["output_dir (--output)" if name == "output_dir" else name for name in missing]
+        raise ValueError(f"{origin}: {' and '.join(options)} must be given")
 
 
 def convert_fields(instance: Any, but: tuple[str, ...] = ()) -> None:
@@ -89,12 +91,12 @@ def as_kind(name: str, value: object, kind: Any) -> object:
         try:
             number = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            number = float("nan")
-        if wanted is float and number == number:
+            number = math.nan
+        if wanted is float and math.isfinite(number):
             return number
         if wanted is int and number.is_integer():
             return int(number)
-    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    names = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
     raise TypeError(f"{name} is {value!r}; it must be {names[wanted]}{optional}")
 
 

@@ -55,9 +55,12 @@ class RunFolder:
         """Make the folder, and keep other processes out of it.
 
         Raises:
-            FileExistsError: another process is at work in it.
+            FileExistsError: another process is at work in it. NotADirectoryError: it is a file.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise NotADirectoryError(f"output_dir {self.path} is, or lies in, a file; name a folder") from error
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield
@@ -75,6 +78,8 @@ class RunFolder:
             FileExistsError: the folder holds a run, and ``resume`` is False.
             ValueError: the folder's run has another recipe, or the folder holds other things.
         """
+        if any(self.path.glob("seed-*")):
+            raise ValueError(f"output_dir {self.path} holds seeds of a finetuning; choose another output_dir")
         if not self.checkpoints() and not self.result_file.exists():
             for leftover in (self.log_file, self.table_file, self.eval_file):
                 leftover.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """What every training asks of ``transformers.Trainer``."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -98,6 +100,21 @@ def training_arguments(
     )
     spread_step(arguments, sequences_per_step)
     return arguments
+
+
+@contextmanager
+def missing_trackers() -> Iterator[None]:
+    """Says in one sentence that a tracker of ``report_to`` isn't installed, as ``Trainer`` finds when it is made.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "requires" not in str(error) or "install" not in str(error):
+            raise
+        raise ValueError(f"trainer: report_to names a tracker that isn't there: {error}") from error
 
 
 def check_loss(loss: float, step: int) -> None:

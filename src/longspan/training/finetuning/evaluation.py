@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from longspan.data.examples import Example, read_examples
+from longspan.data.progress import progress_bar
 from longspan.data.sentences import split_sentences
 from longspan.training.finetuning.encoding import EncodedExample
 from longspan.training.finetuning.metrics import Interval, bootstrap, example_scores, score
@@ -112,16 +113,18 @@ def evaluate_files(
     batch_size: int = 1,
     precision: Precision = "fp32",
     device: "torch.device | str | None" = None,
+    progress: bool = True,
 ) -> tuple[Evaluation, Predictor]:
     """Evaluate a finetuned model on files of labelled examples.
 
     Args:
         model: folder of a finetuned model.
         files: files of examples, see :mod:`longspan.data.examples_files`.
-        columns: as :func:`longspan.data.examples.read_examples`; ``None``: those of the training.
+        columns: as :func:`longspan.data.examples.read_examples`, those of the training where it names none.
         batch_size: pieces at once.
         precision: number type of the matrix products.
         device: where to run; ``None``: the first accelerator, else the CPU.
+        progress: show a bar.
 
     Returns:
         The evaluation, and the predictor that made it.
@@ -130,7 +133,7 @@ def evaluate_files(
         FileNotFoundError, ValueError: the model or an example can't be used, see their readers.
     """
     task = FinetunedTask.load(model)
-    columns = task.columns if columns is None else columns
+    columns = {**task.columns, **(columns or {})}
     examples = list(read_examples(files, task.task, columns=columns, labels=task.labels or None))
     if not examples:
         raise ValueError(f"{', '.join(map(str, files))}: there is no example to evaluate on")
@@ -139,7 +142,9 @@ def evaluate_files(
         device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
     predictor = Predictor(network.to(device), tokenizer, task, batch_size=batch_size, precision=precision)
     encoded = [predictor.encoder.encode(example) for example in examples]
-    made = predictor.predict(examples, encoded)
+    bar = progress_bar("evaluate", "pieces", shown=progress, total=sum(len(held.pieces) for held in encoded))
+    with bar:
+        made = predictor.predict(examples, encoded, bar.update)
     return Evaluation(task=task, examples=examples, encoded=encoded, predictions=made), predictor
 
 

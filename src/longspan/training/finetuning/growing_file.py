@@ -1,7 +1,40 @@
 """A file of lines that grows while a process may be killed."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+def check_output(output: Path, sources: Iterable[Path]) -> None:
+    """See that a file can be written without losing another.
+
+    Raises:
+        ValueError: it is a folder, or one of the files that are read.
+    """
+    if output.is_dir():
+        raise ValueError(f"output {output} is a folder; name a file in it")
+    if any(output.exists() and source.exists() and output.samefile(source) for source in sources):
+        raise ValueError(f"output {output} is one of the files to read; name another")
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Make the file's folder, and keep other processes from writing the file.
+
+    Raises:
+        FileExistsError: another process is writing it.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.with_name(f".{output.name}.lock")
+    try:
+        with FileLock(file, timeout=0):
+            yield
+            file.unlink(missing_ok=True)
+    except Timeout as error:
+        raise FileExistsError(f"another process is writing {output}; wait for it or name another output") from error
 
 
 def stamp(*paths: Path) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -19,7 +19,7 @@ from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
-from longspan.training.finetuning.growing_file import stamp, whole_lines
+from longspan.training.finetuning.growing_file import alone, check_output, stamp, whole_lines
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.recipe import Precision
 
@@ -68,12 +68,18 @@ class Predictor:
         self.model, self.task, self.batch_size, self.precision = model, task, batch_size, precision
         self.encoder = ExampleEncoder(task, tokenizer)
 
-    def predict(self, examples: Sequence[Example], encoded: Sequence[EncodedExample] | None = None) -> list[Prediction]:
+    def predict(
+        self,
+        examples: Sequence[Example],
+        encoded: Sequence[EncodedExample] | None = None,
+        progress: Callable[[int], Any] | None = None,
+    ) -> list[Prediction]:
         """The predictions of examples, in their order.
 
         Args:
             examples: the examples; their targets aren't looked at.
             encoded: the same, if they are encoded already.
+            progress: is told the number of each batch's pieces.
         """
         encoded = [self.encoder.encode(example) for example in examples] if encoded is None else encoded
         pieces = [(example, piece) for example, held in enumerate(encoded) for piece in held.pieces]
@@ -84,6 +90,8 @@ class Predictor:
             chosen = order[first : first + self.batch_size]
             for at, logits in zip(chosen, self.logits([pieces[at][1] for at in chosen]), strict=True):
                 by_piece[at] = logits
+            if progress is not None:
+                progress(len(chosen))
         for at, (example, _) in enumerate(pieces):
             outputs[example].append(by_piece[at])
         return [
@@ -103,6 +111,9 @@ class Predictor:
                 output = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
         finally:
             self.model.train(was_training)
+        found = (output.start_logits, output.end_logits) if self.task.task == "qa" else (output.logits,)
+        if any(bool(logits.isnan().any()) for logits in found):
+            raise FloatingPointError("the model's outputs are no numbers (NaN)")
         if self.task.task == "qa":
             both = torch.stack([output.start_logits, output.end_logits], dim=1)  # [B, 2, N]
             return [rows[:, : piece.length] for rows, piece in zip(both.float().cpu().numpy(), pieces, strict=True)]
@@ -140,7 +151,7 @@ def predict_files(
         model: folder of a finetuned model.
         files: files of examples, see :mod:`longspan.data.examples_files`; their target isn't needed.
         output: the ``.jsonl`` file to write; one that is there is replaced at the end.
-        columns: as :func:`longspan.data.examples.read_examples`; ``None``: those of the training.
+        columns: as :func:`longspan.data.examples.read_examples`, those of the training where it names none.
         batch_size: pieces at once.
         precision: number type of the matrix products.
         device: where to run; ``None``: the first accelerator, else the CPU.
@@ -152,17 +163,40 @@ def predict_files(
 
     Raises:
         FileNotFoundError, ValueError: the model or an example can't be used, see their readers; ``output`` doesn't
-            end in ``.jsonl`` or is one of ``files``. OSError: ``output`` can't be written; what is predicted stays.
+            end in ``.jsonl``, is a folder or one of ``files``. FileExistsError: another process is writing it.
+            OSError: ``output`` can't be written; what is predicted stays.
     """
     paths, output = find_record_files(files), Path(output)
     if output.suffix != ".jsonl":
         raise ValueError(f"output {output} must end in .jsonl; predictions are written as JSON lines")
-    if any(output.exists() and output.samefile(path) for path in paths):
-        raise ValueError(f"output {output} is one of the files to read; name another")
+    check_output(output, paths)
     task = FinetunedTask.load(model)
-    columns = task.columns if columns is None else dict(columns)
-    total = sum(1 for _ in read_examples(paths, task.task, columns=columns, with_target=False))
+    columns = {**task.columns, **(columns or {})}
+    with progress_bar("check", "examples", shown=progress) as bar:
+        total = 0
+        for _ in read_examples(paths, task.task, columns=columns, with_target=False):
+            total += 1
+            bar.update(1)
+    with alone(output):
+        return _predict_files(
+            model, paths, output, task, columns, total, batch_size, precision, device, resume, progress
+        )
 
+
+def _predict_files(
+    model: str | Path,
+    paths: Sequence[Path],
+    output: Path,
+    task: FinetunedTask,
+    columns: Mapping[str, str],
+    total: int,
+    batch_size: int,
+    precision: Precision,
+    device: "torch.device | str | None",
+    resume: bool,
+    progress: bool,
+) -> int:
+    """:func:`predict_files`, once everything is checked."""
     partial = output.with_name(f".{output.name}.partial")
     begun = output.with_name(f".{output.name}.begun")
     plan = json.dumps(
@@ -170,12 +204,11 @@ def predict_files(
             "model": stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
             "files": stamp(*paths),
             "task": asdict(task),
-            "columns": columns,
+            "columns": dict(columns),
             "precision": precision,
         }
     )
     done = 0
-    output.parent.mkdir(parents=True, exist_ok=True)
     if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
         done = whole_lines(partial)
     else:

@@ -10,7 +10,9 @@ from longspan.training.finetuning.metrics import DEFAULT_METRICS, METRICS
 from longspan.training.recipe import Precision
 from longspan.training.recipe_fields import check_names, convert_fields, read_fields
 
-_RESERVED = frozenset({"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "eval_strategy"})
+_RESERVED = frozenset(
+    {"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_strategy"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,15 @@ class FinetuneRecipe:
                 raise ValueError(f"{name} is empty; give at least one")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds is {list(self.seeds)}; give different whole numbers from 0")
+        if self.labels is not None:
+            if self.task in ("multiple-choice", "qa"):
+                raise ValueError(f"labels are given, but task {self.task!r} has none; leave them away")
+            twice = next((label for label in self.labels if self.labels.count(label) > 1), None)
+            if twice is not None:
+                raise ValueError(f"labels names {twice!r} twice; name each once")
+            least = 1 if self.task == "multi-label" else 2
+            if len(self.labels) < least:
+                raise ValueError(f"labels is {list(self.labels)}; task {self.task!r} needs at least {least}")
         if self.metric is not None and self.metric not in METRICS[self.task]:
             raise ValueError(f"metric is {self.metric!r}; task {self.task!r} has {', '.join(METRICS[self.task])}")
         if self.class_weights != "none" and self.task in ("multiple-choice", "qa"):

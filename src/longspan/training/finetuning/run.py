@@ -12,26 +12,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.examples import Example, TaskName, collect_labels, labels_of, read_examples
+from longspan.models import read_config
 from longspan.training.finetuning.encoding import EncodedExample, ExampleEncoder
+from longspan.training.finetuning.inputs import digest_items, digest_model
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER, score
 from longspan.training.finetuning.prediction import Predictor
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
-from longspan.training.finetuning.task import FinetunedTask, load_task_model, reading_limits
+from longspan.training.finetuning.task import FinetunedTask, load_task_model, loading, reading_limits
 from longspan.training.finetuning.trainer import (
     FinetuneProgress,
     FinetuningTrainer,
     best_epoch,
     class_weights,
+    early_stopping,
     newest_checkpoint,
     predict_together,
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
-from longspan.training.trainer_setup import checkpoint_activations, device_fields, spread_step
+from longspan.training.trainer_setup import checkpoint_activations, device_fields, missing_trackers, spread_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,14 +76,18 @@ class Lengths:
             lines.append(f"{2 ** (bits - 1):>9,} .. {2**bits - 1:<9,} {counts[bits]:>8,} {bar}".rstrip())
         middle, most = np.quantile(self.tokens, [0.5, 0.95])
         lines.append(f"median {middle:,.0f}, 95 % up to {most:,.0f}, longest {max(self.tokens):,} tokens")
+        return "\n".join([*lines, *self.what_is_cut()])
+
+    def what_is_cut(self) -> list[str]:
+        """A line that says how much is cut and what to do about it; none if nothing is."""
         affected = sum(cut > 0 for cut in self.cut)
-        if affected:
-            share = sum(self.cut) / sum(self.tokens)
-            lines.append(
-                f"{affected:,} of {len(self.cut):,} texts don't fit into max_length {self.max_length:,}: {share:.1%} "
-                f"of all tokens are cut; a longer model reads them: longspan convert MODEL NEW_MODEL --max-positions N"
-            )
-        return "\n".join(lines)
+        if not affected:
+            return []
+        share = sum(self.cut) / sum(self.tokens)
+        return [
+            f"{affected:,} of {len(self.cut):,} texts don't fit into max_length {self.max_length:,}: {share:.1%} "
+            f"of all tokens are cut; a longer model reads them: longspan convert MODEL NEW_MODEL --max-positions N"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +141,8 @@ def finetune(
             f"batch_size is {recipe.batch_size}, which is no multiple of micro_batch {recipe.micro_batch} times "
             f"{arguments.world_size} processes; change one of them"
         )
+    with loading(recipe.model):
+        read_config(recipe.model)  # before what takes longer
     task, splits = _read(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
     network = _load(recipe, task, recipe.seeds[0])
@@ -156,11 +165,16 @@ def finetune(
     lengths = Lengths.of(encoded["train"].encoded, length)
     if arguments.process_index == 0:
         logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
+        for name in ("eval", "test"):
+            for line in Lengths.of(encoded[name].encoded, length).what_is_cut():
+                logger.info("Of those for %s %s", name, line)
 
     def train(seed: int, place: Path) -> None:
         _train_seed(recipe, place, seed, task, tokenizer, encoded, callbacks, progress)
 
-    runs = train_seeds(folder, recipe, recipe.seeds, train, arguments, resume)
+    digests = {name: digest_items((row.inputs, row.target) for row in rows) for name, rows in splits.items()}
+    digests["model"] = digest_model(recipe.model)
+    runs = train_seeds(folder, recipe, recipe.seeds, train, arguments, resume, digests)
     result = FinetuneResult(task=task, metric=recipe.metric_name, seeds=runs, lengths=lengths)
     if arguments.process_index == 0:
         atomic_text(folder / "results.md", result.table, "the table of results")
@@ -184,6 +198,11 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
         splits[name] = list(read_examples(files, recipe.task, labels=labels or None, **options)) if files else []
         if files and not splits[name]:
             raise ValueError(f"{', '.join(files)}: there is no example for {name}")
+        needs_labels = bool(files and labels) and recipe.task != "multi-label"  # there, none is an answer too
+        if needs_labels and not any(labels_of(recipe.task, row.target) for row in splits[name]):
+            raise ValueError(f"{', '.join(files)}: there is no label to score in any example")
+        if set(files) & set(recipe.train):
+            logger.warning("%s holds what is trained on: its scores say nothing.", ", ".join(files))
     task = FinetunedTask(
         task=recipe.task,
         labels=labels,
@@ -221,8 +240,6 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
 
 
 def _model_type(model: str) -> str | None:
-    from longspan.models import read_config
-
     try:
         return read_config(model).model_type
     except (OSError, ValueError):
@@ -250,26 +267,28 @@ def _train_seed(
     pieces = [piece for example in splits["train"].encoded for piece in example.pieces]
     arguments = _training_arguments(recipe, place / "checkpoints", seed, len(pieces))
     predictor = Predictor(model, tokenizer, task, batch_size=recipe.micro_batch, precision=recipe.precision)
-    trainer = FinetuningTrainer(
-        predictor=predictor,
-        held_out=(splits["eval"].examples, splits["eval"].encoded),
-        class_weights=class_weights(task, pieces) if recipe.class_weights == "balanced" else None,
-        model=model,
-        args=arguments,
-        train_dataset=pieces,
-        eval_dataset=[piece for example in splits["eval"].encoded for piece in example.pieces],
-        data_collator=predictor.encoder.collate,
-        processing_class=tokenizer,
-        callbacks=[
-            FinetuneProgress(f"seed {seed}", recipe.metric_name, progress),
-            *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
-            *callbacks,
-        ],
-    )
-    begun = time.perf_counter()
     newest = newest_checkpoint(place / "checkpoints")
+    with missing_trackers():
+        trainer = FinetuningTrainer(
+            predictor=predictor,
+            held_out=(splits["eval"].examples, splits["eval"].encoded),
+            class_weights=class_weights(task, pieces) if recipe.class_weights == "balanced" else None,
+            model=model,
+            args=arguments,
+            train_dataset=pieces,
+            eval_dataset=[piece for example in splits["eval"].encoded for piece in example.pieces],
+            data_collator=predictor.encoder.collate,
+            processing_class=tokenizer,
+            callbacks=[
+                FinetuneProgress(f"seed {seed}", recipe.metric_name, progress),
+                *early_stopping(recipe.patience, newest, arguments),
+                *callbacks,
+            ],
+        )
+    begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    seconds = time.perf_counter() - begun
+    # What the sessions before a resumed one took isn't known.
+    seconds = time.perf_counter() - begun if newest is None else None
     # Trainer has put the best checkpoint's weights into its model.
     predictor.model = trainer.model
     values: dict[str, dict[str, float] | None] = {"eval": None, "test": None}

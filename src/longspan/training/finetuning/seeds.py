@@ -1,7 +1,7 @@
 """Trainings for several seeds in one folder: begun or resumed, each seed's metrics, their mean and spread."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,9 @@ from transformers import TrainingArguments
 
 from longspan.data.atomic import atomic_text
 from longspan.data.progress import no_transformers_bars
+from longspan.training.finetuning.inputs import check_inputs
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER
+from longspan.training.recipe_fields import read_fields
 from longspan.training.run_folder import RunFolder
 
 
@@ -32,8 +34,8 @@ class SeedResult:
     """Metrics on the test examples, if there are any."""
     epoch: float
     """After how many epochs that checkpoint was taken."""
-    seconds: float
-    """Time of the training, evaluations included."""
+    seconds: float | None
+    """Time of the training, evaluations included; None if it was interrupted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,8 @@ class SeedResults:
         for run in self.seeds:
             lines.append(f"| {run.seed} | " + " | ".join(f"{getattr(run, s)[name]:.4f}" for s, name in names) + " |")
         spreads = [self.mean_and_spread(split)[name] for split, name in names]
-        lines.append("| mean ± sd | " + " | ".join(f"{mean:.4f} ± {sd:.4f}" for mean, sd in spreads) + " |")
+        if len(self.seeds) > 1:
+            lines.append("| mean ± sd | " + " | ".join(f"{mean:.4f} ± {sd:.4f}" for mean, sd in spreads) + " |")
         return "\n".join(lines) + "\n"
 
 
@@ -98,6 +101,7 @@ def train_seeds(
     train: Callable[[int, Path], None],
     arguments: TrainingArguments,
     resume: bool,
+    digests: Mapping[str, str],
 ) -> tuple[SeedResult, ...]:
     """Train for each seed that isn't finished, alone in the folder.
 
@@ -108,15 +112,17 @@ def train_seeds(
         train: called with a seed and its folder; leaves ``result.json`` there at the end.
         arguments: say which process this is.
         resume: False refuses to go on with what the folder holds.
+        digests: of the model and the data, see :mod:`longspan.training.finetuning.inputs`.
 
     Raises:
-        ValueError: the folder was begun with another plan. FileExistsError: it holds results and ``resume`` is False,
-            or another process works in it. KeyboardInterrupt: Ctrl-C; its message says how to go on.
+        ValueError: the folder was begun with another plan or other data, or holds another training.
+        FileExistsError: it holds results and ``resume`` is False, or another process works in it.
+        KeyboardInterrupt: Ctrl-C; its message says how to go on.
     """
     main = arguments.process_index == 0
     with RunFolder(folder).alone() if main else nullcontext():
         if main:
-            _begin(folder, plan, resume)
+            check_inputs(folder, digests, _begin(folder, plan, resume))
         runs = []
         for seed in seeds:
             place = folder / f"seed-{seed}"
@@ -135,17 +141,22 @@ def train_seeds(
     return tuple(runs)
 
 
-def _begin(folder: Path, plan: SeedPlan, resume: bool) -> None:
-    """Write the plan, or see that it is the one that the folder was begun with."""
+def _begin(folder: Path, plan: SeedPlan, resume: bool) -> bool:
+    """Write the plan, or see that it is the one that the folder was begun with; whether it was begun."""
     file = folder / "recipe.yaml"
+    foreign = next((name for name in ("checkpoints", "model", "result.json") if (folder / name).exists()), None)
+    if foreign is not None:
+        raise ValueError(f"output_dir {folder} holds {foreign} of another training; choose another output_dir")
     begun = any(folder.glob("seed-*/checkpoints/checkpoint-*")) or any(folder.glob("seed-*/result.json"))
     if begun and not resume:
         raise FileExistsError(
             f"output_dir {folder} already holds a run; resume it, choose another output_dir or delete it"
         )
+    if begun and not file.is_file():
+        raise ValueError(f"output_dir {folder} holds seeds but no recipe.yaml; choose another output_dir")
     text = yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True)
-    if begun and file.is_file():
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if begun:
+        before = read_fields(file)
         for name, value in yaml.safe_load(text).items():
             if name not in plan.FREE_FIELDS and before.get(name) != value:
                 raise ValueError(
@@ -153,3 +164,4 @@ def _begin(folder: Path, plan: SeedPlan, resume: bool) -> None:
                     f"put it back to resume, or choose another output_dir"
                 )
     atomic_text(file, text, "the recipe")
+    return begun

@@ -1,6 +1,7 @@
 """What a finetuned model is for: its task, labels and input lengths, kept beside its weights; and loading both."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,8 @@ from longspan.training.masked_lm import load_tokenizer, max_sequence_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 TASK_FILE = "longspan_task.json"
 """In a finetuned model's folder, beside its ``config.json``."""
@@ -128,6 +131,7 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         kind = "multi_label_classification" if task.task == "multi-label" else "single_label_classification"
         fields["problem_type"] = None if task.task == "tokens" else kind
     head = _HEADS[task.task]
+    _warn_of_other_labels(model, task)
     with loading(model):
         config = read_config(model)
         if config.model_type == "longformer":
@@ -151,6 +155,19 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         config = read_config(model, **fields)
         with no_transformers_bars():
             return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+
+
+def _warn_of_other_labels(model: str | Path, task: FinetunedTask) -> None:
+    """A head that was learnt for other labels goes on as one for these."""
+    file = Path(model) / TASK_FILE
+    before = json.loads(file.read_text(encoding="utf-8")).get("labels") if file.is_file() else None
+    if before and task.labels and tuple(before) != task.labels and len(before) == len(task.labels):
+        logger.warning(
+            "The head of %s was learnt for the labels %s; it goes on as one for %s.",
+            model,
+            ", ".join(before),
+            ", ".join(task.labels),
+        )
 
 
 def _load_hat(
@@ -242,6 +259,13 @@ def loading(model: str | Path) -> Iterator[None]:
         raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
     try:
         yield
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"model {str(model)!r} has a head for another number of labels, or other sizes than its configuration; "
+            f"start from the model that it was finetuned from, or give it the same labels"
+        ) from error
     except OSError as error:
         if isinstance(error.__cause__, OSError):
             raise  # said already

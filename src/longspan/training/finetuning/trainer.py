@@ -1,7 +1,8 @@
 """``transformers.Trainer`` for finetuning: evaluation by the task's metrics, and losses that its own heads lack."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from longspan.data.examples import Example
 from longspan.data.progress import progress_bar
@@ -71,7 +80,8 @@ class FinetuningTrainer(Trainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """The task's metrics on the held-out examples, computed by all processes together."""
         examples, encoded = self.held_out
-        predictions = predict_together(self.predictor, examples, encoded, self.args)
+        with diverged_at(self.state.global_step, self.args.learning_rate):
+            predictions = predict_together(self.predictor, examples, encoded, self.args)
         values = score(self.predictor.task, [example.target for example in examples], predictions)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(metrics)
@@ -172,6 +182,45 @@ def best_epoch(trainer: Trainer, metric: str) -> float:
     return next(
         (row["epoch"] for row in trainer.state.log_history if row["step"] == step and f"eval_{metric}" in row), 0.0
     )
+
+
+@contextmanager
+def diverged_at(step: int, learning_rate: float) -> Iterator[None]:
+    """Says of outputs that aren't numbers at which step of a training they came.
+
+    Raises:
+        FloatingPointError: the block does.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"after {step:,} steps {error}: the training has diverged; lower learning_rate ({learning_rate:g}), or "
+            f"lengthen the warmup, and choose another output_dir"
+        ) from error
+
+
+def early_stopping(
+    patience: int | None, checkpoint: Path | None, arguments: TrainingArguments
+) -> list[EarlyStoppingCallback]:
+    """The callback that stops a training without progress, as it stood at a checkpoint.
+
+    Args:
+        patience: evaluations without a better metric; ``None``: there is no such callback.
+        checkpoint: where the training goes on; ``None``: it begins.
+        arguments: where the checkpoint is the last before an early stop, changed to end there.
+    """
+    if patience is None:
+        return []
+    callback = EarlyStoppingCallback(patience)
+    if checkpoint is not None:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        held = state["stateful_callbacks"].get(EarlyStoppingCallback.__name__, {"attributes": {}})
+        waited = held["attributes"].get("early_stopping_patience_counter", 0)
+        callback.early_stopping_patience_counter = waited
+        if waited >= patience:
+            arguments.max_steps = state["global_step"]
+    return [callback]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

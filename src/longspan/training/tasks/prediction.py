@@ -10,7 +10,7 @@ from longspan.data.atomic import atomic_text, write_error_message
 from longspan.data.progress import progress_bar
 from longspan.tasks.hub import is_hub
 from longspan.tasks.official import Decoded, Split
-from longspan.training.finetuning.growing_file import stamp, whole_lines
+from longspan.training.finetuning.growing_file import alone, check_output, stamp, whole_lines
 from longspan.training.recipe import Precision
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
 
@@ -79,14 +79,13 @@ def predict_official(
 
     Raises:
         FileNotFoundError, ValueError: the model or the data can't be used; ``output`` ends otherwise or is a source.
-            OSError: ``output`` can't be written; what is predicted stays.
+        FileExistsError: another process is writing it. OSError: it can't be written; what is predicted stays.
     """
     saved, output = SavedTask.load(model), Path(output)
     if output.suffix != saved.task.suffix:
         raise ValueError(f"output {output} must end in {saved.task.suffix}, for task {saved.task.name!r}")
     paths = [Path(source) for source in sources if not is_hub(str(source))]
-    if any(output.exists() and path.exists() and output.samefile(path) for path in paths):
-        raise ValueError(f"output {output} is one of the files to read; name another")
+    check_output(output, paths)
     items = _read(saved, sources, split)
     partial = output.with_name(f".{output.name}.decoded")
     begun = output.with_name(f".{output.name}.begun")
@@ -100,9 +99,23 @@ def predict_official(
         }
     )
     predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
+    with alone(output):
+        return _predict(predictor, items, output, partial, begun, plan, resume, progress)
+
+
+def _predict(
+    predictor: UnitPredictor,
+    items: Sequence[Any],
+    output: Path,
+    partial: Path,
+    begun: Path,
+    plan: str,
+    resume: bool,
+    progress: bool,
+) -> int:
+    """Predict what isn't in ``partial`` yet, if that was ``begun`` with the same plan, and write ``output``."""
     units = predictor.units(items)
-    done = 0
-    output.parent.mkdir(parents=True, exist_ok=True)
+    task, done = predictor.saved.task, 0
     if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
         done = whole_lines(partial)
     else:
@@ -122,8 +135,8 @@ def predict_official(
         bar.close()
     lines = partial.read_bytes().decode("utf-8", "surrogatepass").split("\n")
     whole: list[Decoded] = [json.loads(line) for line in lines if line]
-    predictions: dict[str, Any] = saved.task.collect(whole)
-    saved.task.write(output, items, predictions)
+    predictions: dict[str, Any] = task.collect(whole)
+    task.write(output, items, predictions)
     partial.unlink()
     begun.unlink(missing_ok=True)
     return len(predictions)

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.models import read_config
 from longspan.tasks.official import Split
+from longspan.training.finetuning.inputs import digest_items, digest_model
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
-from longspan.training.finetuning.task import reading_limits
-from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, newest_checkpoint
+from longspan.training.finetuning.task import loading, reading_limits
+from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
 from longspan.training.tasks.plan import TaskPlan
 from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
 from longspan.training.tasks.trainer import TaskTrainer, TrainingUnits, decode_together
-from longspan.training.trainer_setup import checkpoint_activations, device_fields, spread_step
+from longspan.training.trainer_setup import checkpoint_activations, device_fields, missing_trackers, spread_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,6 +65,8 @@ def finetune_task(
     folder = Path(plan.output_dir)
     arguments = _training_arguments(plan, folder, plan.recipe.seeds[0])
     saved = SavedTask(task=plan.task, max_length=plan.recipe.max_length)
+    with loading(plan.model):
+        read_config(plan.model)  # before what takes longer
     data = _read(plan, plan.recipe.seeds[0])
     tokenizer, network = _load(plan, saved, plan.recipe.seeds[0])
     # What is read in pieces has positions for a piece only.
@@ -81,7 +85,11 @@ def finetune_task(
         items = data if plan.eval or seed == plan.recipe.seeds[0] else _read(plan, seed)
         _train_seed(plan, place, seed, saved, items, callbacks, progress)
 
-    runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume)
+    of_roles: dict[str, list[Any]] = {str(role): items for role, items in data.items()}
+    if not plan.eval:  # what a seed draws is drawn out of the same items
+        of_roles = {"train": [item for items in data.values() for item in items]} if plan.max_items is None else {}
+    digests = {role: digest_items(items) for role, items in of_roles.items()} | {"model": digest_model(plan.model)}
+    runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume, digests)
     result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
     if arguments.process_index == 0:
         atomic_text(folder / "results.md", result.table, "the table of results")
@@ -129,26 +137,28 @@ def _train_seed(
         plan.task.check(predictor.layout, of_role, plan.reading_length)
     recipe = plan.recipe
     training = TrainingUnits(predictor, units["train"], seed)
-    trainer = TaskTrainer(
-        predictor=predictor,
-        recipe=recipe,
-        held_out=(data["eval"], units["eval"]),
-        model=network,
-        args=arguments,
-        train_dataset=training,
-        eval_dataset=units["eval"],
-        data_collator=predictor.layout.collate,
-        processing_class=tokenizer,
-        callbacks=[
-            FinetuneProgress(f"seed {seed}", recipe.metric, progress),
-            *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else []),
-            *callbacks,
-        ],
-    )
-    begun = time.perf_counter()
     newest = newest_checkpoint(place / "checkpoints")
+    with missing_trackers():
+        trainer = TaskTrainer(
+            predictor=predictor,
+            recipe=recipe,
+            held_out=(data["eval"], units["eval"]),
+            model=network,
+            args=arguments,
+            train_dataset=training,
+            eval_dataset=units["eval"],
+            data_collator=predictor.layout.collate,
+            processing_class=tokenizer,
+            callbacks=[
+                FinetuneProgress(f"seed {seed}", recipe.metric, progress),
+                *early_stopping(recipe.patience, newest, arguments),
+                *callbacks,
+            ],
+        )
+    begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    seconds = time.perf_counter() - begun
+    # What the sessions before a resumed one took isn't known.
+    seconds = time.perf_counter() - begun if newest is None else None
     # Trainer has put the best checkpoint's weights into its model.
     predictor.model = trainer.model
     values: dict[str, dict[str, float] | None] = {"eval": None, "test": None}

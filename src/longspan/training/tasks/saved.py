@@ -230,6 +230,8 @@ class UnitPredictor:
         for name, value in output.items():
             if isinstance(value, Tensor):
                 value = value.cpu()
+                if value.is_floating_point() and bool(value.isnan().any()):
+                    raise FloatingPointError("the model's outputs are no numbers (NaN)")
                 output[name] = value.float() if value.is_floating_point() else value
         return output
 

@@ -9,6 +9,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from longspan.tasks.official import Decoded
 from longspan.tasks.recipe import TaskRecipe
+from longspan.training.finetuning.trainer import diverged_at
 from longspan.training.tasks.saved import UnitPredictor
 
 _ENCODER = "longformer."
@@ -99,7 +100,9 @@ class TaskTrainer(Trainer):
         """The official scores on the development data, computed by all processes together."""
         items, units = self.held_out
         task = self.predictor.saved.task
-        values = task.score(items, task.collect(decode_together(self.predictor, units, self.args)))
+        with diverged_at(self.state.global_step, self.args.learning_rate):
+            decoded = decode_together(self.predictor, units, self.args)
+        values = task.score(items, task.collect(decoded))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

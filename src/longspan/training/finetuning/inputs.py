@@ -1,0 +1,50 @@
+"""What a training began with, so that going on with other data or another model is refused, not mixed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from longspan.data.atomic import atomic_text
+
+_FILE = "inputs.json"
+_MODEL_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*.json", "vocab.*", "merges.txt")
+
+
+def digest_items(items: Iterable[object]) -> str:
+    """A digest of examples, of what they hold, in any order; where they were read from doesn't matter."""
+    each = sorted(hashlib.sha256(repr(item).encode("utf-8", "surrogatepass")).digest() for item in items)
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def digest_model(model: str) -> str:
+    """A digest of a model's folder; of a hub name, that name."""
+    folder, whole = Path(model), hashlib.sha256(b"" if Path(model).is_dir() else model.encode())
+    for file in sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)}):
+        with file.open("rb") as stream:
+            whole.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
+
+
+def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
+    """See that what is there now is what a training was begun with, or note it where none was.
+
+    Args:
+        folder: of the training.
+        digests: name of an input, such as ``train``, to its digest.
+        begun: whether there is something to go on with.
+
+    Raises:
+        ValueError: an input has changed.
+    """
+    file = folder / _FILE
+    if begun and file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            if before.get(name, digest) != digest:
+                raise ValueError(
+                    f"what {name} holds has changed since the run in {folder} was begun; put it back to resume, or "
+                    f"choose another output_dir"
+                )
+        digests = {**before, **digests}
+    atomic_text(file, json.dumps(dict(digests), indent=1) + "\n", "the digests of the data")

@@ -1,0 +1,124 @@
+"""Early stopping across interruptions, and trainings that leave the numbers."""
+
+# ruff: noqa: F811 - fixtures are imported
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetuning_runs import longformer_dir, make_recipe, run  # noqa: F401
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from longspan.training.finetuning.recipe import FinetuneRecipe
+from longspan.training.finetuning.trainer import newest_checkpoint
+from longspan.training.run_folder import RunFolder
+
+pytest.importorskip("accelerate")
+pytest.importorskip("sklearn")
+
+
+class StopAt(TrainerCallback):
+    """Ctrl-C once an epoch is saved, or once the training is over."""
+
+    def __init__(self, epoch: int | None) -> None:
+        self.epoch = epoch
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.epoch is not None and state.epoch >= self.epoch:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.epoch is None:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [2, None])
+def test_a_resumed_training_stops_where_it_would_have(tmp_path: Path, longformer_dir: Path, epoch: int | None) -> None:
+    """At this rate no metric changes, so that the third evaluation ends a patience of two."""
+    fields: dict[str, Any] = {"epochs": 12, "patience": 2, "learning_rate": 1e-9}
+    whole = run(make_recipe(tmp_path, longformer_dir, "classification", output_dir=str(tmp_path / "whole"), **fields))
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", **fields)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, callbacks=[StopAt(epoch)])
+    resumed = run(recipe)
+    states = []
+    for result in (whole, resumed):
+        place = result.best.model_dir.parent
+        newest = newest_checkpoint(place / "checkpoints")
+        assert newest is not None
+        states.append(json.loads((newest / "trainer_state.json").read_text())["global_step"])
+    assert states == [18, 18]  # three epochs of six steps
+    first, other = (load_file(result.best.model_dir / "model.safetensors") for result in (whole, resumed))
+    assert all((first[name] == other[name]).all() for name in first)
+    assert whole.best.eval == resumed.best.eval
+    assert whole.best.seconds is not None
+    assert resumed.best.seconds is None
+
+
+def test_a_training_that_diverges_is_one_sentence(tmp_path: Path, longformer_dir: Path) -> None:
+    recipe = make_recipe(
+        tmp_path, longformer_dir, "classification", learning_rate=1e30, epochs=2, trainer={"max_grad_norm": 0.0}
+    )
+    with pytest.raises(FloatingPointError, match=r"after 6 steps .*NaN.*diverged; lower learning_rate \(1e\+30\)"):
+        run(recipe)
+    assert not (tmp_path / "run" / "seed-42" / "result.json").exists()
+    with pytest.raises(TypeError, match="learning_rate is inf; it must be a finite number"):
+        make_recipe(tmp_path, longformer_dir, "classification", learning_rate=float("inf"))
+
+
+def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path: Path, longformer_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer={"report_to": ["comet_ml"]}, epochs=1)
+    with pytest.raises(ValueError, match=r"trainer: report_to names a tracker that isn't there: .*comet"):
+        run(recipe)
+
+
+def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longformer_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", epochs=2, patience=None)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, callbacks=[StopAt(1)])
+    train = Path(recipe.train[0])
+    held = train.read_text()
+    train.write_text(held.replace('"yes"', '"ja"'))
+    Path(recipe.eval[0]).write_text(Path(recipe.eval[0]).read_text().replace('"yes"', '"ja"'))
+    with pytest.raises(ValueError, match=r"what train holds has changed since the run in .*run was begun; put it back"):
+        run(recipe)
+    Path(recipe.eval[0]).write_text(Path(recipe.eval[0]).read_text().replace('"ja"', '"yes"'))
+    train.write_text(held)
+    finished = run(recipe)
+    train.write_text(held)  # touched, not changed
+    assert run(recipe) == finished
+    train.write_text(held.replace("seller", "court"))
+    with pytest.raises(ValueError, match="what train holds has changed"):
+        run(recipe)
+    train.write_text(held)
+    model = tmp_path / "other"
+    shutil.copytree(longformer_dir, model)
+    with pytest.raises(ValueError, match="was begun with model = "):
+        run(FinetuneRecipe(**{**recipe.to_dict(), "model": str(model)}))
+
+
+def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer_dir: Path) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", epochs=1)
+    folder = tmp_path / "run"
+    (folder / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("objective: masked\n")
+    with pytest.raises(ValueError, match="holds checkpoints of another training; choose another output_dir"):
+        run(recipe)
+    assert (folder / "recipe.yaml").read_text() == "objective: masked\n"
+    shutil.rmtree(folder)
+    folder.write_text("")
+    with pytest.raises(NotADirectoryError, match=r"output_dir .*run is, or lies in, a file; name a folder"):
+        run(recipe)
+    folder.unlink()
+    run(recipe)
+    (folder / "recipe.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"recipe.yaml is not valid YAML"):
+        run(recipe)
+    (folder / "recipe.yaml").unlink()
+    with pytest.raises(ValueError, match=r"holds seeds but no recipe.yaml"):
+        run(recipe)
+    with pytest.raises(ValueError, match="holds seeds of a finetuning; choose another output_dir"):
+        RunFolder(folder).begin(recipe, resume=True)
