@@ -148,7 +148,7 @@ def evaluate_examples(
 def write_evaluation_page(
     path: Path, evaluation: "Evaluation", predictor: "Predictor", *, title: str, intervals: dict[str, Any] | None = None
 ) -> None:
-    """Write an evaluation as a page; the worst errors of text classification show what they rest on.
+    """Write an evaluation as a page; the worst errors show what they rest on, where the task can tell.
 
     Args:
         path: the HTML file.
@@ -159,7 +159,7 @@ def write_evaluation_page(
     """
     from longspan.report.finetuning import FinetuningPage, ShadedText, write_finetuning_page
     from longspan.report.page import Table
-    from longspan.training.finetuning.evaluation import attribute_sentences
+    from longspan.training.finetuning.attribution import ATTRIBUTED, attribute_sentences
 
     intervals = intervals or evaluation.intervals()
     task, worst = evaluation.task, evaluation.errors(_ERRORS_SHOWN)
@@ -174,14 +174,16 @@ def write_evaluation_page(
         for number in worst
     ]
     texts = []
-    if task.task in ("classification", "multi-label", "nli"):
+    if task.task in ATTRIBUTED:
         wrong = worst[:_TEXTS_SHOWN]
         right = [number for number in range(len(evaluation.examples)) if number not in worst]
         for number in [*wrong, *right[: _TEXTS_SHOWN - len(wrong)]]:
             example = evaluation.examples[number]
-            text = example.inputs["premise" if task.task == "nli" else "text"]
+            text = example.inputs[ATTRIBUTED[task.task]]
             spans = attribute_sentences(predictor, example)
             note = f"predicted {_shown(_answer(evaluation.predictions[number]))}, right {_shown(example.target)}"
+            if not spans:
+                continue
             stretches = [(text[span.start : span.stop], span.weight) for span in spans]
             texts.append(ShadedText(title=example.origin, note=note, stretches=stretches))
     confusion = evaluation.confusion()

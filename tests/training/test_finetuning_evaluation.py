@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from longspan.data.examples import Example
 from longspan.models import LongformerConfig, LongformerForSequenceClassification
+from longspan.training.finetuning.attribution import attribute_sentences
 from longspan.training.finetuning.encoding import ExampleEncoder
-from longspan.training.finetuning.evaluation import Evaluation, attribute_sentences
+from longspan.training.finetuning.evaluation import Evaluation
 from longspan.training.finetuning.prediction import Predictor
 from longspan.training.finetuning.task import FinetunedTask
 
@@ -97,10 +98,74 @@ def test_many_sentences_are_hidden_together(tokenizer: PreTrainedTokenizerBase) 
     )
 
 
-def test_attribution_is_for_classification(tokenizer: PreTrainedTokenizerBase) -> None:
+class Pointing(Counting):
+    """Its answer is where a word stands; it is the surer, the more often another word is seen."""
+
+    answer = 0
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        here = (input_ids == self.answer).float()
+        ends = here * (5 + (input_ids == self.token).sum(1, keepdim=True))
+        return type("Output", (), {"start_logits": ends, "end_logits": ends})()
+
+
+class Choosing(Counting):
+    """The choice whose row has most of a word, as often as another word is in it."""
+
+    answer = 0
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        seller = (input_ids == self.answer).sum(-1).clamp(max=1).float()
+        return type("Output", (), {"logits": seller * (input_ids == self.token).sum(-1)})()
+
+
+def _with_model(tokenizer: PreTrainedTokenizerBase, kind: Any, task: FinetunedTask, answer: str) -> Predictor:
+    model = kind(make_predictor(tokenizer, " §").model.config)
+    (model.token,) = tokenizer(" §", add_special_tokens=False)["input_ids"]
+    (model.answer,) = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return Predictor(model, tokenizer, task, batch_size=2)
+
+
+def test_what_an_answer_in_a_later_piece_rests_on(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The piece with the answer is looked at, from its first character on."""
+    context = "price term " * 40 + ". A law § there. The seller held. A term. It was § again."
+    question = Example(inputs={"question": "who", "context": context}, target=None, origin="")
+    task = FinetunedTask(task="qa", max_length=48, overlap=4)
+    predictor = _with_model(tokenizer, Pointing, task, " seller")
+    assert predictor.predict([question])[0]["answer"] == "seller"
+    spans = attribute_sentences(predictor, question)
+    assert spans[0].start > 0
+    assert spans[-1].stop == len(context)
+    assert all(one.stop == other.start for one, other in pairwise(spans))
+    heavy = [context[span.start : span.stop].strip() for span in spans if span.weight > 0.01]
+    assert heavy == ["A law § there.", "The seller held.", "It was § again."]
+    nothing = FinetunedTask(task="qa", max_length=48, overlap=4, may_have_no_answer=True)
+    other = Example(inputs={"question": "who", "context": "A law."}, target=None, origin="")
+    assert attribute_sentences(_with_model(tokenizer, Pointing, nothing, " seller"), other) == []
+
+
+def test_what_a_choice_rests_on(tokenizer: PreTrainedTokenizerBase) -> None:
+    context = "A law § there. The court held. It was § again."
+    inputs = {"question": "who", "context": context, "choices": ("the court", "the seller")}
+    task = FinetunedTask(task="multiple-choice", max_length=64)
+    spans = attribute_sentences(
+        _with_model(tokenizer, Choosing, task, " seller"), Example(inputs=inputs, target=None, origin="")
+    )
+    assert [context[span.start : span.stop].strip() for span in spans] == [
+        "A law § there.",
+        "The court held.",
+        "It was § again.",
+    ]
+    assert [span.weight for span in spans] == pytest.approx([1, 0, 1])
+
+
+def test_wrong_labels_and_tasks_are_named(tokenizer: PreTrainedTokenizerBase) -> None:
     predictor = make_predictor(tokenizer, " §")
     with pytest.raises(ValueError, match="label 'maybe' is not one of no, yes"):
         attribute_sentences(predictor, example(TEXT, None), "maybe")
     predictor.task = FinetunedTask(task="qa", max_length=64)
-    with pytest.raises(ValueError, match="task 'qa' has no attribution"):
+    with pytest.raises(ValueError, match="label 'x' is not for task 'qa', which has no labels"):
+        attribute_sentences(predictor, example(TEXT, None), "x")
+    predictor.task = FinetunedTask(task="tokens", labels=("a", "b"), max_length=64)
+    with pytest.raises(ValueError, match="task 'tokens' has no attribution"):
         attribute_sentences(predictor, example(TEXT, None))

@@ -1,7 +1,7 @@
-"""A finetuned model on files of examples: metrics with intervals, confusion, length, errors, and what it rests on."""
+"""A finetuned model on files of examples: metrics with intervals, confusion, length and errors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from longspan.data.examples import Example, read_examples
 from longspan.data.progress import progress_bar
-from longspan.data.sentences import split_sentences
 from longspan.training.finetuning.encoding import EncodedExample
 from longspan.training.finetuning.metrics import Interval, bootstrap, example_scores, score
 from longspan.training.finetuning.prediction import Prediction, Predictor
@@ -30,17 +29,6 @@ class LengthGroup(NamedTuple):
     """How many there are."""
     mean_score: float
     """Mean of :func:`longspan.training.finetuning.metrics.example_scores`."""
-
-
-class WeighedSpan(NamedTuple):
-    """A stretch of a text and what it does for a label."""
-
-    start: int
-    """First character."""
-    stop: int
-    """Character after the last."""
-    weight: float
-    """By how much the label's log-odds fall when the stretch is hidden; negative: it speaks against the label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,74 +134,6 @@ def evaluate_files(
     with bar:
         made = predictor.predict(examples, encoded, bar.update)
     return Evaluation(task=task, examples=examples, encoded=encoded, predictions=made), predictor
-
-
-def attribute_sentences(
-    predictor: Predictor, example: Example, label: str | None = None, *, max_spans: int = 32
-) -> list[WeighedSpan]:
-    """What a prediction rests on, by hiding one sentence after the other and looking what the model says then.
-
-    A hidden sentence's tokens become mask tokens (unknown tokens where there is none), so that nothing else moves.
-    It costs a forward pass for each span. Effects needn't add up: what is said twice is missed by neither.
-
-    Args:
-        predictor: of a model for classification, multi-label or nli.
-        example: an example; of nli, the premise is looked at.
-        label: the label to explain; ``None``: the most probable.
-        max_spans: where there are more sentences, neighbours are hidden together.
-
-    Returns:
-        The spans of the text that the model read, in order and without gaps.
-
-    Raises:
-        ValueError: another task, or an unknown label.
-    """
-    task = predictor.task
-    if task.task not in ("classification", "multi-label", "nli"):
-        raise ValueError(f"task {task.task!r} has no attribution by sentence; classification, multi-label and nli have")
-    if label is not None and label not in task.labels:
-        raise ValueError(f"label {label!r} is not one of {', '.join(task.labels)}")
-    text = example.inputs["premise" if task.task == "nli" else "text"]
-    (piece,) = predictor.encoder.encode(replace(example, target=None)).pieces
-    if not len(piece.places):
-        return []
-    read = int(piece.places[-1, 2])
-    stops = np.array([min(stop, read) for start, stop in split_sentences(text) if start < read])
-    # Neighbours that share a span hold about the same number of characters as others.
-    chosen = np.unique(np.ceil(stops * max_spans / read)) if len(stops) > max_spans else None
-    if chosen is not None:
-        stops = np.array([stops[np.ceil(stops * max_spans / read) <= part].max() for part in chosen])
-    span_of = np.searchsorted(stops, piece.places[:, 1], side="right")  # of each token, by its first character
-    hidden_token = predictor.encoder.tokenizer.mask_token_id
-    if hidden_token is None:
-        hidden_token = predictor.encoder.tokenizer.unk_token_id
-    if hidden_token is None:
-        raise ValueError("the tokenizer has neither a mask token nor an unknown token to hide text with")
-    variants = [piece]
-    for span in range(len(stops)):
-        ids = piece.input_ids.copy()
-        ids[piece.places[span_of == span, 0]] = hidden_token
-        variants.append(replace(piece, input_ids=ids))
-    logits = np.concatenate(
-        [
-            predictor.logits(variants[first : first + predictor.batch_size])
-            for first in range(0, len(variants), predictor.batch_size)
-        ]
-    )
-    number = task.labels.index(label) if label is not None else int(logits[0].argmax())
-    odds = _log_odds(logits.astype(np.float64), number, task.task == "multi-label")
-    starts = [0, *stops[:-1].tolist()]
-    return [
-        WeighedSpan(start, int(stop), float(odds[0] - odds[1 + span]))
-        for span, (start, stop) in enumerate(zip(starts, stops, strict=True))
-    ]
-
-
-def _log_odds(logits: NDArray[np.float64], label: int, independent: bool) -> NDArray[np.float64]:
-    """Of a label, for each row of logits ``[V, L]``."""
-    if independent or logits.shape[1] < 2:
-        return logits[:, label]
-    return logits[:, label] - np.logaddexp.reduce(np.delete(logits, label, axis=1), axis=1)
 
 
 def _confidence(prediction: Prediction) -> float:
