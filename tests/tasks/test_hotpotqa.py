@@ -118,6 +118,19 @@ def test_labels(questions: list[HotpotQuestion], layout: HotpotLayout, words: Pr
     assert batch["answer_type"].tolist() == [0, 1]
 
 
+def test_an_answer_within_words_is_labelled_where_it_stands_nowhere_else(
+    tmp_path: Path, layout: HotpotLayout, words: PreTrainedTokenizerBase
+) -> None:
+    """As "Donald Trump Jr." in "Donald TrumpDonald Trump Jr." of the official data."""
+    context = [["Party", ["Party heldbuyer contract.", " Café law."]], ["Court", ["Law."]]]
+    entry = {**SPAN, "answer": "buyer contract", "context": context, "supporting_facts": [["Party", 0]]}
+    (question,) = read_hotpotqa(write(tmp_path, [entry]))
+    example = layout.encode(question)
+    assert example.answer_type == 0
+    ((start, end),) = zip(example.start_positions, example.end_positions, strict=True)
+    assert "buyer contract" in words.decode(example.input_ids[start : end + 1])
+
+
 def test_what_does_not_fit_is_counted(
     questions: list[HotpotQuestion], words: PreTrainedTokenizerBase, layout: HotpotLayout
 ) -> None:
@@ -138,6 +151,8 @@ def test_overlaps_by_hand() -> None:
     assert hotpotqa_metric.answer_overlap("yes", "yes it is") == (0, 0, 0)
     assert hotpotqa_metric.answer_overlap("no way", "No.") == (0, 0, 0)
     assert hotpotqa_metric.answer_overlap("Yes!", "yes").f1 == 1
+    assert hotpotqa_metric.answer_overlap("noanswer", "noanswer given") == (0, 0, 0)
+    assert hotpotqa_metric.answer_overlap("", "red") == (0, 0, 0)
     assert hotpotqa_metric.answer_overlap("the red dog", "red") == pytest.approx((2 / 3, 0.5, 1.0))
     # One of three predicted sentences is right, of two true ones: P 1/3, R 1/2, F1 2/5. A repeated one counts once.
     predicted = [("A", 0), ("A", 1), ("B", 0), ("B", 0)]
@@ -184,6 +199,14 @@ def test_predictions_in_the_official_form(tmp_path: Path) -> None:
     path.write_text('{"answer": {"x": "y"}, "sp": {"x": [["Court"]]}}')
     with pytest.raises(ValueError, match=r"'sp': 'x' holds \['Court'\]; it must be \[title, number"):
         hotpotqa_metric.read_hotpotqa_predictions(path)
+
+
+def test_a_question_with_half_a_prediction_scores_that_half(tmp_path: Path, questions: list[HotpotQuestion]) -> None:
+    """As ``hotpot_evaluate_v1.py``, which leaves the other half, and the joint scores, at 0."""
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps({"answer": {"5a8b": "naïve party"}, "sp": {"5a8c": [["Goods", 0], ["Court", 0]]}}))
+    scores = evaluate_hotpotqa(questions, hotpotqa_metric.read_hotpotqa_predictions(path))
+    assert (scores["em"], scores["sp_em"], scores["joint_em"], scores["joint_f1"]) == (0.5, 0.5, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from longspan.tasks import ecthr_arg
 from longspan.tasks.answers import (
     best_over_aliases,
     exact_match,
@@ -10,7 +11,10 @@ from longspan.tasks.answers import (
     token_f1,
     token_overlap,
 )
+from longspan.tasks.documents import LabelledText
 from longspan.tasks.label_scores import mean_and_spread, score_classes, score_label_sets
+from longspan.tasks.registry import TASKS
+from longspan.tasks.sequences import NO_LABEL
 
 
 @pytest.mark.parametrize(
@@ -103,3 +107,34 @@ def test_mean_and_spread_by_hand() -> None:
     assert mean_and_spread([4.0]) == (4.0, 0.0)
     with pytest.raises(ValueError, match="no scores"):
         mean_and_spread([])
+
+
+def test_hyperpartisan_scores_by_hand() -> None:
+    """F1 is that of "true": of three said to be, two are, and one isn't found: P 2/3, R 2/3."""
+    truth = [1, 1, 1, 0, 0]
+    items = [LabelledText(id=str(number), text="x", label=label) for number, label in enumerate(truth)]
+    predictions = dict(zip("01234", ("true", "true", "false", "true", "false"), strict=True))
+    scores = TASKS["hyperpartisan"]().score(items, predictions)
+    assert scores["f1"] == pytest.approx(2 / 3)
+    assert scores["accuracy"] == pytest.approx(3 / 5)
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    unlabelled = [LabelledText(id="0", text="x", label=NO_LABEL)]
+    with pytest.raises(ValueError, match="items without a label to score against"):
+        TASKS["hyperpartisan"]().score(unlabelled, {"0": "true"})
+
+
+def test_judgments_are_scored_whole_with_a_class_for_none() -> None:
+    """Two parts of one judgment. Right: [Application], [], [Decision]; found: [Application], [], [].
+
+    Counts over labels and "none": hits 2 (Application, none), one "none" too many, one Decision missed: F1 2*2/(3+3).
+    """
+    task = TASKS["ecthr-arg"]()
+    application, decision = ecthr_arg.LABELS.index("Application"), ecthr_arg.LABELS.index("Decision")
+    judgment = ecthr_arg.Judgment(
+        id="a/b", split=None, paragraphs=("x", "y", "z"), labels=((application,), (), (decision,))
+    )
+    whole = task.collect([["a/b/0", [["Application"], []]], ["a/b/1", [[]]]])
+    assert whole == {"a/b": [["Application"], [], []]}
+    scores = task.score([judgment], whole)
+    assert scores["micro_f1"] == pytest.approx(2 / 3)
+    assert scores["macro_f1"] == pytest.approx((1 + 2 / 3) / 8)

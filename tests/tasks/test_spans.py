@@ -21,6 +21,7 @@ def test_every_occurrence_of_every_alias_is_found() -> None:
     ]
     assert find_answers("C++ (1985)", ["c++", "(1985)"]) == [(0, 3), (4, 10)]
     assert find_answers("a café", ["CAFÉ", "caf"]) == [(2, 6)]
+    assert find_answers("a party", ["art"], at_edges=False) == [(3, 6)]
 
 
 def test_tokens_that_touch_the_characters() -> None:

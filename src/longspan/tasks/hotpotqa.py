@@ -284,7 +284,8 @@ def _answer(
     columns: Sequence[tuple[int, int]],
     offsets: Sequence[Sequence[tuple[int, int]]],
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Type, starts and ends of the answer: its occurrences in the evidence, or if it has none there, in all sentences.
+    """Type, starts and ends of the answer: its occurrences in the evidence, or if it has none there, in all sentences,
+    or if it has none at all between the edges of words, within them.
 
     (Our choice: the paper doesn't say which occurrences of the answer are right.)
     """
@@ -293,15 +294,18 @@ def _answer(
     if question.answer in ("yes", "no"):
         return ANSWER_TYPES.index(question.answer), (), ()
     evidence = set(question.supporting_facts or ())
-    in_evidence: list[tuple[int, int]] = []
-    anywhere: list[tuple[int, int]] = []
-    for (number, index), (first, _), of_sentence in zip(sentences, columns, offsets, strict=True):
-        paragraph = question.paragraphs[number]
-        for start, stop in find_answers(paragraph.sentences[index], [question.answer]):
-            span = token_span(of_sentence, start, stop)
-            if span is not None:
-                anywhere.append((first + span[0], first + span[1]))
-                if (paragraph.title, index) in evidence:
-                    in_evidence.append(anywhere[-1])
-    spans = in_evidence or anywhere
-    return 0 if spans else -100, tuple(start for start, _ in spans), tuple(end for _, end in spans)
+    for at_edges in (True, False):  # some sentences run into each other: "Donald TrumpDonald Trump Jr."
+        in_evidence: list[tuple[int, int]] = []
+        anywhere: list[tuple[int, int]] = []
+        for (number, index), (first, _), of_sentence in zip(sentences, columns, offsets, strict=True):
+            paragraph = question.paragraphs[number]
+            for start, stop in find_answers(paragraph.sentences[index], [question.answer], at_edges=at_edges):
+                span = token_span(of_sentence, start, stop)
+                if span is not None:
+                    anywhere.append((first + span[0], first + span[1]))
+                    if (paragraph.title, index) in evidence:
+                        in_evidence.append(anywhere[-1])
+        spans = in_evidence or anywhere
+        if spans:
+            return 0, tuple(start for start, _ in spans), tuple(end for _, end in spans)
+    return -100, (), ()

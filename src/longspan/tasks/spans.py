@@ -24,15 +24,16 @@ class Span(NamedTuple):
     """The sum of its start's and its end's logit."""
 
 
-def find_answers(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
+def find_answers(text: str, answers: Iterable[str], *, at_edges: bool = True) -> list[tuple[int, int]]:
     """Every place where one of the answers stands in a text, upper or lower case.
 
-    White space matches white space of any kind and length. An answer begins and ends at the edge of a word, so "art"
-    isn't found in "party" (our choice; the authors' code takes such matches too).
+    White space matches white space of any kind and length.
 
     Args:
         text: any text.
         answers: the aliases; those without a character but white space are left out.
+        at_edges: an answer begins and ends at the edge of a word, so "art" isn't found in "party" (our choice; the
+            authors' code takes such matches too).
 
     Returns:
         ``(start, stop)`` in characters, each place once, sorted.
@@ -41,7 +42,8 @@ def find_answers(text: str, answers: Iterable[str]) -> list[tuple[int, int]]:
     for answer in answers:
         words = answer.split()
         if words:
-            pattern = r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)"
+            pattern = r"\s+".join(map(re.escape, words))
+            pattern = rf"(?<!\w){pattern}(?!\w)" if at_edges else pattern
             found.update(match.span() for match in re.finditer(pattern, text, re.IGNORECASE))
     return sorted(found)
 
