@@ -134,9 +134,10 @@ def run(
             convert_to_hat(model, hat, encoder_layout=HAT_LAYOUT)
         model = hat
     place = output / name / variant / str(seed)
-    result = finetune(recipe_for(plan, variant, model, examples, place, seed))
-    made = result.seeds[0]
-    metrics = {"eval": made.eval, "test": made.test, "epoch": made.epoch, "seconds": made.seconds}
+    finished = place / f"seed-{seed}" / "result.json"
+    if not finished.is_file():
+        finetune(recipe_for(plan, variant, model, examples, place, seed))
+    metrics: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return metrics, read_scores(place, seed, examples / "test.jsonl")
 
 
