@@ -195,6 +195,10 @@ def write_evaluation_page(
         metrics=Table(columns=["metric", "value", "95 % interval"], rows=rows),
         labels=task.labels if confusion is not None else (),
         confusion=[] if confusion is None else confusion.tolist(),
+        by_label=Table(
+            columns=["label", "found", "missed", "given wrongly", "neither"],
+            rows=[[name, *(f"{count:,}" for count in counts)] for name, *counts in evaluation.by_label()],
+        ),
         by_length=[(f"{g.low:,} to {g.high:,}", g.mean_score, g.examples) for g in evaluation.by_length()],
         cut=f"{sum(map(bool, cut)):,} texts were cut, {sum(cut) / total:.1%} of all tokens." if any(cut) else "",
         errors=Table(columns=["where", "right", "predicted", "text"], rows=errors, text_columns=4),

@@ -20,13 +20,23 @@ def test_the_page_shows_everything(tmp_path: Path) -> None:
         labels=["a", "<b>"],
         confusion=[[1500, 0], [1, 2]],
         by_length=[("8 to 15", 0.5, 3), ("16 to 31", 1.0, 1)],
+        by_label=Table(columns=["label", "found"], rows=[["<i>", "7,777"]]),
         cut="1 texts were cut.",
         errors=Table(columns=["where", "text"], rows=[["line 2", "x & y"]], text_columns=2),
         texts=[text],
     )
     write_finetuning_page(tmp_path / "page.html", page)
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    for part in ("0.7500", "1,500", "&lt;b&gt;", "1 texts were cut.", "x &amp; y", "predicted a, right b"):
+    for part in (
+        "0.7500",
+        "1,500",
+        "&lt;b&gt;",
+        "&lt;i&gt;",
+        "7,777",
+        "1 texts were cut.",
+        "x &amp; y",
+        "predicted a, right b",
+    ):
         assert part in html, part
     assert "<b>For" not in html
     assert "rgba(0,122,89,0.55)" in html  # the strongest stretch, for
@@ -42,7 +52,7 @@ def test_parts_that_are_not_there_are_left_out(tmp_path: Path) -> None:
     )
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Metrics" in html
-    for part in ("<img", "Which label", "Errors to read", "rest on"):
+    for part in ("<img", "Which label", "Each label", "Errors to read", "rest on"):
         assert part not in html
 
 

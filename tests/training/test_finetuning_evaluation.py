@@ -48,6 +48,21 @@ def test_confusion_length_and_errors(tokenizer: PreTrainedTokenizerBase) -> None
         assert len(held) == group.examples
 
 
+def test_each_of_several_labels_is_counted(tokenizer: PreTrainedTokenizerBase) -> None:
+    task = FinetunedTask(task="multi-label", labels=("a", "b"), max_length=64)
+    examples = [example("law", ("a",)), example("law", ("a", "b")), example("law", ())]
+    found: list[list[str]] = [["a", "b"], ["b"], []]
+    evaluation = Evaluation(
+        task=task,
+        examples=examples,
+        encoded=[ExampleEncoder(task, tokenizer).encode(one) for one in examples],
+        predictions=[{"labels": labels, "probabilities": {}} for labels in found],
+    )
+    assert evaluation.confusion() is None
+    assert evaluation.by_label() == [("a", 1, 1, 0, 1), ("b", 1, 0, 1, 1)]
+    assert make_evaluation(tokenizer).by_label() == []
+
+
 class Counting(LongformerForSequenceClassification):
     """Its log-odds are the number of one token in the text."""
 

@@ -46,6 +46,8 @@ class FinetuningPage:
     """Of the confusion matrix."""
     confusion: Sequence[Sequence[int]] = ()
     """``[right][predicted]`` counts."""
+    by_label: Table | None = None
+    """Of texts with several labels, how often each is found, missed and given wrongly."""
     by_length: Sequence[tuple[str, float, int]] = ()
     """Length group, mean score and number of examples."""
     score_name: str = "mean score"

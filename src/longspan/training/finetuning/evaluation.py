@@ -31,6 +31,21 @@ class LengthGroup(NamedTuple):
     """Mean of :func:`longspan.training.finetuning.metrics.example_scores`."""
 
 
+class LabelCounts(NamedTuple):
+    """How often one of several labels is right."""
+
+    label: str
+    """The label."""
+    found: int
+    """Texts that have it and get it."""
+    missed: int
+    """Texts that have it and don't get it."""
+    wrong: int
+    """Texts that get it and don't have it."""
+    neither: int
+    """All others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """A model's predictions for labelled examples."""
@@ -74,6 +89,18 @@ class Evaluation:
         for right, found in pairs:
             if right is not None and found is not None:
                 counts[numbers[right], numbers[found]] += 1
+        return counts
+
+    def by_label(self) -> list[LabelCounts]:
+        """Of multi-label, each label's own confusion; else nothing."""
+        if self.task.task != "multi-label":
+            return []
+        counts = []
+        for label in self.task.labels:
+            right = np.array([label in target for target in self.targets])
+            found = np.array([label in prediction["labels"] for prediction in self.predictions])
+            cells = (right & found, right & ~found, ~right & found, ~right & ~found)
+            counts.append(LabelCounts(label, *(int(cell.sum()) for cell in cells)))
         return counts
 
     def by_length(self) -> list[LengthGroup]:

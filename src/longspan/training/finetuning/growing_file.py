@@ -1,7 +1,7 @@
 """A file of lines that grows while a process may be killed."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def alone(output: Path) -> Iterator[None]:
     try:
         with FileLock(file, timeout=0):
             yield
-            file.unlink(missing_ok=True)
+            with suppress(PermissionError):  # of systems that keep a file that is open
+                file.unlink(missing_ok=True)
     except Timeout as error:
         raise FileExistsError(f"another process is writing {output}; wait for it or name another output") from error
 
