@@ -90,7 +90,7 @@ def test_fill_mask_says_what_is_wrong(tmp_path: Path, roberta_dir: Path) -> None
 
 def test_pretrain_says_what_is_wrong(tmp_path: Path, roberta_dir: Path, texts: Path) -> None:  # noqa: F811
     arguments = pretrain_arguments(roberta_dir, texts, tmp_path / "run")
-    assert "train and output_dir and sequence_length and steps must be given" in sentence(
+    assert "train and output_dir (--output) and sequence_length and steps must be given" in sentence(
         run("pretrain", "--model", roberta_dir)
     )
     assert "no field 'learning_rte'; did you mean learning_rate" in sentence(run(*arguments, "--set", "learning_rte=1"))
