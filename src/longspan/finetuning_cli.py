@@ -167,8 +167,8 @@ def write_evaluation_page(
     errors = [
         [
             evaluation.examples[number].origin,
-            _shown(evaluation.examples[number].target),
-            _shown(_answer(evaluation.predictions[number])),
+            _shown(evaluation.examples[number].target, evaluation.examples[number]),
+            _shown(_answer(evaluation.predictions[number]), evaluation.examples[number]),
             _excerpt(evaluation.examples[number]),
         ]
         for number in worst
@@ -181,7 +181,8 @@ def write_evaluation_page(
             example = evaluation.examples[number]
             text = example.inputs[ATTRIBUTED[task.task]]
             spans = attribute_sentences(predictor, example)
-            note = f"predicted {_shown(_answer(evaluation.predictions[number]))}, right {_shown(example.target)}"
+            found = _shown(_answer(evaluation.predictions[number]), example)
+            note = f"predicted {found}, right {_shown(example.target, example)}"
             if not spans:
                 continue
             stretches = [(text[span.start : span.stop], span.weight) for span in spans]
@@ -222,8 +223,10 @@ def _answer(prediction: dict[str, Any]) -> Any:
     return next(prediction[key] for key in ("label", "labels", "choice", "answer", "tags") if key in prediction)
 
 
-def _shown(value: Any) -> str:
-    """A target or answer in a table's cell."""
+def _shown(value: Any, example: "Example | None" = None) -> str:
+    """A target or answer in a table's cell; the index of a choice with the choice of the example."""
+    if isinstance(value, int) and example is not None and "choices" in example.inputs:
+        value = f"{value}: {example.inputs['choices'][value]}"
     if isinstance(value, (tuple, list)):
         if value and hasattr(value[0], "text"):
             value = value[0].text
@@ -234,5 +237,5 @@ def _shown(value: Any) -> str:
 
 
 def _excerpt(example: "Example") -> str:
-    text = next(iter(example.inputs.values()))
+    text = example.inputs.get("question") or next(iter(example.inputs.values()))
     return _shown(" ".join((text if isinstance(text, str) else " ".join(text)).split()))
