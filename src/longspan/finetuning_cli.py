@@ -141,7 +141,8 @@ def evaluate_examples(
         for name, (value, low, high) in intervals.items():
             typer.echo(f"{name:16} {value:.4f}   95 % {low:.4f} .. {high:.4f}")
     if report is not None:
-        write_evaluation_page(report, evaluation, predictor, title=model.resolve().name, intervals=intervals)
+        title = "/".join(model.resolve().parts[-3:])
+        write_evaluation_page(report, evaluation, predictor, title=title, intervals=intervals)
         typer.echo(str(report), err=as_json)
 
 
