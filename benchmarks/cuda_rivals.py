@@ -5,7 +5,6 @@ rows are PyTorch's ``scaled_dot_product_attention`` over the global projections.
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, ClassVar, cast
 
 import torch
@@ -164,9 +163,10 @@ def with_global_rows(local: Tensor, global_qkv: tuple[Tensor, Tensor, Tensor] | 
     return torch.cat([rows, local[:, :, num_globals:]], 2)
 
 
-@cache
 def _compiled_flex() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=False)
+    """FlexAttention compiled anew for a case: after eight shapes PyTorch would silently run it uncompiled, dense."""
+    torch.compiler.reset()
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def _compact(chosen: Tensor, block: Tensor, blocks: int) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 Row = dict[str, Any]
+_BATCH = {"attention": 4, "module": 4}
+"""Texts of a task's rows; 1 of the others."""
+
 Find = Callable[..., Row | None]
-"""``find(task, rival, length, backward)``: the row that was timed, or None."""
+"""``find(task, rival, length, backward)``: the first row that was timed, or None; ``beside`` a row: of its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +46,24 @@ class Bar:
 def bars(rows: Sequence[Row], global_tokens: int = 1) -> list[Bar]:
     """Every bar, with what the rows of one or several results say about it."""
 
-    def find(task: str, rival: str, length: int, backward: bool, count: int = global_tokens) -> Row | None:
+    def find(
+        task: str,
+        rival: str,
+        length: int,
+        backward: bool,
+        count: int = global_tokens,
+        *,
+        beside: Row | None = None,
+        with_peak: bool = False,
+    ) -> Row | None:
+        wanted = (task, rival, length, backward, count, _BATCH.get(task, 1), 512, "bfloat16")
+        names = ("task", "rival", "length", "backward", "global_tokens", "batch", "window", "dtype")
         for row in rows:
-            same = (row["task"], row["rival"], row["length"], row["backward"]) == (task, rival, length, backward)
-            if same and row["global_tokens"] == count and "seconds" in row:
+            if tuple(row.get(name) for name in names) != wanted or "seconds" not in row:
+                continue
+            if with_peak and not row.get("peak_bytes"):
+                continue
+            if beside is None or row.get("file") == beside.get("file"):
                 return row
         return None
 
@@ -65,9 +82,13 @@ def _ratios(find: Find) -> Iterator[Bar]:
         ("base model, training step, over Hugging Face's", "train-step", ["huggingface"], 4096, True, 3.0, 0),
         ("base model, training step, over RoBERTa", "train-step", ["sdpa"], 4096, True, 1.0, 0),
     ):
-        ours = find(task, "longspan", length, backward, count)
-        others = [row for rival in rivals if (row := find(task, rival, length, backward, count)) is not None]
-        found = min(map(_seconds, others)) / _seconds(ours) if ours is not None and others else None
+        found = None
+        for other in (find(task, rival, length, backward, count) for rival in rivals):
+            # Only times of one run are compared.
+            ours = None if other is None else find(task, "longspan", length, backward, count, beside=other)
+            if ours is not None and other is not None:
+                ratio = _seconds(other) / _seconds(ours)
+                found = ratio if found is None else min(found, ratio)
         yield Bar(what=f"{what}, {length:,} tokens", asked=asked, at_least=True, found=found)
 
 
@@ -75,7 +96,8 @@ def _rates(find: Find) -> Iterator[Bar]:
     """Useful operations a second of the window over those of full attention, in the same run."""
     length = 16384
     for backward in (False, True):
-        ours, full = (find("attention", rival, length, backward) for rival in ("longspan", "sdpa"))
+        full = find("attention", "sdpa", length, backward)
+        ours = None if full is None else find("attention", "longspan", length, backward, beside=full)
         found = None
         if ours is not None and full is not None:
             shape = full["size"]
@@ -89,10 +111,11 @@ def _growth(find: Find) -> Iterator[Bar]:
     """How much more than 16 times as long 16 times as many tokens take."""
     short, long = 16384, 262144
     for backward in (False, True):
-        rows = [find("attention", "longspan", length, backward) for length in (short, long)]
+        last = find("attention", "longspan", long, backward)
+        first = None if last is None else find("attention", "longspan", short, backward, beside=last)
         found = None
-        if rows[0] is not None and rows[1] is not None:
-            found = _seconds(rows[1]) / _seconds(rows[0]) / (long / short)
+        if first is not None and last is not None:
+            found = _seconds(last) / _seconds(first) / (long / short)
         mode = "forward + backward" if backward else "forward"
         what = f"growth from {short:,} to {long:,} tokens over linear, {mode}"
         yield Bar(what=what, asked=1.1, at_least=False, found=found)
@@ -102,9 +125,9 @@ def _memory(find: Find) -> Iterator[Bar]:
     """The peak beyond the inputs in units of the query: forward, the output and numbers that don't grow with D."""
     length = 16384
     for backward, asked in ((False, 1.25), (True, 8.5)):
-        row = find("attention", "longspan", length, backward)
+        row = find("attention", "longspan", length, backward, with_peak=True)
         found = None
-        if row is not None and row.get("peak_bytes"):
+        if row is not None:
             shape = row["size"]
             found = row["peak_bytes"] / (2 * row["batch"] * length * shape["heads"] * shape["head_dim"])
         # Backward: the output, six gradients (three of the global projections), and a copy of the gradient flowing in.
@@ -124,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     for path in options.files:
         try:
-            rows += json.loads(path.read_text())["rows"]
+            rows += [{**row, "file": str(path)} for row in json.loads(path.read_text())["rows"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"error: {path} is no result of python -m benchmarks: {error}", file=sys.stderr)
             return 2

@@ -157,12 +157,13 @@ def out_of_memory(error: Exception) -> bool:
 def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: Connection) -> None:
     gc.freeze()  # what the server imported is no garbage
     torch.set_num_threads(threads)
-    if case.device == "cpu":
-        _limit_memory(budget)
-    else:
-        total = torch.cuda.get_device_properties(case.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), case.device)
     try:
+        if case.device == "cpu":
+            _limit_memory(budget)
+        else:
+            device = torch.device(case.device).index or 0  # the call below takes no name
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
         # A tiny run first: threads, lazy imports and kernels made on first use are not the case's memory.
         build(replace(case, size=TINY, length=case.window), rival).step()
         workload = build(case, rival)

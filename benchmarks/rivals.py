@@ -4,11 +4,11 @@ To add one, subclass :class:`Rival`, build its attention, layer or model in the 
 in, and append it to ``RIVALS``. Dropout is 0 everywhere, since equality can't be checked with it.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import torch
-from local_attention import LocalAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LongformerConfig as HFLongformerConfig
@@ -241,7 +241,9 @@ class LookAround(Rival):
     tasks = ("attention",)
 
     def supports(self, case: Case) -> str | None:
-        """Whole blocks, no global tokens."""
+        """Whole blocks, no global tokens, and the package itself."""
+        if importlib.util.find_spec("local_attention") is None:
+            return "needs the package local-attention"
         if case.global_tokens:
             return "has no global tokens"
         if case.length % (case.window // 2):
@@ -250,6 +252,8 @@ class LookAround(Rival):
 
     def attention(self, case: Case) -> Attention:
         """``LocalAttention`` without rotary embeddings."""
+        from local_attention import LocalAttention  # the one rival that is a package of its own
+
         module = LocalAttention(
             window_size=case.window // 2,
             causal=False,

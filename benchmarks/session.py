@@ -140,7 +140,7 @@ class Session:
         for row in rows:
             if row.skipped is None:
                 yield f"first run of {row.rival.label}"
-                with _skipping_without_memory(row):
+                with _skipping(row):
                     workload = build(row.case, row.rival)
                     seconds = once(workload, row.case.device)  # also the warm-up
                     if row.case.device != "cpu":
@@ -170,7 +170,7 @@ class Session:
             if row.rival is longspan or row.rival.name not in workloads:
                 continue
             yield f"checking {row.rival.label}"
-            with _skipping_without_memory(row):
+            with _skipping(row):
                 if row.rival.pattern == longspan.pattern:
                     ours = workloads[longspan.name].values() if ours is None else ours
                     row.agreement = same_pattern(row.case, ours, workloads[row.rival.name].values())
@@ -183,14 +183,17 @@ class Session:
 
 
 @contextlib.contextmanager
-def _skipping_without_memory(row: Row) -> Iterator[None]:
-    """Running out of memory skips the row; any other error goes up."""
+def _skipping(row: Row) -> Iterator[None]:
+    """Running out of memory skips the row, and on a GPU a rival that can't be compiled; any other error goes up."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+    except Exception as error:
+        if out_of_memory(error):
+            row.skipped = "out of memory beside the others"
+        elif row.case.device != "cpu" and not row.rival.name.startswith("longspan"):
+            row.skipped = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        else:
             raise
-        row.skipped = "out of memory beside the others"
 
 
 def _compare_with_longspan(rows: list[Row]) -> None:

@@ -143,9 +143,12 @@ class _TrainStep(Workload):
 
 
 def normal(name: str, shape: tuple[int, ...], case: Case) -> Tensor:
-    """Standard normal numbers that depend on the name alone: the same for every rival, device and dtype."""
-    numbers = torch.randn(shape, generator=_generator(name))
-    return numbers.to(case.device, case.torch_dtype)
+    """Standard normal numbers that depend on the name alone: the same for every rival and dtype on a device.
+
+    They are drawn where they are wanted: a GPU would wait a minute for a processor's numbers for a long text.
+    """
+    numbers = torch.randn(shape, generator=_generator(name, case.device), device=case.device)
+    return numbers.to(case.torch_dtype)
 
 
 def fill(module: nn.Module, case: Case) -> dict[str, Tensor]:
@@ -168,8 +171,8 @@ def token_ids(case: Case) -> Tensor:
     return torch.randint(5, case.size.vocabulary, shape, generator=_generator("ids")).to(case.device)
 
 
-def _generator(name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+def _generator(name: str, device: str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
 
 
 def _gradients(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

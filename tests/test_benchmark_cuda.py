@@ -111,7 +111,8 @@ def test_million_tokens_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 def row(rival: str, length: int, seconds: float, **fields: Any) -> dict[str, Any]:
     shape = {"heads": 12, "head_dim": 64}
-    usual = {"task": "attention", "backward": False, "global_tokens": 1, "batch": 4, "size": shape}
+    usual = {"task": "attention", "backward": False, "global_tokens": 1, "batch": 4, "size": shape, "window": 512}
+    usual |= {"dtype": "bfloat16"}
     return {**usual, "rival": rival, "length": length, "seconds": {"median": seconds}, **fields}
 
 
@@ -134,6 +135,19 @@ def test_bars_say_what_was_reached_missed_and_not_measured() -> None:
     memory = found["peak memory in units of the query, forward"]
     assert (memory.found, memory.reached) == (pytest.approx(2.0), False)
     assert found["base model, forward, over RoBERTa, 4,096 tokens"].reached is None
+
+
+def test_bars_compare_times_of_one_run_and_of_the_size_that_is_asked_for() -> None:
+    rows = [
+        row("longspan", 16384, 0.1, batch=32),
+        row("longspan", 16384, 0.2, window=128),
+        row("longspan", 16384, 0.3, file="growth", peak_bytes=2 * 4 * 16384 * 768),
+        row("longspan", 16384, 1.0, file="attention"),
+        row("flex", 16384, 1.5, file="attention"),
+    ]
+    found = {bar.what: bar.found for bar in gpu_bars.bars(rows)}
+    assert found["attention, forward, over the better candidate, 16,384 tokens"] == pytest.approx(1.5)
+    assert found["peak memory in units of the query, forward"] == pytest.approx(1.0)
 
 
 def test_bars_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

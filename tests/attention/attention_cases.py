@@ -281,11 +281,17 @@ GLOBAL_FORMS: dict[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def cases(draw: st.DrawFn, lengths: st.SearchStrategy[int] = _LENGTHS, form: str | None = None) -> Case:
-    """Anything the attention accepts, in fp64; with one form of global projections, or any."""
+def cases(
+    draw: st.DrawFn,
+    lengths: st.SearchStrategy[int] = _LENGTHS,
+    form: str | None = None,
+    features: tuple[int, ...] | None = None,
+) -> Case:
+    """Anything the attention accepts, in fp64; with one form of global projections, or any; of some head sizes."""
     N = draw(lengths)
     B, H = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    D = draw(st.one_of(st.integers(1, 9), st.sampled_from([16, 31, 64, 80])))
+    any_size = st.one_of(st.integers(1, 9), st.sampled_from([16, 31, 64, 80]))
+    D = draw(any_size if features is None else st.sampled_from(features))
     causal = draw(st.sampled_from([None, None, False, True]))
 
     def per_head(one: st.SearchStrategy[Any]) -> Any:

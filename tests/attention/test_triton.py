@@ -36,6 +36,11 @@ INTERPRETER_RUNS = HAS_TRITON and (
     Version(metadata.version("triton")) >= Version("3.7") or Version(numpy.__version__) < Version("2.4")
 )
 needs_gpu = pytest.mark.skipif(not (HAS_TRITON and ON_GPU), reason="needs triton and a GPU")
+# What torch says of the products' precision, which these tests set, and of its own settings' names.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TensorFloat32"),
+    pytest.mark.filterwarnings("ignore:Please use the new API"),
+]
 
 # Relative to the reference's largest magnitude (attention_cases.errors). In the half types weights and gradients of
 # scores are rounded before their products, as in every flash attention: some roundings more than on the blocked path.
@@ -336,12 +341,15 @@ def test_importing_longspan_imports_no_triton_kernel() -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("part", range(3))
 @pytest.mark.parametrize("form", ["local", "tensors", "projection"])
 @pytest.mark.parametrize("dtype", LIMITS)
-def test_equals_reference_over_everything_it_accepts(dtype: torch.dtype, form: str) -> None:
-    @seed(list(LIMITS).index(dtype))
-    @settings(repeatable(60), derandomize=False)
-    @given(cases(form=form))
+def test_equals_reference_over_everything_it_accepts(dtype: torch.dtype, form: str, part: int) -> None:
+    """Few examples of two head sizes: each new kind of call compiles half a dozen kernels, seconds each."""
+
+    @seed(3 * list(LIMITS).index(dtype) + part)
+    @settings(repeatable(5), derandomize=False)
+    @given(cases(form=form, features=(8, 64)))
     def compare(case: Case) -> None:
         assert_equals_reference(case, dtype)
 
@@ -365,15 +373,26 @@ def test_equals_reference_at_a_models_size(dtype: torch.dtype, features: int) ->
 
 @needs_gpu
 def test_offsets_beyond_32_bits() -> None:
-    # 2**31 numbers and more between the first and the last token of the last head.
+    """2**31 numbers and more between the first and the last token of the last head; some 45 GiB."""
     B, N, H, D = 1, 2**19, 40, 128
-    tensors = [torch.randn(B, N, H, D, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for _ in range(3)]
-    masks = {"window": (64, 64), "global_mask": torch.zeros(B, N, dtype=torch.bool, device="cuda")}
-    masks["global_mask"][:, [0, N - 1]] = True
-    out = longformer_attention(*tensors, **masks, backend="triton")
-    tail = [tensor[:, -1:, -1024:] for tensor in tensors]
-    with_first = [torch.cat([tensor[:, -1:, :1], part], 2) for tensor, part in zip(tensors, tail, strict=True)]
-    is_global = torch.zeros(B, 1025, dtype=torch.bool, device="cuda")
-    is_global[:, [0, 1024]] = True
-    short = longformer_attention(*with_first, window=(64, 64), global_mask=is_global, backend="triton")
-    torch.testing.assert_close(out[:, -1:, -512:-1], short[:, :, -512:-1])
+    whole = [torch.randn(B, N, H, D, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for _ in range(3)]
+    # The same end of the last head as a text of its own. Nothing flows back from the global rows, whose texts differ.
+    short = [torch.cat([tensor[:, -1:, :1], tensor[:, -1:, -1024:]], 2) for tensor in whole]
+    weight = torch.randn(B, 1, 511, D, dtype=torch.bfloat16, device="cuda")
+    found = []
+    for tensors in (whole, short):
+        length = tensors[0].shape[2]
+        is_global = torch.zeros(B, length, dtype=torch.bool, device="cuda")
+        is_global[:, [0, length - 1]] = True
+        inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+        out = longformer_attention(*inputs, window=(64, 64), global_mask=is_global, backend="triton")
+        grad = torch.zeros_like(out)
+        grad[:, -1:, -512:-1] = weight
+        out.backward(grad)
+        grads = [tensor.grad for tensor in inputs if tensor.grad is not None]
+        found.append([part[:, -1:, -512:-1].clone() for part in (out.detach(), *grads)])
+        del inputs, out, grad, grads
+    assert len(found[0]) == 4
+    for long_part, short_part in zip(*found, strict=True):
+        # Tiles begin at other rows, so sums round otherwise; rows of another place would differ by 0.1 and more.
+        torch.testing.assert_close(long_part, short_part, rtol=2e-2, atol=1e-2)

@@ -93,7 +93,9 @@ class BatchMasks:
         counters: compiled code, which writes without them, and inference tensors, which have none, must not come here.
         """
         given = [mask for mask in (global_mask, key_mask) if mask is not None]
-        key = (batch, length, global_mask is None, key_mask is None, *(mask._version for mask in given))
+        # What another stream works out may not be there yet.
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        key = (batch, length, stream, global_mask is None, key_mask is None, *(mask._version for mask in given))
         last = _last.get(device)
         if last is not None and last.key == key and all(map(operator.is_, (known() for known in last.given), given)):
             return last.masks
