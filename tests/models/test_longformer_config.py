@@ -93,6 +93,7 @@ def test_defaults_are_hugging_faces() -> None:
         "pooling",
         "segment_length",
         "reading_length",
+        "reading_tails",
         "classifier_dropout",
     }
 
