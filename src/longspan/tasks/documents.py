@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from torch import Tensor
 
 from longspan.data.tokenization import tokenize_with_offsets
-from longspan.tasks.sequences import pad, pad_inputs, special_id
+from longspan.tasks.sequences import NO_LABEL, pad, pad_inputs, special_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ class DocumentLayout:
     def collate(self, examples: Sequence[EncodedText]) -> dict[str, Tensor]:
         """A batch, int64: ``input_ids`` and the two masks ``[B, N]``, ``labels`` ``[B]``."""
         rows = [example.input_ids for example in examples]
-        labels = pad([[example.label for example in examples]], -100)[0]
+        labels = pad([[example.label for example in examples]], NO_LABEL)[0]
         return {**pad_inputs(rows, [[0]] * len(rows), self.pad_id), "labels": labels}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from longspan.data.segments import SegmentedText, SegmentLayout
 from longspan.tasks.documents import LabelledText
-from longspan.tasks.sequences import pad
+from longspan.tasks.sequences import NO_LABEL, pad
 
 
 class WithoutGlobalTokens:
@@ -47,5 +47,5 @@ class SegmentedDocumentLayout:
 
     def collate(self, examples: Sequence[tuple[SegmentedText, int]]) -> dict[str, Tensor]:
         """A batch, int64: ``input_ids`` and the two masks ``[B, N]``, ``labels`` ``[B]``."""
-        labels = pad([[label for _, label in examples]], -100)[0]
+        labels = pad([[label for _, label in examples]], NO_LABEL)[0]
         return {**self.layout.collate([row for row, _ in examples]), "labels": labels}

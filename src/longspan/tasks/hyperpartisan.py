@@ -61,13 +61,14 @@ def read_hyperpartisan(articles: str | Path, truth: str | Path | None, *, clean:
             label, no text or an id that another has.
     """
     labels: dict[str, int] = {}
-    for element in [] if truth is None else _articles(truth):
-        name, label = _attribute(element, "id", truth or ""), _attribute(element, "hyperpartisan", truth or "")
-        if name in labels:
-            raise ValueError(f"{truth}: article {name} has two labels; ids must be unique")
-        if label not in LABELS:
-            raise ValueError(f"{truth}: article {name} has hyperpartisan={label!r}; it must be 'true' or 'false'")
-        labels[name] = LABELS.index(label)
+    if truth is not None:
+        for element in _articles(truth):
+            name, label = _attribute(element, "id", truth), _attribute(element, "hyperpartisan", truth)
+            if name in labels:
+                raise ValueError(f"{truth}: article {name} has two labels; ids must be unique")
+            if label not in LABELS:
+                raise ValueError(f"{truth}: article {name} has hyperpartisan={label!r}; it must be 'true' or 'false'")
+            labels[name] = LABELS.index(label)
     documents: dict[str, LabelledText] = {}
     for element in _articles(articles):
         name = _attribute(element, "id", articles)
