@@ -182,10 +182,10 @@ def write_evaluation_page(
             example = evaluation.examples[number]
             text = example.inputs[ATTRIBUTED[task.task]]
             spans = attribute_sentences(predictor, example)
-            found = _shown(_answer(evaluation.predictions[number]), example)
-            note = f"predicted {found}, right {_shown(example.target, example)}"
             if not spans:
                 continue
+            found = _shown(_answer(evaluation.predictions[number]), example)
+            note = f"predicted {found}, right {_shown(example.target, example)}"
             stretches = [(text[span.start : span.stop], span.weight) for span in spans]
             texts.append(ShadedText(title=example.origin, note=note, stretches=stretches))
     confusion = evaluation.confusion()

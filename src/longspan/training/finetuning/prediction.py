@@ -178,64 +178,45 @@ def predict_files(
             total += 1
             bar.update(1)
     with alone(output):
-        return _predict_files(
-            model, paths, output, task, columns, total, batch_size, precision, device, resume, progress
+        partial = output.with_name(f".{output.name}.partial")
+        begun = output.with_name(f".{output.name}.begun")
+        plan = json.dumps(
+            {
+                "model": stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
+                "files": stamp(*paths),
+                "task": asdict(task),
+                "columns": columns,
+                "precision": precision,
+            }
         )
-
-
-def _predict_files(
-    model: str | Path,
-    paths: Sequence[Path],
-    output: Path,
-    task: FinetunedTask,
-    columns: Mapping[str, str],
-    total: int,
-    batch_size: int,
-    precision: Precision,
-    device: "torch.device | str | None",
-    resume: bool,
-    progress: bool,
-) -> int:
-    """:func:`predict_files`, once everything is checked."""
-    partial = output.with_name(f".{output.name}.partial")
-    begun = output.with_name(f".{output.name}.begun")
-    plan = json.dumps(
-        {
-            "model": stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
-            "files": stamp(*paths),
-            "task": asdict(task),
-            "columns": dict(columns),
-            "precision": precision,
-        }
-    )
-    done = 0
-    if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
-        done = whole_lines(partial)
-    else:
-        partial.unlink(missing_ok=True)
-        atomic_text(begun, plan, "the plan of the predictions")
-    network, tokenizer, _ = load_finetuned(model)
-    if device is None:
-        device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
-    predictor = Predictor(network.to(device), tokenizer, task, batch_size=batch_size, precision=precision)
-    examples = islice(read_examples(paths, task.task, columns=columns, with_target=False), done, None)
-    bar = progress_bar("predict", "examples", shown=progress, total=total, initial=done)
-    try:
-        with partial.open("ab") as stream:
-            while chunk := list(islice(examples, _CHUNK)):
-                for line in _lines(predictor, chunk, done):
-                    stream.write(line)
-                stream.flush()
-                os.fsync(stream.fileno())
-                done += len(chunk)
-                bar.update(len(chunk))
-        partial.replace(output)
-    except OSError as error:
-        raise OSError(write_error_message(error, output, "the predictions")) from error
-    finally:
-        bar.close()
-    begun.unlink(missing_ok=True)
-    return total
+        done = 0
+        if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
+            done = whole_lines(partial)
+        else:
+            partial.unlink(missing_ok=True)
+            atomic_text(begun, plan, "the plan of the predictions")
+        network, tokenizer, _ = load_finetuned(model)
+        if device is None:
+            device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
+        predictor = Predictor(network.to(device), tokenizer, task, batch_size=batch_size, precision=precision)
+        examples = islice(read_examples(paths, task.task, columns=columns, with_target=False), done, None)
+        bar = progress_bar("predict", "examples", shown=progress, total=total, initial=done)
+        try:
+            with partial.open("ab") as stream:
+                while chunk := list(islice(examples, _CHUNK)):
+                    for line in _lines(predictor, chunk, done):
+                        stream.write(line)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    done += len(chunk)
+                    bar.update(len(chunk))
+            partial.replace(output)
+        except OSError as error:
+            raise OSError(write_error_message(error, output, "the predictions")) from error
+        finally:
+            bar.close()
+        begun.unlink(missing_ok=True)
+        return total
 
 
 def _lines(predictor: Predictor, examples: Sequence[Example], before: int) -> Iterator[bytes]:

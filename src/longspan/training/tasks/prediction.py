@@ -100,46 +100,32 @@ def predict_official(
     )
     predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
     with alone(output):
-        return _predict(predictor, items, output, partial, begun, plan, resume, progress)
-
-
-def _predict(
-    predictor: UnitPredictor,
-    items: Sequence[Any],
-    output: Path,
-    partial: Path,
-    begun: Path,
-    plan: str,
-    resume: bool,
-    progress: bool,
-) -> int:
-    """Predict what isn't in ``partial`` yet, if that was ``begun`` with the same plan, and write ``output``."""
-    units = predictor.units(items)
-    task, done = predictor.saved.task, 0
-    if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
-        done = whole_lines(partial)
-    else:
-        partial.unlink(missing_ok=True)
-        atomic_text(begun, plan, "the plan of the predictions")
-    bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
-    try:
-        with partial.open("ab") as stream:
-            for first in range(done, len(units), CHUNK):
-                for decoded in predictor.decode(units[first : first + CHUNK], bar.update):
-                    stream.write((json.dumps(decoded, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-                stream.flush()
-                os.fsync(stream.fileno())
-    except OSError as error:
-        raise OSError(write_error_message(error, output, "the predictions")) from error
-    finally:
-        bar.close()
-    lines = partial.read_bytes().decode("utf-8", "surrogatepass").split("\n")
-    whole: list[Decoded] = [json.loads(line) for line in lines if line]
-    predictions: dict[str, Any] = task.collect(whole)
-    task.write(output, items, predictions)
-    partial.unlink()
-    begun.unlink(missing_ok=True)
-    return len(predictions)
+        units = predictor.units(items)
+        done = 0
+        if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
+            done = whole_lines(partial)
+        else:
+            partial.unlink(missing_ok=True)
+            atomic_text(begun, plan, "the plan of the predictions")
+        bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
+        try:
+            with partial.open("ab") as stream:
+                for first in range(done, len(units), CHUNK):
+                    for decoded in predictor.decode(units[first : first + CHUNK], bar.update):
+                        stream.write((json.dumps(decoded, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            raise OSError(write_error_message(error, output, "the predictions")) from error
+        finally:
+            bar.close()
+        lines = partial.read_bytes().decode("utf-8", "surrogatepass").split("\n")
+        whole: list[Decoded] = [json.loads(line) for line in lines if line]
+        predictions: dict[str, Any] = saved.task.collect(whole)
+        saved.task.write(output, items, predictions)
+        partial.unlink()
+        begun.unlink(missing_ok=True)
+        return len(predictions)
 
 
 def _read(saved: SavedTask, sources: Sequence[str | Path], split: Split) -> list[Any]:
