@@ -49,6 +49,7 @@ def _op_arguments(case: Case, dropout_p: float) -> tuple[Any, ...]:
         given,
         case.global_mask,
         case.key_mask,
+        None,
         seed,
         lefts,
         rights,

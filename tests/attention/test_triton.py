@@ -283,6 +283,46 @@ def test_masks_are_looked_at_once_for_all_layers_and_their_backward(monkeypatch:
 
 
 @needs_kernels
+@pytest.mark.parametrize("how", ["inference_mode", "compiled", "compiled training"])
+def test_the_layers_of_a_model_share_one_look_at_the_masks(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from longspan import LongformerConfig, LongformerModel
+    from longspan.attention.masks import BatchMasks
+
+    config = LongformerConfig(
+        vocab_size=20,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=1,
+        intermediate_size=16,
+        max_position_embeddings=16,
+        attention_window=4,
+        attention_backend="triton",
+    )
+    torch.manual_seed(0)
+    model = LongformerModel(config, add_pooling_layer=False).eval().to(DEVICE)
+    inputs = {
+        "input_ids": torch.arange(4, 14, device=DEVICE)[None],
+        "attention_mask": lengths_mask(10, 9).long().to(DEVICE),
+        "global_attention_mask": marked(10, [0, 4]).long().to(DEVICE),
+    }
+    expected = model(**inputs).last_hidden_state
+    looks = []
+    make_masks = BatchMasks.make
+    monkeypatch.setattr(BatchMasks, "make", lambda *arguments: looks.append(1) or make_masks(*arguments))
+    if how == "inference_mode":
+        with torch.inference_mode():
+            actual = model(**inputs).last_hidden_state
+    else:
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        with torch.set_grad_enabled(how == "compiled training"):
+            actual = compiled(**inputs).last_hidden_state
+        if how == "compiled training":
+            actual.sum().backward()
+    assert len(looks) == 1
+    assert torch.equal(actual, expected)
+
+
+@needs_kernels
 @pytest.mark.parametrize("shared_kib", [227, 163, 99])
 def test_tiles_fit_into_shared_memory(shared_kib: int) -> None:
     from longspan.attention.fused import shared_bytes, tiles_of

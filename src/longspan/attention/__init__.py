@@ -1,6 +1,7 @@
 """Longformer attention on torch alone; knows no model."""
 
 from longspan.attention.functional import AttentionResult, GlobalProjection, longformer_attention
+from longspan.attention.ops import survey_masks
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.workspace import release_workspace
 
@@ -11,4 +12,5 @@ __all__ = [
     "Window",
     "longformer_attention",
     "release_workspace",
+    "survey_masks",
 ]

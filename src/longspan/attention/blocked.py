@@ -33,6 +33,8 @@ class Call:
     seed: int
     native: bool = False
     """Whether compiled code computes the local rows."""
+    survey: int | None = None
+    """Under which number :class:`BatchMasks` knows the masks, if it does."""
 
 
 def blocked_forward(

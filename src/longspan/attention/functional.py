@@ -68,6 +68,7 @@ def longformer_attention(
     causal: bool | None = None,
     return_lse: Literal[False] = False,
     return_probabilities: Literal[False] = False,
+    mask_survey: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor: ...
 
@@ -88,6 +89,7 @@ def longformer_attention(
     causal: bool | None = None,
     return_lse: bool = False,
     return_probabilities: bool = False,
+    mask_survey: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor | AttentionResult: ...
 
@@ -107,6 +109,7 @@ def longformer_attention(
     causal: bool | None = None,
     return_lse: bool = False,
     return_probabilities: bool = False,
+    mask_survey: Tensor | None = None,
     backend: Backend = "auto",
 ) -> Tensor | AttentionResult:
     """Longformer attention (Beltagy et al. 2020, section 3): window, dilation, global tokens; linear in N.
@@ -117,25 +120,24 @@ def longformer_attention(
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.
-        window: ``(left, right)``, how many tokens a row sees on each side, inclusive and not counting itself, in
-        steps of
-            the dilation (flash-attention's ``window_size``; a total width ``w`` of Hugging Face's
+        window: ``(left, right)``, how many tokens a row sees on each side, inclusive and not counting itself, in steps
+            of the dilation (flash-attention's ``window_size``; a total width ``w`` of Hugging Face's
             ``attention_window`` is ``(w // 2, w // 2)``). One pair, or one per head.
         dilation: 1 is the plain window; one number, or one per head.
         global_mask: bool ``[B, N]``, True marks a global token. Any number at any positions, different by text.
         key_mask: bool ``[B, N]``, False marks padding, anywhere. Padding rows give 0.
         global_qkv: the global rows' own projections: three tensors like ``query``, or a :class:`GlobalProjection`.
-        ``None``:
-            global rows use ``query``, ``key`` and ``value``.
+            ``None``: global rows use ``query``, ``key`` and ``value``.
         scale: factor on the scores; ``None`` is ``D ** -0.5``.
         dropout_p: probability of dropping an attention weight, in [0, 1). The caller decides about training and
-        evaluation. causal: ``None`` makes the heads with ``right == 0`` causal, so that global tokens don't look
-        ahead either;
+            evaluation.
+        causal: ``None`` makes the heads with ``right == 0`` causal, so that global tokens don't look ahead either;
             ``False`` never does, ``True`` demands ``right == 0``.
         return_lse: return an :class:`AttentionResult` with the LSE (differentiable).
-        return_probabilities: return an :class:`AttentionResult` with LSE and attention weights (differentiable), by
-        a slower
-            path that is linear in memory too.
+        return_probabilities: return an :class:`AttentionResult` with LSE and attention weights (differentiable), by a
+            slower path that is linear in memory too.
+        mask_survey: what :func:`longspan.attention.survey_masks` gave for these very masks, unchanged since, where
+            layers share them.
         backend: ``"triton"``, fused kernels for CUDA GPUs (``pip install longspan[gpu]``; up to fp32 and 256 features
             in a head); ``"native"``, compiled for the CPU when it is first used, up to fp32; ``"blocked"``, torch's
             operations on any device; ``"reference"``, the dense definition, quadratic; ``"auto"``: the fastest that
@@ -186,6 +188,7 @@ def longformer_attention(
             _as_inputs(global_qkv),
             global_mask,
             key_mask,
+            mask_survey,
             seed,
             [left for left, _ in pattern.windows],
             [right for _, right in pattern.windows],

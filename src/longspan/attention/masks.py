@@ -2,7 +2,9 @@
 
 import operator
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -93,15 +95,47 @@ class BatchMasks:
         counters: compiled code, which writes without them, and inference tensors, which have none, must not come here.
         """
         given = [mask for mask in (global_mask, key_mask) if mask is not None]
-        # What another stream works out may not be there yet.
-        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        key = (batch, length, stream, global_mask is None, key_mask is None, *(mask._version for mask in given))
+        key = (
+            batch,
+            length,
+            _stream(device),
+            global_mask is None,
+            key_mask is None,
+            *(mask._version for mask in given),
+        )
         last = _last.get(device)
         if last is not None and last.key == key and all(map(operator.is_, (known() for known in last.given), given)):
             return last.masks
         made = cls.make(global_mask, key_mask, batch, length, device)
         _last[device] = _Remembered(key, [weakref.ref(mask) for mask in given], made)
         return made
+
+    @classmethod
+    def survey(cls, global_mask: Tensor | None, key_mask: Tensor | None) -> int:
+        """As :meth:`make`, kept under the number that is returned: for masks whose changes nothing tells.
+
+        Compiled code gets the number by the same data flow as the masks, so it is theirs and no others'.
+        """
+        mask = key_mask if global_mask is None else global_mask
+        assert mask is not None
+        batch, length = mask.shape
+        made = cls.make(global_mask, key_mask, batch, length, mask.device)
+        number = next(_numbers)
+        _surveys[number] = (_stream(mask.device), made)
+        while len(_surveys) > _MOST_SURVEYS:
+            _surveys.popitem(last=False)
+        return number
+
+    @classmethod
+    def surveyed(cls, number: int, global_mask: Tensor | None, key_mask: Tensor | None) -> "BatchMasks":
+        """What :meth:`survey` kept, or made again where it was let go, or is another stream's."""
+        mask = key_mask if global_mask is None else global_mask
+        assert mask is not None
+        stream, kept = _surveys.get(number, (None, None))
+        if kept is not None and stream == _stream(mask.device):
+            return kept
+        batch, length = mask.shape
+        return cls.make(global_mask, key_mask, batch, length, mask.device)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The global tokens' rows of ``[B, *, N, E]``, or of ``[B, *, N]``: ``[B, *, G(, E)]``, 0 where there is none.
@@ -126,3 +160,11 @@ class _Remembered(NamedTuple):
 
 # By device, not by thread: on a GPU the backward has a thread of its own.
 _last: dict[torch.device, _Remembered] = {}
+_MOST_SURVEYS = 8  # a few batches whose backward is still to come
+_surveys: OrderedDict[int, tuple[int, BatchMasks]] = OrderedDict()
+_numbers = count(1)
+
+
+def _stream(device: torch.device) -> int:
+    """The stream that works on a device now: what another works out may not be there yet."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0

@@ -1,6 +1,6 @@
 """The fast paths as registered custom ops: one node for ``torch.compile`` and ``torch.export``, at any length.
 
-Which path computes a call is decided inside the op, where the tensors are real. Both ops switch autocast off, which
+Which path computes a call is decided inside the op, where the tensors are real. They switch autocast off, which
 would reach inside and round sums to 16 bits.
 """
 
@@ -12,12 +12,50 @@ from torch import Tensor
 
 from longspan.attention.band import compute_dtype
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
+from longspan.attention.masks import BatchMasks
 from longspan.attention.pattern import AttentionPattern
-from longspan.attention.selection import select
+from longspan.attention.selection import can_be_fused, select
 from longspan.attention.workspace import workspace
 
+# They read numbers on the host, which a CUDA graph would keep as they were.
+_NO_GRAPH = torch.Tag.cudagraph_unsafe
 
-@torch.library.custom_op("longspan::attention", mutates_args=())
+
+@torch.library.custom_op("longspan::survey_masks", mutates_args=(), tags=_NO_GRAPH)
+def survey_op(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
+    """The number, int64 on the CPU, under which :meth:`BatchMasks.surveyed` finds what is to be known of masks."""
+    return torch.tensor(BatchMasks.survey(global_mask, key_mask))
+
+
+@survey_op.register_fake
+def _(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
+    return torch.empty((), dtype=torch.int64)
+
+
+def survey_masks(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:
+    """Look at the masks of a batch once for all layers of a model, where the layers themselves can't tell.
+
+    On a GPU the kernels need numbers of the masks, for which the host waits. Calls of :func:`longformer_attention`
+    with the same tensors share them, but for compiled code and inference tensors, whose changes nothing tells; those
+    share what this gives, as ``mask_survey``.
+
+    Args:
+        global_mask, key_mask: bool ``[B, N]`` or None.
+
+    Returns:
+        int64, ``[]``, on the CPU; None where there is nothing to gain.
+    """
+    mask = key_mask if global_mask is None else global_mask
+    if mask is None or torch.compiler.is_exporting() or not can_be_fused(mask.device):
+        return None
+    given = [mask for mask in (global_mask, key_mask) if mask is not None]
+    if not torch.compiler.is_compiling() and not any(mask.is_inference() for mask in given):
+        return None
+    number: Tensor = survey_op(global_mask, key_mask)
+    return number
+
+
+@torch.library.custom_op("longspan::attention", mutates_args=(), tags=_NO_GRAPH)
 def attention_op(
     query: Tensor,
     key: Tensor,
@@ -25,6 +63,7 @@ def attention_op(
     global_inputs: Sequence[Tensor],
     global_mask: Tensor | None,
     key_mask: Tensor | None,
+    survey: Tensor | None,
     seed: Tensor | None,
     lefts: Sequence[int],
     rights: Sequence[int],
@@ -36,10 +75,13 @@ def attention_op(
     eager: bool,
 ) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` as :func:`blocked_forward`; the pattern comes apart into one entry per head, the seed as a
-    tensor. ``backend`` is for :func:`select`; ``eager`` says that no compiled code made the masks.
+    tensor. ``backend`` is for :func:`select`; ``survey`` is of :func:`survey_masks`; ``eager`` says that no compiled
+    code made the masks.
     """
     path = select(backend, query)
-    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native")
+    call = _call(
+        global_mask, key_mask, survey, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native"
+    )
     device = query.device
     if path == "triton":
         from longspan.attention.fused import fused_forward
@@ -50,7 +92,7 @@ def attention_op(
         return blocked_forward(query, key, value, global_inputs, call, scratch)
 
 
-@torch.library.custom_op("longspan::attention_backward", mutates_args=())
+@torch.library.custom_op("longspan::attention_backward", mutates_args=(), tags=_NO_GRAPH)
 def attention_backward_op(
     grad_out: Tensor,
     grad_lse: Tensor | None,
@@ -62,6 +104,7 @@ def attention_backward_op(
     lse: Tensor,
     global_mask: Tensor | None,
     key_mask: Tensor | None,
+    survey: Tensor | None,
     seed: Tensor | None,
     lefts: Sequence[int],
     rights: Sequence[int],
@@ -74,7 +117,9 @@ def attention_backward_op(
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
     path = select(backend, query)
-    call = _call(global_mask, key_mask, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native")
+    call = _call(
+        global_mask, key_mask, survey, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native"
+    )
     device = query.device
     if path == "triton":
         from longspan.attention.fused import fused_backward
@@ -105,15 +150,15 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    query, key, value, global_inputs, global_mask, key_mask, seed, *ctx.pattern = inputs
+    query, key, value, global_inputs, global_mask, key_mask, survey, seed, *ctx.pattern = inputs
     out, lse = output
     ctx.num_globals = len(global_inputs)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(query, key, value, out, lse, global_mask, key_mask, seed, *global_inputs)
+    ctx.save_for_backward(query, key, value, out, lse, global_mask, key_mask, survey, seed, *global_inputs)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Any, ...]:
-    query, key, value, out, lse, global_mask, key_mask, seed, *global_inputs = ctx.saved_tensors
+    query, key, value, out, lse, global_mask, key_mask, survey, seed, *global_inputs = ctx.saved_tensors
     if grad_out is None:
         grad_out = torch.zeros_like(out)
     grads = attention_backward_op(
@@ -127,11 +172,12 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
         lse,
         global_mask,
         key_mask,
+        survey,
         seed,
         *ctx.pattern,
     )
     global_grads = list(grads[3:]) if ctx.num_globals else []
-    return (*grads[:3], global_grads, None, None, None, *([None] * len(ctx.pattern)))
+    return (*grads[:3], global_grads, None, None, None, None, *([None] * len(ctx.pattern)))
 
 
 attention_op.register_autograd(_backward, setup_context=_setup_context)
@@ -140,6 +186,7 @@ attention_op.register_autograd(_backward, setup_context=_setup_context)
 def _call(
     global_mask: Tensor | None,
     key_mask: Tensor | None,
+    survey: Tensor | None,
     seed: Tensor | None,
     lefts: Sequence[int],
     rights: Sequence[int],
@@ -152,4 +199,13 @@ def _call(
     pattern = AttentionPattern(
         windows=tuple(zip(lefts, rights, strict=True)), dilations=tuple(dilations), causal=tuple(causal)
     )
-    return Call(pattern, global_mask, key_mask, scale, dropout_p, 0 if seed is None else int(seed), native)
+    return Call(
+        pattern,
+        global_mask,
+        key_mask,
+        scale,
+        dropout_p,
+        0 if seed is None else int(seed),
+        native,
+        None if survey is None else int(survey),
+    )

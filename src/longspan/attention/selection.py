@@ -42,7 +42,7 @@ def refusal(name: str, query: Tensor) -> str | None:
         return None
     if not _has_triton():
         return "needs the package triton: pip install 'longspan[gpu]'"
-    if query.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if not can_be_fused(query.device):
         return f"needs tensors on a CUDA device, got {query.device}"
     if query.dtype == torch.float64:
         return "computes in at most fp32, got float64"
@@ -51,6 +51,11 @@ def refusal(name: str, query: Tensor) -> str | None:
     if query.device.type == "cuda" and _capability(query.device) < (8, 0):
         return f"needs compute capability 8.0 or more, got {'.'.join(map(str, _capability(query.device)))}"
     return None
+
+
+def can_be_fused(device: torch.device) -> bool:
+    """Whether Triton's kernels run on tensors of a device, if at all."""
+    return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache

@@ -50,8 +50,7 @@ class TokenCorpus:
     """Tokens of many documents in one memory-mapped file, which all processes and workers share.
 
     A folder of ``tokens.bin`` (uint16, or uint32 for vocabularies beyond 65,536), ``documents.npy`` (one
-    record a
-    document: its first token, its tokens, words and characters) and ``corpus.json`` (what it was made from).
+    record a document: its first token, its tokens, words and characters) and ``corpus.json`` (what it was made from).
     """
 
     tokens: Tokens

@@ -10,6 +10,7 @@ from transformers.models.longformer.modeling_longformer import (
     LongformerBaseModelOutputWithPooling,
 )
 
+from longspan.attention import survey_masks
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.global_policies import resolve_global_mask
@@ -51,9 +52,10 @@ class LongformerAttention(nn.Module):
         key_mask: Tensor | None = None,
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
+        mask_survey: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As :meth:`LongformerSelfAttention.forward`."""
-        context, local, global_ = self.self(hidden_states, key_mask, global_mask, output_attentions)
+        context, local, global_ = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
         return self.output(context, hidden_states), local, global_
 
 
@@ -86,9 +88,12 @@ class LongformerLayer(GradientCheckpointingLayer):
         key_mask: Tensor | None = None,
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
+        mask_survey: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
-        hidden_states, local, global_ = self.attention(hidden_states, key_mask, global_mask, output_attentions)
+        hidden_states, local, global_ = self.attention(
+            hidden_states, key_mask, global_mask, output_attentions, mask_survey
+        )
         tokens = self._tokens_at_a_time(hidden_states)
         if tokens < hidden_states.shape[1]:
             pieces = hidden_states.split(tokens, dim=1)
@@ -123,10 +128,11 @@ class LongformerEncoder(nn.Module):
         output_hidden_states: bool = False,
     ) -> LongformerBaseModelOutput:
         """``[B, N, C]`` through all layers; masks as in :meth:`LongformerSelfAttention.forward`."""
+        survey = survey_masks(global_mask, key_mask)
         states, locals_, globals_ = [hidden_states], [], []
         for layer in self.layer:
             # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-            hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions)
+            hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
             if output_hidden_states:
                 states.append(hidden_states)
             if output_attentions:

@@ -25,9 +25,12 @@ class LEDEncoderAttention(nn.Module):
         key_mask: Tensor | None = None,
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
+        mask_survey: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As :meth:`LongformerSelfAttention.forward`, projected."""
-        context, local, global_ = self.longformer_self_attn(hidden_states, key_mask, global_mask, output_attentions)
+        context, local, global_ = self.longformer_self_attn(
+            hidden_states, key_mask, global_mask, output_attentions, mask_survey
+        )
         return self.output(context), local, global_
 
 

@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput
 
+from longspan.attention import survey_masks
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.led_attention import LEDEncoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
@@ -26,11 +27,12 @@ class LEDEncoderLayer(LEDLayer, GradientCheckpointingLayer):
         key_mask: Tensor | None = None,
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
+        mask_survey: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
         norm = self.self_attn_layer_norm
         context, local, global_ = self.self_attn(
-            self._before(norm, hidden_states), key_mask, global_mask, output_attentions
+            self._before(norm, hidden_states), key_mask, global_mask, output_attentions, mask_survey
         )
         hidden_states = self._feed_forward(self._after(norm, context, hidden_states))
         if hidden_states.dtype == torch.float16:  # as Hugging Face's, but without looking whether it is needed
@@ -112,11 +114,12 @@ class LEDEncoder(LEDStack):
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
 
         hidden_states = self._embed(inputs_embeds, torch.arange(length, device=inputs_embeds.device))
+        survey = survey_masks(global_mask, key_mask)
         states, locals_, globals_ = [hidden_states], [], []
         for layer in self.layers:
             if not self._is_dropped(self.layerdrop):
                 # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-                hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions)
+                hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
                 if output_attentions:
                     locals_.append(local)
                 if global_ is not None:

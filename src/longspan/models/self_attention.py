@@ -33,6 +33,7 @@ class LongformerSelfAttention(nn.Module):
         key_mask: Tensor | None = None,
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
+        mask_survey: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Attend.
 
@@ -41,6 +42,7 @@ class LongformerSelfAttention(nn.Module):
             key_mask: bool ``[B, N]``, False marks padding; ``None``: no padding.
             global_mask: bool ``[B, N]``, True marks global tokens; ``None``: none.
             output_attentions: also return the probabilities.
+            mask_survey: of the masks, by :func:`longspan.attention.survey_masks`.
 
         Returns:
             ``(context, local, global)``: ``[B, N, C]``; ``[B, H, N, G + W]`` and ``[B, H, N, G]``, the
@@ -60,6 +62,7 @@ class LongformerSelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             causal=False,  # even a window of 0, so that global tokens see both sides
             return_probabilities=output_attentions,
+            mask_survey=mask_survey,
             backend=self.config.attention_backend,
         )
         if isinstance(result, AttentionResult):
