@@ -87,7 +87,7 @@ def local_forward(
     place = first + tl.arange(0, ROWS)
     row = residue + place * dilation
     inside = place < places
-    is_local = load_flags(local, row, inside, HAS_MASK)
+    is_local = load_flags(local, row, inside, True, HAS_MASK)
     rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
     row_random = tl.load(row_hash + of_rows + row, mask=inside, other=0) if DROPOUT else row
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -99,8 +99,11 @@ def local_forward(
     columns = 0
     if HAS_GLOBALS:
         columns = tl.load(counts + b)
+    some_dead = False
     if HAS_MASK:
-        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places))
+        dying, reach = count_dead(dead, residue, dilation, low, high, True)
+        some_dead = dying > 0
+        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
         high = tl.where(dying == span, low, high)  # no row is local: nothing to do but write zeros
         columns = tl.where(dying == span, 0, columns)
 
@@ -128,13 +131,13 @@ def local_forward(
     for start in range(low, high, KEYS):
         place_of_key = start + tl.arange(0, KEYS)
         token = residue + place_of_key * dilation
-        is_key = load_flags(local, token, place_of_key < places, HAS_MASK)
+        is_key = load_flags(local, token, place_of_key < places, some_dead, HAS_MASK)
         keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
         values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
         scores = products(rows, keys, NEGATIVE, PRECISION)
         partial = (start < all_see_from) | (start + KEYS > all_see_to)
         if HAS_MASK:
-            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places))
+            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places), some_dead)
             partial = partial | (dying > 0)
         if partial:
             offset = place_of_key[None, :] - place[:, None]
@@ -236,7 +239,7 @@ def local_query_gradient(
     place = first + tl.arange(0, ROWS)
     row = residue + place * dilation
     inside = place < places
-    is_local = load_flags(local, row, inside, HAS_MASK)
+    is_local = load_flags(local, row, inside, True, HAS_MASK)
     rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
     grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
     lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
@@ -249,8 +252,11 @@ def local_query_gradient(
     columns = 0
     if HAS_GLOBALS:
         columns = tl.load(counts + b)
+    some_dead = False
     if HAS_MASK:
-        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places))
+        dying, reach = count_dead(dead, residue, dilation, low, high, True)
+        some_dead = dying > 0
+        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
         high = tl.where(dying == span, low, high)
         columns = tl.where(dying == span, 0, columns)
 
@@ -280,14 +286,14 @@ def local_query_gradient(
     for start in range(low, high, KEYS):
         place_of_key = start + tl.arange(0, KEYS)
         token = residue + place_of_key * dilation
-        is_key = load_flags(local, token, place_of_key < places, HAS_MASK)
+        is_key = load_flags(local, token, place_of_key < places, some_dead, HAS_MASK)
         keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
         values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
         scores = products(rows, keys, NEGATIVE, PRECISION)
         grad_weights = products(grads, values, False, PRECISION)
         partial = (start < all_see_from) | (start + KEYS > all_see_to)
         if HAS_MASK:
-            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places))
+            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places), some_dead)
             partial = partial | (dying > 0)
         if partial:
             offset = place_of_key[None, :] - place[:, None]
@@ -371,7 +377,7 @@ def local_key_gradient(
     place = first + tl.arange(0, KEYS)
     token = residue + place * dilation
     inside = place < places
-    is_key = load_flags(local, token, inside, HAS_MASK)
+    is_key = load_flags(local, token, inside, True, HAS_MASK)
     keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
     values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
     key_random = tl.load(key_hash + token, mask=inside, other=0) if DROPOUT else token
@@ -381,15 +387,18 @@ def local_key_gradient(
     # The rows whose windows reach this tile: the window turned around.
     low = tl.maximum(first - right, 0) // ROWS * ROWS
     high = tl.minimum(first + KEYS + left, places)
+    some_dead = False
     if HAS_MASK:
-        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places))
+        dying, reach = count_dead(dead, residue, dilation, low, high, True)
+        some_dead = dying > 0
+        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places), some_dead)
         high = tl.where(dying == span, low, high)
     see_all_from = first + KEYS - 1 - right
     see_all_to = first + left + 1
     for start in range(low, high, ROWS):
         place_of_row = start + tl.arange(0, ROWS)
         row = residue + place_of_row * dilation
-        is_local = load_flags(local, row, place_of_row < places, HAS_MASK)
+        is_local = load_flags(local, row, place_of_row < places, some_dead, HAS_MASK)
         rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
         grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
         # Rows that aren't local drop out by their LSE, keys that aren't when they are stored.
@@ -496,7 +505,7 @@ def column_gradient(
     value_sum = tl.zeros([COLUMNS, BLOCK_D], tl.float32)
     for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), ROWS):
         row = start + tl.arange(0, ROWS)
-        is_local = load_flags(local, row, row < N, HAS_MASK)
+        is_local = load_flags(local, row, row < N, True, HAS_MASK)
         rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
         grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
         lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2

@@ -101,7 +101,7 @@ def rows_forward(
     weighted = tl.zeros([ROWS, BLOCK_E], tl.float32)
     for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), KEYS):
         token = start + tl.arange(0, KEYS)
-        is_key = load_flags(real, token, token < N, HAS_PADDING)
+        is_key = load_flags(real, token, token < N, True, HAS_PADDING)
         keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
         values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
         scores = products(rows, keys, NEGATIVE, PRECISION)
@@ -201,7 +201,7 @@ def rows_query_gradient(
     result = tl.zeros([ROWS, BLOCK_E], tl.float32)
     for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), KEYS):
         token = start + tl.arange(0, KEYS)
-        is_key = load_flags(real, token, token < N, HAS_PADDING)
+        is_key = load_flags(real, token, token < N, True, HAS_PADDING)
         keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
         values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
         seen = is_key[None, :]
@@ -286,7 +286,7 @@ def rows_key_gradient(
     real += b.to(tl.int64) * N
     token = tile * KEYS + tl.arange(0, KEYS)
     inside = token < N
-    is_key = load_flags(real, token, inside, HAS_PADDING)
+    is_key = load_flags(real, token, inside, True, HAS_PADDING)
     keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
     values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
     key_random = tl.load(key_hash + token, mask=inside, other=0) if DROPOUT else token

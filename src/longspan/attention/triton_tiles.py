@@ -65,23 +65,27 @@ def store_rows(base, stride, token, wanted, rows, D: tl.constexpr, BLOCK_D: tl.c
 
 
 @triton.jit
-def load_flags(flags, token, inside, HAS_MASK: tl.constexpr):
-    """bool ``[T]``: inside the text and, with a mask, flagged by int8 ``flags [N]``."""
+def load_flags(flags, token, inside, some_dead, HAS_MASK: tl.constexpr):
+    """bool ``[T]``: inside the text and, with a mask, flagged by int8 ``flags [N]``.
+
+    Without ``some_dead`` all are known to be flagged, and nothing is read: a load that is masked off isn't waited for.
+    """
     if HAS_MASK:
-        inside = inside & (tl.load(flags + token, mask=inside, other=0) != 0)
+        inside = inside & (tl.load(flags + token, mask=inside & some_dead, other=1) != 0)
     return inside
 
 
 @triton.jit
-def count_dead(dead, residue, dilation, start, stop):
+def count_dead(dead, residue, dilation, start, stop, some_dead):
     """How many tokens are not local from place ``start`` to before ``stop``, and how many tokens that span holds.
 
     ``dead`` is int32 ``[N + 1]``, for each token how many before it aren't local. With a dilation the span holds the
-    tokens of other residues too.
+    tokens of other residues too. Without ``some_dead`` there are known to be none.
     """
     begin = residue + start * dilation
     end = residue + (stop - 1) * dilation + 1
-    return tl.load(dead + end) - tl.load(dead + begin), end - begin
+    before_end = tl.load(dead + end, mask=some_dead, other=0)
+    return before_end - tl.load(dead + begin, mask=some_dead, other=0), end - begin
 
 
 @triton.jit
