@@ -325,15 +325,16 @@ def test_the_layers_of_a_model_share_one_look_at_the_masks(how: str, monkeypatch
 @needs_kernels
 @pytest.mark.parametrize("shared_kib", [227, 163, 99])
 def test_tiles_fit_into_shared_memory(shared_kib: int) -> None:
-    from longspan.attention.fused import shared_bytes, tiles_of
+    from longspan.attention.fused import columns_of, shared_bytes, tiles_of
 
     for kernel in ("forward", "query gradient", "key gradient"):
         for dtype in LIMITS:
             for features in (16, 64, 128, 256):
-                tiles = tiles_of(kernel, dtype, features, shared_kib * 1024)
-                assert shared_bytes(kernel, tiles, features * dtype.itemsize) <= shared_kib * 1024
-                assert min(tiles) > 0
-                assert min(tiles.rows, tiles.keys) >= 16
+                for columns in (columns_of(dtype, features, 1), columns_of(dtype, features, 100)):
+                    tiles = tiles_of(kernel, dtype, features, shared_kib * 1024, columns)
+                    assert shared_bytes(kernel, tiles, features * dtype.itemsize, columns) <= shared_kib * 1024
+                    assert min(tiles) > 0
+                    assert min(tiles.rows, tiles.keys) >= 16
 
 
 @needs_kernels

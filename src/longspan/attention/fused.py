@@ -59,12 +59,15 @@ HOPPER_SHARED = 227 * 1024
 """Bytes of shared memory that a program may have on an H100; an A100 has 163 KiB, consumer cards 99."""
 
 
-def tiles_of(kernel: str, dtype: torch.dtype, features: int, shared: int = HOPPER_SHARED) -> Tiles:
-    """The tiles that ``kernel`` uses for inputs of ``dtype``, heads of so many features and so much shared memory."""
+def tiles_of(kernel: str, dtype: torch.dtype, features: int, shared: int = HOPPER_SHARED, columns: int = 16) -> Tiles:
+    """The tiles that ``kernel`` uses for inputs of ``dtype``, heads of so many features and so much shared memory.
+
+    ``columns`` is how many global keys it loads at once.
+    """
     by_features = _TILES[kernel][dtype.itemsize]
     tiles = by_features[min(limit for limit in by_features if limit >= features)]
     width = dtype.itemsize * max(16, triton.next_power_of_2(features))
-    while shared_bytes(kernel, tiles, width) > shared and tiles != _SMALLEST:
+    while shared_bytes(kernel, tiles, width, columns) > shared and tiles != _SMALLEST:
         rows, keys, warps, stages = tiles
         if stages > 1:
             tiles = Tiles(rows, keys, warps, stages - 1)
@@ -73,9 +76,12 @@ def tiles_of(kernel: str, dtype: torch.dtype, features: int, shared: int = HOPPE
     return tiles
 
 
-def shared_bytes(kernel: str, tiles: Tiles, width: int) -> int:
+def shared_bytes(kernel: str, tiles: Tiles, width: int, columns: int) -> int:
     """Shared memory that a program takes for rows of ``width`` bytes: what stays, and what is loaded ahead in pairs."""
-    stays, moves = (tiles.keys, tiles.rows) if kernel == "key gradient" else (tiles.rows, tiles.keys)
+    if kernel == "key gradient":
+        stays, moves = tiles.keys, tiles.rows
+    else:
+        stays, moves = tiles.rows, max(tiles.keys, columns)
     return width * (stays * (1 if kernel == "forward" else 2) + 2 * moves * tiles.stages) + 4096
 
 
@@ -157,7 +163,8 @@ def fused_forward(
     launch = Launch.make(query, call, eager)
     query, key, value = readable_rows(query), readable_rows(key), readable_rows(value)
     target = readable_rows(out)
-    masks, size = launch.masks, tiles_of("forward", query.dtype, D, launch.shared)
+    masks, columns = launch.masks, _columns(launch, query)
+    size = tiles_of("forward", query.dtype, D, launch.shared, columns["COLUMNS"])
     tiles = launch.tiles(N, size.rows)
     local_forward[(tiles * B * H,)](
         query,
@@ -185,7 +192,7 @@ def fused_forward(
         launch.threshold,
         ROWS=size.rows,
         KEYS=size.keys,
-        **_columns(launch),
+        **columns,
         **_features(D),
         **launch.flags(query),
         num_warps=size.warps,
@@ -254,7 +261,8 @@ def _local_gradients(
     dead = lse if masks.dead is None else masks.dead
     inputs = (query, key, value, grad_out)
     strides = [stride for tensor in inputs for stride in tensor.stride()[:3]]
-    size = tiles_of("query gradient", query.dtype, D, launch.shared)
+    columns = _columns(launch, query)
+    size = tiles_of("query gradient", query.dtype, D, launch.shared, columns["COLUMNS"])
     tiles = launch.tiles(N, size.rows)
     local_query_gradient[(tiles * B * H,)](
         *inputs,
@@ -280,7 +288,7 @@ def _local_gradients(
         launch.threshold,
         ROWS=size.rows,
         KEYS=size.keys,
-        **_columns(launch),
+        **columns,
         **_features(D),
         **launch.flags(query),
         num_warps=size.warps,
@@ -335,8 +343,8 @@ def _column_gradients(
     slots, chunk = masks.most_globals, rows_per_split(N, masks.most_globals)
     splits = triton.cdiv(N, chunk)
     partial = [torch.empty(splits, B, H, slots, D, dtype=torch.float32, device=query.device) for _ in range(2)]
-    columns = _columns(launch)
-    size = tiles_of("query gradient", query.dtype, D, launch.shared)
+    columns = _columns(launch, query)
+    size = tiles_of("query gradient", query.dtype, D, launch.shared, columns["COLUMNS"])
     column_gradient[(triton.cdiv(slots, columns["COLUMNS"]) * splits * B * H,)](
         query,
         key,
@@ -397,10 +405,15 @@ def _row_delta(out: Tensor, grad_out: Tensor, grad_lse: Tensor | None) -> Tensor
     return delta
 
 
-def _columns(launch: Launch) -> dict[str, Any]:
+def columns_of(dtype: torch.dtype, features: int, most_globals: int) -> int:
+    """How many global keys a program loads at once: more where there are more, unless rows are very wide."""
+    return 64 if most_globals > 16 and dtype.itemsize * features <= 512 else 16
+
+
+def _columns(launch: Launch, query: Tensor) -> dict[str, Any]:
     """Compile-time arguments of the kernels that meet global columns."""
     return {
-        "COLUMNS": 16 if launch.masks.most_globals <= 16 else 64,
+        "COLUMNS": columns_of(query.dtype, query.shape[-1], launch.masks.most_globals),
         "HAS_MASK": launch.masks.local is not None,
         "HAS_GLOBALS": launch.masks.most_globals > 0,
         "CAUSAL": launch.masks.most_globals > 0 and any(launch.pattern.causal),

@@ -101,7 +101,7 @@ def local_forward(
         columns = tl.load(counts + b)
     some_dead = False
     if HAS_MASK:
-        dying, reach = count_dead(dead, residue, dilation, low, high, True)
+        dying, _reach = count_dead(dead, residue, dilation, low, high, True)
         some_dead = dying > 0
         dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
         high = tl.where(dying == span, low, high)  # no row is local: nothing to do but write zeros
@@ -254,7 +254,7 @@ def local_query_gradient(
         columns = tl.load(counts + b)
     some_dead = False
     if HAS_MASK:
-        dying, reach = count_dead(dead, residue, dilation, low, high, True)
+        dying, _reach = count_dead(dead, residue, dilation, low, high, True)
         some_dead = dying > 0
         dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
         high = tl.where(dying == span, low, high)
@@ -389,7 +389,7 @@ def local_key_gradient(
     high = tl.minimum(first + KEYS + left, places)
     some_dead = False
     if HAS_MASK:
-        dying, reach = count_dead(dead, residue, dilation, low, high, True)
+        dying, _reach = count_dead(dead, residue, dilation, low, high, True)
         some_dead = dying > 0
         dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places), some_dead)
         high = tl.where(dying == span, low, high)
