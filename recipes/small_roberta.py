@@ -21,7 +21,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +108,78 @@ def gather(data: Path, folder: Path) -> Result:
             break
     sizes["held_out"] = {"documents": len(held_out), "characters": size}
     random.Random(0).shuffle(texts)
+    write_texts(folder, texts, held_out)
+    return sizes
+
+
+def write_texts(folder: Path, train: Iterable[str], held_out: Iterable[str]) -> None:
+    """Write the text to train on, and held-out text, in order."""
     with atomic_directory(folder, "the text") as staging:
-        for name, documents in (("train", texts), ("held_out", held_out)):
+        for name, documents in (("train", train), ("held_out", held_out)):
             lines = (json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in documents if document)
             (staging / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return sizes
+
+
+def make_untrained(folder: Path, *, vocab_size: int, **sizes: Any) -> Result:
+    """Train a tokenizer on the text of a run, and draw a model for it into ``untrained``.
+
+    Args:
+        folder: of the run.
+        vocab_size: number of tokens.
+        sizes: of the model, as of :func:`new_roberta`.
+    """
+    files = [folder / "text" / "train.jsonl"]
+    texts = (entry["text"] for _, entry in read_json_lines(files[0], "text"))
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, folder=folder / "tokenizer")
+    corpus = TokenCorpus.of_files(files, tokenizer, cache_dir=folder / "tokens")
+    counts = np.bincount(corpus.tokens, minlength=len(tokenizer))
+    model = new_roberta(counts=counts, positions=SHORT_LENGTH, seed=0, **sizes)
+    with atomic_directory(folder / "untrained", "the untrained model") as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+    return {"tokens": int(corpus.tokens.size), "parameters": model.num_parameters()}
+
+
+def lengthen_short(folder: Path) -> None:
+    """Make the model in ``short`` long, in ``lengthened``."""
+    start = folder / "lengthened"
+    if not start.is_dir():
+        convert_directory(folder / "short" / "model", start, max_positions=LONG_LENGTH, attention_window=WINDOW)
+
+
+def pretrain_stage(folder: Path, recipe: str, model: str, output: str, steps: int | None, **fields: Any) -> Result:
+    """Pretrain by a recipe of this folder, on the text of a run.
+
+    Args:
+        folder: of the run.
+        recipe: file name.
+        model: what to begin with, in ``folder``.
+        output: where to put it, in ``folder``.
+        steps: instead of the recipe's.
+        fields: others, instead of the recipe's.
+    """
+    text = folder / "text"
+    shorter = {} if steps is None else {"steps": steps, "warmup_steps": min(10, steps)}
+    result: PretrainResult = pretrain(
+        load_recipe(
+            RECIPES / recipe,
+            model=str(folder / model),
+            train=[str(text / "train.jsonl")],
+            eval=[str(text / "held_out.jsonl")],
+            output_dir=str(folder / output),
+            cache_dir=str(folder / "tokens"),
+            **shorter,
+            **fields,
+        )
+    )
+    assert result.metrics is not None
+    load_tokenizer(result.model_dir)
+    return {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "held_out": result.metrics.to_dict(),
+    }
 
 
 class SmallRoberta:
@@ -125,7 +192,7 @@ class SmallRoberta:
     def run(self, stages: Stages) -> Result:
         """All stages in order; what they gave."""
         results = {"text": stages.run("text", lambda: gather(self.data, self.folder / "text"))}
-        results["untrained"] = stages.run("untrained", self._make_untrained)
+        results["untrained"] = stages.run("untrained", lambda: make_untrained(self.folder, **self.model_size))
         results["short"] = stages.run("short", self._pretrain_short)
         results["long"] = stages.run("long", self._continue_long)
         results["control"] = stages.run("control", self._continue_short)
@@ -133,36 +200,19 @@ class SmallRoberta:
         atomic_text(self.folder / "results.json", json.dumps(results, indent=1) + "\n", "the results")
         return results
 
-    def _make_untrained(self) -> Result:
-        files = [self.folder / "text" / "train.jsonl"]
-        texts = (entry["text"] for _, entry in read_json_lines(files[0], "text"))
-        tokenizer = train_tokenizer(texts, vocab_size=self.model_size["vocab_size"], folder=self.folder / "tokenizer")
-        corpus = TokenCorpus.of_files(files, tokenizer, cache_dir=self.folder / "tokens")
-        sizes = {name: value for name, value in self.model_size.items() if name != "vocab_size"}
-        model = new_roberta(
-            counts=np.bincount(corpus.tokens, minlength=len(tokenizer)), positions=SHORT_LENGTH, seed=0, **sizes
-        )
-        with atomic_directory(self.folder / "untrained", "the untrained model") as staging:
-            model.save_pretrained(staging)
-            tokenizer.save_pretrained(staging)
-        return {"tokens": int(corpus.tokens.size), "parameters": model.num_parameters()}
-
     def _pretrain_short(self) -> Result:
-        return self._pretrain("small_roberta.yaml", "untrained", "short", self.short_steps)
+        return pretrain_stage(self.folder, "small_roberta.yaml", "untrained", "short", self.short_steps)
 
     def _continue_long(self) -> Result:
-        start = self.folder / "lengthened"
-        if not start.is_dir():
-            convert_directory(
-                self.folder / "short" / "model", start, max_positions=LONG_LENGTH, attention_window=WINDOW
-            )
-        return self._pretrain("small_longformer.yaml", "lengthened", "long", self.long_steps)
+        lengthen_short(self.folder)
+        return pretrain_stage(self.folder, "small_longformer.yaml", "lengthened", "long", self.long_steps)
 
     def _continue_short(self) -> Result:
         """As many tokens as the long model got, with the same optimizer, in short sequences."""
         times = LONG_LENGTH // SHORT_LENGTH
         recipe = load_recipe(RECIPES / "small_longformer.yaml")
-        return self._pretrain(
+        return pretrain_stage(
+            self.folder,
             "small_longformer.yaml",
             "short/model",
             "control",
@@ -171,30 +221,6 @@ class SmallRoberta:
             sequences_per_step=recipe.sequences_per_step * times,
             micro_batch=times,
         )
-
-    def _pretrain(self, recipe: str, model: str, output: str, steps: int | None, **fields: Any) -> Result:
-        text = self.folder / "text"
-        shorter = {} if steps is None else {"steps": steps, "warmup_steps": min(10, steps)}
-        result: PretrainResult = pretrain(
-            load_recipe(
-                RECIPES / recipe,
-                model=str(self.folder / model),
-                train=[str(text / "train.jsonl")],
-                eval=[str(text / "held_out.jsonl")],
-                output_dir=str(self.folder / output),
-                cache_dir=str(self.folder / "tokens"),
-                **shorter,
-                **fields,
-            )
-        )
-        assert result.metrics is not None
-        load_tokenizer(result.model_dir)
-        return {
-            "steps": result.steps,
-            "tokens": result.tokens,
-            "seconds": result.seconds,
-            "held_out": result.metrics.to_dict(),
-        }
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "src" / "longspan"
 # Each room, and the rooms it may import.
 MAY_IMPORT = {
     "attention": set(),
-    "models": {"attention"},
+    "bundled": set(),
+    "models": {"attention", "bundled"},
     "data": {"attention"},
     "integrations": {"attention", "models", "data"},
-    "convert": {"attention", "models", "integrations"},
+    "convert": {"attention", "bundled", "models", "integrations"},
     "tasks": {"attention", "models", "convert", "data"},
-    "training": {"attention", "models", "convert", "data", "tasks"},
-    "pipelines": {"attention", "models", "integrations", "data", "training"},
+    "training": {"attention", "bundled", "models", "convert", "data", "tasks"},
+    "pipelines": {"attention", "bundled", "models", "integrations", "data", "training"},
     "report": {"attention", "models", "convert", "data"},
     "demo": {"attention", "models", "convert", "data", "training", "report"},
 }

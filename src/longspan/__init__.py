@@ -10,6 +10,7 @@ import longspan.integrations  # noqa: F401 (watches for transformers)
 
 if TYPE_CHECKING:
     from longspan.attention import AttentionPattern, AttentionResult, GlobalProjection, longformer_attention
+    from longspan.bundled import bundled_model
     from longspan.convert import convert_directory, lengthen
     from longspan.data import GlobalMaskCollator, SegmentLayout, split_sentences
     from longspan.integrations import accelerate, add_remote_code, export_onnx
@@ -68,6 +69,7 @@ _HOMES = {
     "SegmentLayout": "longspan.data",
     "accelerate": "longspan.integrations",
     "add_remote_code": "longspan.integrations",
+    "bundled_model": "longspan.bundled",
     "convert_directory": "longspan.convert",
     "export_onnx": "longspan.integrations",
     "lengthen": "longspan.convert",
@@ -107,6 +109,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "add_remote_code",
+    "bundled_model",
     "convert_directory",
     "export_onnx",
     "lengthen",

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictData
 from huggingface_hub.utils import RepositoryNotFoundError
 from transformers import PretrainedConfig
 
+from longspan.bundled import model_source
 from longspan.convert.families import KeptFamily, family_named
 
 # Everything that a tokenizer may be read from, in any family of the table.
@@ -32,14 +33,14 @@ def find_source(source: str | Path) -> Path:
     """The directory of a checkpoint, fetched from the hub when ``source`` is no directory but a name there.
 
     Args:
-        source: a directory, or a hub name like ``FacebookAI/roberta-base``; one in the local cache needs no
-            network.
+        source: a directory, a bundled model's name, or a hub name like ``FacebookAI/roberta-base``; one in the local
+            cache needs no network.
 
     Raises:
         FileNotFoundError: it is neither.
         NotADirectoryError: it is a file.
     """
-    path = Path(source).expanduser()
+    path = Path(model_source(source)).expanduser()
     if path.is_dir():
         return path
     if path.exists():

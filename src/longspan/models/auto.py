@@ -8,9 +8,11 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
+from longspan.bundled import model_source
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.configuration import LongformerConfig
 from longspan.models.hat_configuration import HATConfig
+from longspan.models.hub_names import check_hub_name
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.sequential_sentences import LongformerForSequentialSentenceClassification
 
@@ -26,29 +28,32 @@ _TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "*.model", "*.tiktoken", "spie
 
 
 def read_config(model: str | Path, **fields: Any) -> PreTrainedConfig:
-    """The configuration of a directory or a hub name, as ``AutoConfig``'s, but of this package's class if there is one.
+    """The configuration of a model, as ``AutoConfig``'s, but of this package's class if there is one.
 
     ``AutoConfig`` itself, without :func:`longspan.register`, refuses what stock ``transformers`` lacks.
 
     Args:
-        model: a directory, or a hub name.
+        model: a directory, a hub name, or a bundled model's name.
         **fields: fields to replace.
 
     Raises:
         OSError: there is none. ValueError: of an unknown type, or a field is wrong.
     """
-    name = str(model)
+    name = model_source(model)
+    check_hub_name(name)
     known = _CONFIGS.get(PreTrainedConfig.get_config_dict(name)[0].get("model_type", ""))
     config: PreTrainedConfig = (known or AutoConfig).from_pretrained(name, **fields)
     return config
 
 
 def read_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
-    """The tokenizer of a directory or a hub name, as ``AutoTokenizer``'s, whatever model lies beside it.
+    """The tokenizer of a directory, a hub name or a bundled model, whatever model lies beside it.
 
     Raises:
         OSError, ValueError: there is none.
     """
+    name = model_source(name)
+    check_hub_name(name)
     folder = Path(name)
     if folder.is_dir() and not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
         # transformers would make one without a vocabulary.
@@ -56,7 +61,7 @@ def read_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
             f"folder {folder} holds no tokenizer; save the model's there: tokenizer.save_pretrained"
         )
     try:
-        kind = PreTrainedConfig.get_config_dict(str(name))[0].get("model_type")
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     except OSError:  # a tokenizer may lie alone
         kind = None
     # Which class of tokenizer it is may depend on the model, but on nothing that stock transformers can't read.
@@ -65,7 +70,7 @@ def read_tokenizer(name: str | Path) -> transformers.PreTrainedTokenizerBase:
         "longformer": transformers.LongformerConfig,
     }
     config = {**_CONFIGS, **stock}.get(kind or "")
-    return AutoTokenizer.from_pretrained(str(name), **({} if config is None else {"config": config()}))
+    return AutoTokenizer.from_pretrained(name, **({} if config is None else {"config": config()}))
 
 
 class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
@@ -85,7 +90,7 @@ class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
         Raises:
             OSError: there is none. ValueError: the model is of a type that has no such head here.
         """
-        name = str(pretrained_model_name_or_path)
+        name = model_source(pretrained_model_name_or_path)
         if kwargs.get("config") is None:
             known = _CONFIGS.get(PreTrainedConfig.get_config_dict(name)[0].get("model_type", ""))
             if known is not None and known in cls._model_mapping:
@@ -93,7 +98,7 @@ class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
                 both = {key: kwargs[key] for key in _OF_BOTH if key in kwargs}
                 config, kwargs = known.from_pretrained(name, return_unused_kwargs=True, **kwargs)
                 kwargs |= both | {"config": config}
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(name, *args, **kwargs)
 
 
 for _config in (LongformerConfig, transformers.LongformerConfig):

@@ -7,6 +7,11 @@ from typing import Any, Self
 
 from safetensors import SafetensorError
 
+from longspan.bundled import model_source
+from longspan.models.hub_names import check_hub_name
+
+# Options that say where else than on the hub of everybody a model lies.
+_ELSEWHERE = frozenset({"cache_dir", "local_files_only", "token"})
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 # What torch and transformers say of a pickle that ends too soon, or isn't one.
 _SIGNS = ("PytorchStreamReader", "unexpected EOF", "Unable to load weights", "corrupt", "zip archive")
@@ -17,17 +22,20 @@ class ClearLoading:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a saved model; arguments as ``transformers.PreTrainedModel.from_pretrained``.
+        """Load a saved model, or a bundled one; arguments as ``transformers.PreTrainedModel.from_pretrained``.
 
         Raises:
             OSError: there is no such model, or its weights file is cut short or damaged. ValueError: the
                 configuration is another model's, or a field is wrong.
         """
-        name = str(pretrained_model_name_or_path)
+        given = pretrained_model_name_or_path
+        name = model_source(given)  # None, of a model whose weights are given, stays None
         if name.startswith((".", "/", "~", "\\")) and not Path(name).exists():
             raise FileNotFoundError(f"there is no model folder {name}")
+        if given is not None and not _ELSEWHERE.intersection(kwargs):
+            check_hub_name(name)
         try:
-            loaded: Self = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+            loaded: Self = super().from_pretrained(None if given is None else name, *args, **kwargs)  # type: ignore[misc]
         except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
             raise _damaged(name, error) from error
         except (RuntimeError, OSError, ValueError) as error:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
+from longspan.bundled import model_source
 from longspan.data.atomic import atomic_directory
-from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask, read_tokenizer
+from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask, read_config, read_tokenizer
 from longspan.models.global_policies import GlobalPolicy, parse_policy
 from longspan.pipelines.windows import (
     Columns,
@@ -85,7 +86,7 @@ class DocumentEmbedder:
         """An embedder of a saved model, with or without a head.
 
         Args:
-            directory: a folder with model and tokenizer, or a hub name. A Longformer becomes a
+            directory: a folder with model and tokenizer, a bundled model's name, or a hub name. A Longformer becomes a
                 :class:`longspan.LongformerModel`, any other encoder is ``AutoModel``'s. Of one that
                 :meth:`save_pretrained` wrote, pooling and normalization are taken over.
             **options: as of the class, instead of those.
@@ -93,13 +94,12 @@ class DocumentEmbedder:
         Raises:
             OSError: there is no such model or tokenizer. TypeError, ValueError: as the class.
         """
-        name = str(directory)
-        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-        if kind == "longformer":
+        name = model_source(directory)
+        if read_config(name).model_type == "longformer":
             model = LongformerModel.from_pretrained(name, add_pooling_layer=False)
         else:
             model = AutoModel.from_pretrained(name)
-        saved = _read_options(Path(directory)) if Path(directory).is_dir() else {}
+        saved = _read_options(Path(name)) if Path(name).is_dir() else {}
         return cls(model, read_tokenizer(name), **{**saved, **options})
 
     def encode(self, documents: str | Iterable[str], *, batch_size: int = 8) -> Tensor:

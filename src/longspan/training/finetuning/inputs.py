@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from longspan.bundled import model_source
 from longspan.data.atomic import atomic_text
 
 _FILE = "inputs.json"
@@ -18,7 +19,8 @@ def digest_items(items: Iterable[object]) -> str:
 
 
 def digest_model(model: str) -> str:
-    """A digest of a model's folder; of a hub name, that name."""
+    """A digest of a model's folder, a bundled one's too; of a hub name, that name."""
+    model = model_source(model)
     folder, whole = Path(model), hashlib.sha256(b"" if Path(model).is_dir() else model.encode())
     for file in sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)}):
         with file.open("rb") as stream:

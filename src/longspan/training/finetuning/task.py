@@ -232,7 +232,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
     Raises:
         FileNotFoundError: there is no such model. ValueError: it is no Longformer, or has a field of the wrong kind.
     """
-    from longspan.models import LongformerConfig, read_config
+    from longspan.models import read_config
 
     with loading(model):
         kind = read_config(model).model_type
@@ -241,7 +241,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
                 f"model {str(model)!r} is a {kind!r}, which has no {builder.__name__}; make it a Longformer: "
                 f"longspan convert"
             )
-        config = LongformerConfig.from_pretrained(str(model), **config_fields)
+        config = read_config(model, **config_fields)
         with no_transformers_bars():
             network: PreTrainedModel = builder.from_pretrained(str(model), config=config, dtype=torch.float32)
     if config.reading_length is not None:

@@ -1,0 +1,36 @@
+"""Names that are neither a folder nor a model on the hub, told at once: the hub's client tries for half a minute."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+_SECONDS = 10
+
+
+def check_hub_name(name: str) -> None:
+    """See that a model can be had by this name, by one short look at the hub unless it is here already.
+
+    Args:
+        name: a folder, or a name on the hub.
+
+    Raises:
+        FileNotFoundError: it is neither, or the hub can't be reached.
+    """
+    if Path(name).exists() or constants.HF_HUB_OFFLINE:
+        return
+    nowhere = f"there is no folder {name!r}"
+    try:
+        if isinstance(try_to_load_from_cache(name, constants.CONFIG_NAME), str):
+            return
+        HfApi().model_info(name, timeout=_SECONDS)
+    except GatedRepoError:
+        return  # transformers tells how to ask for it
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(f"{nowhere}, and no model of that name on the hub") from error
+    except HfHubHTTPError:
+        return  # a hub in trouble, which may still give the files
+    except Exception as error:  # a connection's, of whatever library the client speaks through
+        raise FileNotFoundError(
+            f"{nowhere}, and the hub can't be reached to look for a model of that name ({type(error).__name__})"
+        ) from error
