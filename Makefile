@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each builds its own virtual environment the first time.
+# Two commands: `make demo` and `make test`. The first one builds the virtual environment.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

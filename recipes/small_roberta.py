@@ -159,7 +159,8 @@ def pretrain_stage(folder: Path, recipe: str, model: str, output: str, steps: in
         fields: others, instead of the recipe's.
     """
     text = folder / "text"
-    shorter = {} if steps is None else {"steps": steps, "warmup_steps": min(10, steps)}
+    plan = load_recipe(RECIPES / recipe)
+    other = {} if steps is None else {"steps": steps, "warmup_steps": min(plan.num_warmup_steps, steps // 2)}
     result: PretrainResult = pretrain(
         load_recipe(
             RECIPES / recipe,
@@ -168,7 +169,7 @@ def pretrain_stage(folder: Path, recipe: str, model: str, output: str, steps: in
             eval=[str(text / "held_out.jsonl")],
             output_dir=str(folder / output),
             cache_dir=str(folder / "tokens"),
-            **shorter,
+            **other,
             **fields,
         )
     )

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands exist with the options they show."""
+"""The README's Python runs as it stands; commands and links of all pages and recipes exist, with their options."""
 
 import re
 import shlex
@@ -9,11 +9,20 @@ from typer.testing import CliRunner
 
 from longspan.cli import app
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("README.md"))]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def _commands(file: Path) -> list[str]:
+    """The commands that begin a line of a page, or of a recipe's comments, continued lines joined."""
+    text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^(?:#? {2,})?(longspan [a-z].*)$", text, flags=re.MULTILINE)
 
 
 def test_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,18 +34,19 @@ def test_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (tmp_path / "long-model" / "config.json").exists()
 
 
-def test_commands_exist() -> None:
-    commands = [line for block in _blocks("bash") for line in block.splitlines() if line.startswith("longspan ")]
-    assert len(commands) >= 4
+@pytest.mark.parametrize("file", [*PAGES, *RECIPES], ids=lambda file: file.name)
+def test_commands_exist(file: Path) -> None:
+    commands = _commands(file)
+    assert len(commands) >= 4 or file != ROOT / "README.md"
     for command in commands:
-        _, verb, *arguments = shlex.split(command)
+        _, verb, *arguments = shlex.split(command, comments=True)
         shown = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
         assert shown.exit_code == 0, command
         for option in (argument for argument in arguments if argument.startswith("--")):
             assert option in shown.output, f"{option} of: {command}"
 
 
-def test_links_lead_somewhere() -> None:
-    root = Path(__file__).parent.parent
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (root / target).exists(), target
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), target

@@ -92,7 +92,9 @@ def pretrain(
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file of a recipe; options and --set replace its fields.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder of the model to begin with.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the model to begin with, or longspan-mini.")
+    ] = None,
     train: Annotated[
         list[str] | None, typer.Option(help="Text to train on: a file, a folder, or hub:NAME[:CONFIG].")
     ] = None,
@@ -154,8 +156,10 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
 @app.command("fill-mask")
 @_sentence_errors
 def fill_mask(
-    model: Annotated[str, typer.Option(help="Folder of a masked language model.")],
     text: Annotated[str | None, typer.Argument(help="The text, with <mask> (or the model's mask token).")] = None,
+    model: Annotated[
+        str, typer.Option(help="Folder or hub name of a masked language model; the default comes with the package.")
+    ] = "longspan-mini",
     file: Annotated[Path | None, typer.Option(help="Read the text from a file instead.")] = None,
     top_k: Annotated[int, typer.Option(help="Candidates per mask.")] = 5,
 ) -> None:
@@ -183,7 +187,8 @@ def convert(
         int | None, typer.Option(help="Tokens that the long model reads; 4,096, an LED 16,384.")
     ] = None,
     attention_window: Annotated[
-        int | None, typer.Option(help="Total width of the window, both sides together; 512, or a Longformer's own.")
+        int | None,
+        typer.Option(help="Total width of the window, both sides together; 512, an LED 1,024, or the source's own."),
     ] = None,
     max_decoder_positions: Annotated[
         int | None, typer.Option(help="Tokens that an LED writes; default: as the source.")
@@ -429,7 +434,7 @@ def generate(
 @app.command("export-onnx")
 @_sentence_errors
 def export_onnx_(
-    model: Annotated[Path, typer.Argument(help="Folder of a Longformer, with any head.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a Longformer, an LED or a causal language model.")],
     target: Annotated[Path, typer.Argument(help="Folder to write to; an earlier export there is replaced.")],
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Longest text, in tokens; default: the model's.")
@@ -442,7 +447,9 @@ def export_onnx_(
     name = (models.read_config(model).architectures or ["LongformerModel"])[0]
     loader = getattr(models, name, None)
     if loader is None:
-        raise ValueError(f"{model} holds a {name}, which is no model of this package; it exports Longformers")
+        raise ValueError(
+            f"{model} holds a {name}, which is no model of this package; give a Longformer, an LED or a causal model"
+        )
     typer.echo(str(export_onnx(loader.from_pretrained(model), target, max_length=max_length)))
 
 

@@ -20,7 +20,7 @@ def evaluate(
         list[str],
         typer.Argument(help="Held-out text, labelled examples, or official files; the model tells which."),
     ],
-    model: Annotated[str, typer.Option(help="Folder of a masked language model, or of a finetuned one.")],
+    model: Annotated[str, typer.Option(help="Folder of a masked language model, longspan-mini, or a finetuned one.")],
     sequence_length: Annotated[
         int | None, typer.Option(help="Masked LM: tokens of a sequence; default: all the model reads.")
     ] = None,

@@ -28,7 +28,9 @@ def finetune(
             "contract-nli, ecthr-arg, race or quality."
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder of the model to start from.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the model to start from, or longspan-mini.")
+    ] = None,
     train: Annotated[
         list[str] | None, typer.Option(help="Training data: .jsonl, .csv, .tsv, .parquet; official files; hub:NAME.")
     ] = None,

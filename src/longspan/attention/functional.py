@@ -47,9 +47,10 @@ class AttentionResult(NamedTuple):
     """``[B, H, N, G + W]`` after dropout: the weights on the G global tokens in order of position (G is the largest
     number in the batch), then on the offsets ``-left .. right`` in steps of the dilation. 0 in global and padding
     rows. A global token counts in its own column, never in the window. With windows that differ by head, W spans the
-    widest on each side."""
+    widest on each side. None if not asked for."""
     global_probabilities: Tensor | None
-    """``[B, H, N, G]`` after dropout: column g is the row of the g-th global token over all N keys. None if G is 0."""
+    """``[B, H, N, G]`` after dropout: column g is the row of the g-th global token over all N keys.
+    None if G is 0 or not asked for."""
 
 
 @overload

@@ -41,7 +41,7 @@ def convert_directory(
     full attention.
 
     Args:
-        source: a directory, or a name on the hub.
+        source: a directory, a name on the hub, or a bundled model's name.
         target: a directory that does not exist or is empty.
         max_positions: tokens that the result reads, special ones included. None: 4096, in an LED 16384.
         attention_window: total width, in the forms of :func:`longspan.lengthen`.
@@ -58,7 +58,7 @@ def convert_directory(
 
     Raises:
         ValueError: as :func:`longspan.lengthen`; or source and target contain one another.
-        FileNotFoundError: as :func:`longspan.lengthen`.
+        FileNotFoundError, NotADirectoryError: as :func:`longspan.lengthen`.
         FileExistsError: ``target`` exists and ``force`` is not given, or it isn't a model's directory.
         OSError: the disk is full, or the target's place cannot be written.
     """

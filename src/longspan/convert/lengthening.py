@@ -81,7 +81,7 @@ def lengthen(
         ValueError: the model's type, head or configuration isn't supported, the source covers more positions,
             ``max_decoder_positions`` is given for an encoder, weights are damaged, missing or of the wrong shape, or
             the window isn't valid.
-        FileNotFoundError: no such directory or hub name, or no config or weights in it.
+        FileNotFoundError: no such directory or hub name, or no config or weights in it. NotADirectoryError: a file.
     """
     if isinstance(model_or_directory, PreTrainedModel):
         fields = {"model_type": model_or_directory.config.model_type}

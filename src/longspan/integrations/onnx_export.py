@@ -37,8 +37,8 @@ def export_onnx(
     ``pip install longspan[onnx]``.
 
     Args:
-        model: a model of this package, with any head, or a Hugging Face's one after :func:`longspan.accelerate`. It
-            is put into eval mode for the export, and back.
+        model: a model of this package, with any head but multiple choice's, or a Hugging Face's one after
+            :func:`longspan.accelerate`. It is put into eval mode for the export, and back.
         directory: written whole or not at all. An earlier export there is replaced.
         inputs: which inputs the graph has, ``input_ids`` among them; None: ``attention_mask`` too, and
             ``global_attention_mask`` and ``decoder_input_ids`` if the model takes them.

@@ -35,7 +35,7 @@ def add_remote_code(directory: str | Path) -> Path:
     Calling it again replaces the code.
 
     Args:
-        directory: of a Longformer or LED model, as ``save_pretrained`` wrote it.
+        directory: of a Longformer, LED or causal model, as ``save_pretrained`` wrote it.
 
     Returns:
         The directory.

@@ -177,7 +177,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
             loss_arguments: ``num_items_in_batch``, as ``Trainer`` passes it: the loss is then the sum divided by it.
 
         Returns:
-            ``loss`` if labels are given; ``logits`` ``[B, N, V]``; ``past_key_values``; ``hidden_states``.
+            ``loss`` if labels are given; ``logits`` ``[B, N, V]``, or of the tokens kept; ``past_key_values``;
+            ``hidden_states``.
 
         Raises:
             TypeError, ValueError: one sentence for ids out of range, masks or labels of another shape, a cache of

@@ -18,8 +18,8 @@ class LongformerConfig(transformers.LongformerConfig):
 
     It reads every ``config.json`` that Hugging Face's Longformer reads, keeps keys it doesn't know, and what
     it writes opens in stock ``transformers`` as long as the model uses nothing that stock lacks (odd windows,
-    windows per head, dilation: stock then refuses the file rather than compute something else). The defaults are
-    Hugging Face's.
+    windows per head, dilation, another pooling than "cls", ``reading_length``: stock then refuses the file rather
+    than compute something else). The defaults are Hugging Face's.
 
     ``attention_window`` and ``attention_dilation`` are read at every forward, so assigning
     ``model.config.attention_window`` on a loaded model takes effect at once.

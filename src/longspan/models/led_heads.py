@@ -141,7 +141,7 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
 
         Args:
             input_ids: int ``[B, N]``, each text with at least one end-of-sequence token; required, since that token
-                is looked for in it.
+                is looked for in it, unless the decoder's input is given.
             attention_mask, encoder_outputs, inputs_embeds: as :meth:`LEDModel.forward`.
             decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds: the same; ``None`` as the class says.
                 If given, the state at the last decoder token that isn't padding is classified.

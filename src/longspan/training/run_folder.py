@@ -32,7 +32,7 @@ class RunFolder:
     * ``recipe.yaml``: the recipe, written when the run begins
     * ``checkpoints/checkpoint-N``: whole or not there
     * ``log.jsonl``: a line for every logged step and evaluation
-    * ``table.md``: step, training loss, validation loss and accuracy, as the model card's table
+    * ``table.md``: step, training loss, validation loss, accuracy and perplexity, as the model card's table
     * ``eval.jsonl``: evaluation documents of hub data sets
     * ``tensorboard/``
     * ``model/``: the trained model and tokenizer
