@@ -1,6 +1,6 @@
 """What is measured: the tasks, the sizes of the models, and the grid of cases of one run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -58,6 +58,8 @@ class Case:
     """Total width w as in ``config.attention_window``: each token sees w/2 tokens on each side and itself."""
     dtype: str = "float32"
     """Of inputs and weights; a key of ``DTYPES``."""
+    rounded_to: str | None = None
+    """What the numbers are rounded to before they are of ``dtype``; None: nothing else."""
     device: str = "cpu"
     batch: int = 1
     size: Size = BASE
@@ -65,8 +67,9 @@ class Case:
     def __post_init__(self) -> None:
         if self.window < 4 or self.window % 2:
             raise ValueError(f"window must be an even number of at least 4 tokens (both sides), got {self.window}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
+        for dtype in (self.dtype, self.rounded_to or self.dtype):
+            if dtype not in DTYPES:
+                raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
         if self.length < 1:
             raise ValueError(f"length must be at least 1 token, got {self.length}")
         if not 0 <= self.global_tokens <= self.length:
@@ -76,6 +79,15 @@ class Case:
     def torch_dtype(self) -> torch.dtype:
         """The dtype itself."""
         return DTYPES[self.dtype]
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether many layers round to 16 bits one after the other."""
+        return self.task in ("model", "train-step") and self.torch_dtype.itemsize == 2
+
+    def in_float32(self) -> "Case":
+        """The same numbers, computed with in float32."""
+        return replace(self, dtype="float32", rounded_to=self.dtype)
 
     @property
     def mode(self) -> str:

@@ -173,7 +173,8 @@ class Session:
             with _skipping(row):
                 if row.rival.pattern == longspan.pattern:
                     ours = workloads[longspan.name].values() if ours is None else ours
-                    row.agreement = same_pattern(row.case, ours, workloads[row.rival.name].values())
+                    theirs = workloads[row.rival.name].values()
+                    row.agreement = same_pattern(row.case, longspan, row.rival, ours, theirs)
                 else:
                     row.agreement = other_pattern(row.case, longspan, row.rival)
             if row.skipped is not None:

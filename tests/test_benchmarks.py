@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from benchmarks import __main__ as command
 from benchmarks import plot
 from benchmarks.cases import TINY, Case, grid
-from benchmarks.check import Agreement, compare
+from benchmarks.check import Agreement, compare, no_farther, same_pattern
 from benchmarks.machine import MatrixRate, describe
 from benchmarks.measure import Failure, Timing, peak_memory
 from benchmarks.report import Report, growths
@@ -227,6 +228,39 @@ def test_compare_finds_the_tensor_that_is_farthest_off() -> None:
     assert compare(noise, {**noise, "grad key.bias": one * -1e-8}, "float32", "").ok
     with pytest.raises(KeyError, match="only one side computes out"):
         compare({"out": one}, {}, "float32", "")
+
+
+def test_where_16_bits_add_up_both_sides_are_measured_by_float32() -> None:
+    exact = {"out": torch.ones(4), "grad a": torch.ones(4)}
+    near, far = ({"out": torch.ones(4), "grad a": torch.full((4,), value)} for value in (1.1, 1.4))
+    assert no_farther(near, far, exact, "bfloat16", "").ok
+    assert no_farther(far, far, exact, "bfloat16", "").ok
+    worst = no_farther(far, near, exact, "bfloat16", "")
+    assert not worst.ok
+    assert worst.tensor == "grad a"
+    nothing = {"out": torch.ones(4), "grad a": torch.full((4,), math.nan)}
+    assert not no_farther(near, nothing, exact, "bfloat16", "").ok
+    assert not no_farther(nothing, near, exact, "bfloat16", "").ok
+
+
+class WrongInDepth(HuggingFaceLongformer):
+    """A rival whose loss is too large by a thousandth, which bfloat16 would hide."""
+
+    def masked_lm(self, case: Case) -> Any:
+        module, call = super().masked_lm(case)
+        return module, lambda ids, labels: call(ids, labels) * 1.001
+
+
+def test_a_training_step_in_16_bits_is_compared_in_float32_first() -> None:
+    case = Case(task="train-step", length=64, backward=True, window=16, size=TINY, dtype="bfloat16", global_tokens=1)
+
+    def agreement(rival: HuggingFaceLongformer) -> Agreement:
+        return same_pattern(case, LONGSPAN, rival, build(case, LONGSPAN).values(), build(case, rival).values())
+
+    assert agreement(HuggingFaceLongformer()).ok
+    wrong = agreement(WrongInDepth())
+    assert not wrong.ok
+    assert "in float32" in wrong.how
 
 
 @pytest.mark.parametrize("length", [1, 5, 9, 40])
