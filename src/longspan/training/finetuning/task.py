@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
-from longspan.data.progress import no_transformers_bars
+from longspan.training.finetuning.new_heads import load_with_head
 from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import load_tokenizer, max_sequence_length
 
@@ -153,8 +151,7 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
                 f"longspan convert"
             )
         config = read_config(model, **fields)
-        with no_transformers_bars():
-            return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+        return load_with_head(builder, model, config)
 
 
 def _warn_of_other_labels(model: str | Path, task: FinetunedTask) -> None:
@@ -206,10 +203,7 @@ def load_hat(builder: Any, model: str | Path, config: Any, **config_fields: Any)
         config: its configuration.
         config_fields: fields of the configuration to set.
     """
-    with no_transformers_bars():
-        fields = type(config).from_pretrained(str(model), **config_fields)
-        network: PreTrainedModel = builder.from_pretrained(str(model), config=fields, dtype=torch.float32)
-    return network
+    return load_with_head(builder, model, type(config).from_pretrained(str(model), **config_fields))
 
 
 def reading_limits(network: "PreTrainedModel") -> tuple[int | None, int | None]:
@@ -242,8 +236,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
                 f"longspan convert"
             )
         config = read_config(model, **config_fields)
-        with no_transformers_bars():
-            network: PreTrainedModel = builder.from_pretrained(str(model), config=config, dtype=torch.float32)
+        network = load_with_head(builder, model, config)
     if config.reading_length is not None:
         # Pieces have no global tokens; DistributedDataParallel would wait for these weights' gradients.
         for _, projection in global_projection_pairs(network):

@@ -1,0 +1,67 @@
+"""Loading a model whose head is still to be learnt: a sentence says so, in place of transformers' table of weights."""
+
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from longspan.data.progress import no_transformers_bars
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+_TRANSFORMERS = logging.getLogger("transformers.modeling_utils")
+
+
+class _Held(logging.Filter):
+    """Keeps the tables back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_table = "LOAD REPORT" in record.getMessage()
+        if is_table:
+            self.records.append(record)
+        return not is_table
+
+
+@cache
+def _tell_once(sentence: str) -> None:
+    """A training loads its model once more for each seed."""
+    logger.warning(sentence)
+
+
+def load_with_head(builder: Any, model: str | Path, config: Any) -> "PreTrainedModel":
+    """A model with the head of a class, in fp32; a head that the folder lacks is drawn at random.
+
+    Where more than the heads differ, the table is shown as ``transformers`` made it.
+
+    Args:
+        builder: the class, or an Auto class.
+        model: a folder, a bundled model's name, or a hub name.
+        config: its configuration.
+    """
+    held = _Held()
+    _TRANSFORMERS.addFilter(held)
+    try:
+        with no_transformers_bars():
+            network, found = builder.from_pretrained(
+                str(model), config=config, dtype=torch.float32, output_loading_info=True
+            )
+    finally:
+        _TRANSFORMERS.removeFilter(held)
+    of_encoder = f"{network.base_model_prefix}."
+    differing = [*found["missing_keys"], *found["unexpected_keys"]]
+    if found["mismatched_keys"] or any(key.startswith(of_encoder) for key in differing):
+        for record in held.records:
+            _TRANSFORMERS.handle(record)
+    elif found["missing_keys"]:
+        names = sorted({key.split(".")[0] for key in found["missing_keys"]})
+        _tell_once(f"The head of {type(network).__name__} is new: {', '.join(names)} with random weights.")
+    loaded: PreTrainedModel = network
+    return loaded
