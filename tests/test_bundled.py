@@ -1,6 +1,7 @@
 """longspan-mini as a newcomer meets it: by its name, without a network, everywhere a model is asked for."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def test_what_comes_along() -> None:
     assert all(file.stat().st_size <= 16 * 2**20 for file in folder.iterdir())
     with pytest.raises(ValueError, match="no model named 'longspan-maxi' comes with longspan; there is longspan-mini"):
         longspan.bundled_model("longspan-maxi")
+
+
+def test_the_card_runs() -> None:
+    card = (longspan.bundled_model() / "README.md").read_text(encoding="utf-8")
+    [snippet] = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    exec(compile(snippet, "README.md", "exec"), {})
 
 
 def test_weights_are_stored_in_16_bits_and_read_in_32() -> None:

@@ -6,6 +6,8 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 _SECONDS = 10
+_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json")
+"""Of a model or a tokenizer that was fetched before, one is in the hub's cache."""
 
 
 def check_hub_name(name: str) -> None:
@@ -21,7 +23,7 @@ def check_hub_name(name: str) -> None:
         return
     nowhere = f"there is no folder {name!r}"
     try:
-        if isinstance(try_to_load_from_cache(name, constants.CONFIG_NAME), str):
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in _FILES):
             return
         HfApi().model_info(name, timeout=_SECONDS)
     except GatedRepoError:
