@@ -81,6 +81,11 @@ class Case:
         return DTYPES[self.dtype]
 
     @property
+    def drawn_dtype(self) -> torch.dtype:
+        """What numbers are rounded to when they are drawn."""
+        return DTYPES[self.rounded_to or self.dtype]
+
+    @property
     def is_deep(self) -> bool:
         """Whether many layers round to 16 bits one after the other."""
         return self.task in ("model", "train-step") and self.torch_dtype.itemsize == 2

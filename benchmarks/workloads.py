@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import DTYPES, Case, Task
+from benchmarks.cases import Case, Task
 from benchmarks.rivals import Rival
 
 
@@ -148,7 +148,7 @@ def normal(name: str, shape: tuple[int, ...], case: Case) -> Tensor:
     They are drawn where they are wanted: a GPU would wait a minute for a processor's numbers for a long text.
     """
     numbers = torch.randn(shape, generator=_generator(name, case.device), device=case.device)
-    return numbers.to(DTYPES[case.rounded_to or case.dtype]).to(case.torch_dtype)
+    return numbers.to(case.drawn_dtype).to(case.torch_dtype)
 
 
 def fill(module: nn.Module, case: Case) -> dict[str, Tensor]:
@@ -161,8 +161,10 @@ def fill(module: nn.Module, case: Case) -> dict[str, Tensor]:
     with torch.no_grad():
         for name, parameter in parameters.items():
             is_norm = name.lower().endswith(("layernorm.weight", "layer_norm.weight"))
-            numbers = normal(name, tuple(parameter.shape), case) * 0.02 + (1.0 if is_norm else 0.0)
-            parameter.copy_(numbers.to(DTYPES[case.rounded_to or case.dtype]))
+            numbers = normal(name, tuple(parameter.shape), case).to(
+                case.drawn_dtype
+            )  # rounded in each step, as they are
+            parameter.copy_(numbers * 0.02 + (1.0 if is_norm else 0.0))
     return dict(parameters)
 
 

@@ -8,18 +8,17 @@ folder: ``short/model`` (RoBERTa), ``long/model`` (Longformer, 4,096 tokens), ``
 ``results.json``.
 """
 
-import argparse
 import json
-import logging
 import random
 from pathlib import Path
 
 import torch
 from small_roberta import (
-    LONG_LENGTH,
     lengthen_short,
     make_untrained,
     pretrain_stage,
+    read_options,
+    show,
     wikipedia,
     write_texts,
 )
@@ -50,9 +49,8 @@ def gather(data: Path, folder: Path) -> Result:
 
 
 def bundle(trained: Path, target: Path) -> Result:
-    """Write a model as the package holds it: weights of 16 bits that load as 32, a tokenizer for all positions."""
+    """Write a model as the package holds it: weights of 16 bits that load as 32."""
     model, tokenizer = load_masked_lm(trained), load_tokenizer(trained)
-    tokenizer.model_max_length = LONG_LENGTH
     with atomic_directory(target, "the bundled model") as staging:
         model.to(torch.float16).save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -64,14 +62,7 @@ def bundle(trained: Path, target: Path) -> Result:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Pretrain longspan-mini.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets, see the top of this file")
-    parser.add_argument("--output", type=Path, required=True, help="folder for everything it makes")
-    parser.add_argument("--steps", type=int, help="steps at 512 tokens, instead of the recipe's")
-    parser.add_argument("--long-steps", type=int, help="steps at 4,096 tokens, instead of the recipe's")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("longspan").setLevel(logging.INFO)
+    options = read_options("Pretrain longspan-mini.", arguments)
     folder: Path = options.output
 
     def train_short() -> Result:
@@ -90,12 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         results["bundled"] = stages.run("bundled", lambda: bundle(folder / "long" / "model", folder / "longspan-mini"))
         results["seconds"] = stages.seconds()
         atomic_text(folder / "results.json", json.dumps(results, indent=1) + "\n", "the results")
-    for name in ("short", "long"):
-        held_out = results[name]["held_out"]
-        print(
-            f"{name:8} {results[name]['tokens']:>10,} tokens {results[name]['seconds']:>7.0f} s   "
-            f"{held_out['bits_per_character']:.3f} bits per character, accuracy {held_out['accuracy']:.1%}"
-        )
+    show(results, "short", "long")
 
 
 if __name__ == "__main__":

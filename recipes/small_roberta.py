@@ -224,16 +224,31 @@ class SmallRoberta:
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Pretrain the small models of docs/results.md.")
+def read_options(description: str, arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a run's command line; its log goes to the terminal."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets, see the top of this file")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything it makes")
     parser.add_argument("--steps", type=int, help="steps at 512 tokens, instead of the recipe's")
     parser.add_argument("--long-steps", type=int, help="steps at 4,096 tokens, instead of the recipe's")
-    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("longspan").setLevel(logging.INFO)
+    return parser.parse_args(arguments)
+
+
+def show(results: Result, *names: str) -> None:
+    """Print a line for each stage of pretraining."""
+    for name in names:
+        held_out = results[name]["held_out"]
+        print(
+            f"{name:8} {results[name]['tokens']:>10,} tokens {results[name]['seconds']:>7.0f} s   "
+            f"{held_out['bits_per_character']:.3f} bits per character, accuracy {held_out['accuracy']:.1%}"
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = read_options("Pretrain the small models of docs/results.md.", arguments)
     size: Result = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": HIDDEN_SIZE,
@@ -245,12 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {**size, "characters": CHARACTERS, "steps": options.steps, "long_steps": options.long_steps}
     with Stages.opened(options.output, settings) as stages:
         results = run.run(stages)
-    for name in ("short", "long", "control"):
-        held_out = results[name]["held_out"]
-        print(
-            f"{name:8} {results[name]['tokens']:>10,} tokens {results[name]['seconds']:>7.0f} s   "
-            f"{held_out['bits_per_character']:.3f} bits per character, accuracy {held_out['accuracy']:.1%}"
-        )
+    show(results, "short", "long", "control")
 
 
 if __name__ == "__main__":

@@ -69,15 +69,15 @@ def test_masks_that_stay_the_same_are_looked_at_once() -> None:
 def test_a_survey_is_found_by_its_number_and_made_again_where_it_was_let_go() -> None:
     global_mask, key_mask = marked(6, [0], [2]), lengths_mask(6, 6, 4)
     number = BatchMasks.survey(global_mask, key_mask)
-    kept = BatchMasks.surveyed(number, global_mask, key_mask)
-    assert BatchMasks.surveyed(number, global_mask, key_mask) is kept
+    kept = BatchMasks.surveyed(number, global_mask, key_mask, 2, 6, CPU)
+    assert BatchMasks.surveyed(number, global_mask, key_mask, 2, 6, CPU) is kept
     others = [BatchMasks.survey(marked(6, [position]), None) for position in range(6)]
     for position, other in enumerate(others):
         mask = marked(6, [position])
-        assert BatchMasks.surveyed(other, mask, None).positions.tolist() == [[position]]
+        assert BatchMasks.surveyed(other, mask, None, 1, 6, CPU).positions.tolist() == [[position]]
     for _ in range(6):
         BatchMasks.survey(marked(6, [1]), None)
-    again = BatchMasks.surveyed(number, global_mask, key_mask)
+    again = BatchMasks.surveyed(number, global_mask, key_mask, 2, 6, CPU)
     assert again is not kept
     assert torch.equal(again.positions, kept.positions)
 

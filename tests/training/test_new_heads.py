@@ -23,7 +23,7 @@ def test_a_new_head_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         load_with_head(LongformerForSequenceClassification, MINI, read_config(MINI))
     assert caplog.messages == [
-        "The head of LongformerForSequenceClassification is new: classifier with random weights."
+        "longspan-mini has no head of LongformerForSequenceClassification; its classifier begins with random weights."
     ]
     assert not TABLES.filters
 

@@ -107,12 +107,13 @@ class Launch:
         """For ``query [B, H, N, D]``."""
         B, H, N, _ = query.shape
         given = [mask for mask in (call.global_mask, call.key_mask) if mask is not None]
-        if given and call.survey is not None:
-            masks = BatchMasks.surveyed(call.survey, call.global_mask, call.key_mask)
+        of_batch = (call.global_mask, call.key_mask, B, N, query.device)
+        if not given or (eager and not any(mask.is_inference() for mask in given)):
+            masks = BatchMasks.remembered(*of_batch)
+        elif call.survey is not None:
+            masks = BatchMasks.surveyed(call.survey, *of_batch)
         else:
-            changes_tell = not given or (eager and not any(mask.is_inference() for mask in given))
-            of_masks = BatchMasks.remembered if changes_tell else BatchMasks.make
-            masks = of_masks(call.global_mask, call.key_mask, B, N, query.device)
+            masks = BatchMasks.make(*of_batch)
         heads = _head_table(call.pattern, query.device)
         dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
         row_hash, key_hash = (heads, heads) if dropout is None else dropout.hashes(B * H, N, N)

@@ -127,15 +127,20 @@ class BatchMasks:
         return number
 
     @classmethod
-    def surveyed(cls, number: int, global_mask: Tensor | None, key_mask: Tensor | None) -> "BatchMasks":
+    def surveyed(
+        cls,
+        number: int,
+        global_mask: Tensor | None,
+        key_mask: Tensor | None,
+        batch: int,
+        length: int,
+        device: torch.device,
+    ) -> "BatchMasks":
         """What :meth:`survey` kept, or made again where it was let go, or is another stream's."""
-        mask = key_mask if global_mask is None else global_mask
-        assert mask is not None
         stream, kept = _surveys.get(number, (None, None))
-        if kept is not None and stream == _stream(mask.device):
+        if kept is not None and stream == _stream(device):
             return kept
-        batch, length = mask.shape
-        return cls.make(global_mask, key_mask, batch, length, mask.device)
+        return cls.make(global_mask, key_mask, batch, length, device)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The global tokens' rows of ``[B, *, N, E]``, or of ``[B, *, N]``: ``[B, *, G(, E)]``, 0 where there is none.

@@ -7,6 +7,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from longspan.data.atomic import atomic_text
+
 
 def check_output(output: Path, sources: Iterable[Path]) -> None:
     """See that a file can be written without losing another.
@@ -41,6 +43,22 @@ def alone(output: Path) -> Iterator[None]:
 def stamp(*paths: Path) -> list[list[Any]]:
     """What changes when files do."""
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+def lines_done(partial: Path, begun: Path, plan: str, resume: bool) -> int:
+    """How many lines a process that was stopped left to go on with; what was begun by another plan is dropped.
+
+    Args:
+        partial: the file that grows.
+        begun: holds the plan that it was begun with.
+        plan: everything that the lines depend on.
+        resume: False drops what there is.
+    """
+    if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
+        return whole_lines(partial)
+    partial.unlink(missing_ok=True)
+    atomic_text(begun, plan, "the plan of the predictions")
+    return 0
 
 
 def whole_lines(file: Path) -> int:

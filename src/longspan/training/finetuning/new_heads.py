@@ -62,6 +62,8 @@ def load_with_head(builder: Any, model: str | Path, config: Any) -> "PreTrainedM
             _TRANSFORMERS.handle(record)
     elif found["missing_keys"]:
         names = sorted({key.split(".")[0] for key in found["missing_keys"]})
-        _tell_once(f"The head of {type(network).__name__} is new: {', '.join(names)} with random weights.")
+        _tell_once(
+            f"{model} has no head of {type(network).__name__}; its {', '.join(names)} begins with random weights."
+        )
     loaded: PreTrainedModel = network
     return loaded

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from longspan.data.atomic import atomic_text, write_error_message
+from longspan.data.atomic import write_error_message
 from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
-from longspan.training.finetuning.growing_file import alone, check_output, stamp, whole_lines
+from longspan.training.finetuning.growing_file import alone, check_output, lines_done, stamp
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.recipe import Precision
 
@@ -189,12 +189,7 @@ def predict_files(
                 "precision": precision,
             }
         )
-        done = 0
-        if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
-            done = whole_lines(partial)
-        else:
-            partial.unlink(missing_ok=True)
-            atomic_text(begun, plan, "the plan of the predictions")
+        done = lines_done(partial, begun, plan, resume)
         network, tokenizer, _ = load_finetuned(model)
         if device is None:
             device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"

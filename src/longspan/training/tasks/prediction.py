@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from longspan.data.atomic import atomic_text, write_error_message
+from longspan.data.atomic import write_error_message
 from longspan.data.progress import progress_bar
 from longspan.tasks.hub import is_hub
 from longspan.tasks.official import Decoded, Split
-from longspan.training.finetuning.growing_file import alone, check_output, stamp, whole_lines
+from longspan.training.finetuning.growing_file import alone, check_output, lines_done, stamp
 from longspan.training.recipe import Precision
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
 
@@ -101,12 +101,7 @@ def predict_official(
     predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
     with alone(output):
         units = predictor.units(items)
-        done = 0
-        if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
-            done = whole_lines(partial)
-        else:
-            partial.unlink(missing_ok=True)
-            atomic_text(begun, plan, "the plan of the predictions")
+        done = lines_done(partial, begun, plan, resume)
         bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
         try:
             with partial.open("ab") as stream:
