@@ -1,9 +1,11 @@
 """What is said of weights that a model's folder lacks."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import transformers
 
 from longspan import LongformerForSequenceClassification
 from longspan.models import read_config
@@ -15,8 +17,11 @@ MINI = "longspan-mini"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said_yet() -> None:
+def _nothing_said_yet() -> Iterator[None]:
     new_heads._tell_once.cache_clear()
+    transformers.utils.logging.enable_propagation()  # to caplog, whatever other tests left
+    yield
+    transformers.utils.logging.disable_propagation()
 
 
 def test_a_new_head_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
