@@ -19,9 +19,12 @@ MINI = "longspan-mini"
 @pytest.fixture(autouse=True)
 def _nothing_said_yet() -> Iterator[None]:
     new_heads._tell_once.cache_clear()
-    transformers.utils.logging.enable_propagation()  # to caplog, whatever other tests left
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_warning()  # whatever other tests left
+    transformers.logging.enable_propagation()  # to caplog
     yield
-    transformers.utils.logging.disable_propagation()
+    transformers.logging.disable_propagation()
+    transformers.logging.set_verbosity(verbosity)
 
 
 def test_a_new_head_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
