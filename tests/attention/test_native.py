@@ -1,5 +1,6 @@
-"""The compiled path on a CPU: equal to the reference, to itself on any number of threads, and absent without harm."""
+"""The compiled path on a CPU: equal to the reference, on any number of threads, and absent without harm."""
 
+import multiprocessing
 import os
 import platform
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from attention_cases import GLOBAL_FORMS, assert_near, lengths_mask, marked, ran
 from comparing import LIMITS, MANY_BLOCKS, assert_equals_reference, compare_with_reference, many_blocks
 
 from longspan import longformer_attention
-from longspan.attention import native, native_band, selection
+from longspan.attention import native, native_band, native_threads, selection
 from longspan.attention.band import Text
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
@@ -97,16 +98,75 @@ def test_drops_what_the_blocked_path_drops(dilation: int) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("threads")
-def test_threads_change_no_bit() -> None:
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+def test_threads_change_no_bit_but_of_keys_at_boundaries(dropout_p: float) -> None:
     case = random_case(
         (2, 3, 2000, 16), dtype=torch.float32, window=(30, 30), dilation=[1, 1, 2], global_mask=marked(2000, [5], [7])
     )
     results = []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
-        results.append(case.evaluate(backend="native"))
-    for name, tensor in results[0].items():
-        assert all(torch.equal(tensor, other[name]) for other in results[1:]), name
+        torch.manual_seed(0)
+        results.append(case.evaluate(backend="native", dropout_p=dropout_p))
+    for name in ("out", "lse", "query"):
+        assert all(torch.equal(results[0][name], other[name]) for other in results[1:]), name
+    for other in results[1:]:
+        assert_near(other, results[0], LIMITS[torch.float32])
+    assert not torch.equal(results[0]["key"], results[2]["key"])  # or there were no stretches
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize(
+    ("length", "window", "dilation"),
+    [
+        (2000, (30, 30), 1),
+        (2048, (64, 64), 1),  # boundaries of the window, of panels and of stretches are the same
+        (1999, (100, 17), 2),
+        (1500, (0, 200), 1),
+        (1500, (200, 0), 1),
+        (2001, (40, 9), 3),  # a residue has a row less than the others
+        (900, (0, 0), 1),
+    ],
+)
+def test_stretches_of_a_head_equal_the_reference(
+    length: int, window: tuple[int, int], dilation: int, dtype: torch.dtype
+) -> None:
+    torch.set_num_threads(16)
+    shape, masks = (1, 1, length, 16), {"global_mask": marked(length, [0, 640, length - 1])}
+    case = random_case(shape, window=window, dilation=dilation, key_mask=lengths_mask(length, length - 70), **masks)
+    assert_equals_reference(case, dtype, backend="native")
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+def test_results_are_the_same_whoever_runs_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(3)
+    case = random_case((1, 1, 2000, 16), dtype=torch.float32, window=(30, 30))
+    expected = case.evaluate(backend="native")
+    monkeypatch.setattr(native_threads, "_openmp", lambda: None)
+    for name, tensor in case.evaluate(backend="native").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def _sum_in_a_child(results: "multiprocessing.Queue[float]") -> None:
+    results.put(float(longformer_attention(*torch.ones(3, 1, 4, 200, 8), window=(7, 7), backend="native").sum()))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    torch.set_num_threads(2)
+    longformer_attention(*torch.ones(3, 1, 4, 200, 8), window=(7, 7), backend="native")  # OpenMP's, which stay behind
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_sum_in_a_child, args=(results,))
+    child.start()
+    assert results.get(timeout=60) == 4 * 200 * 8
+    child.join()
 
 
 @needs_compiler
@@ -257,7 +317,8 @@ def test_one_thread_does_it_all_where_no_other_can_be_had(monkeypatch: pytest.Mo
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(native, "_pool", refuse)
+    monkeypatch.setattr(native_threads, "_openmp", lambda: None)
+    monkeypatch.setattr(native_threads, "_pool", refuse)
     assert torch.equal(case.run(backend="native").out, expected)
 
 

@@ -75,6 +75,24 @@ def test_compiled_values_and_gradients_are_the_definition(
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_compiled_stretches_of_a_head_are_the_definition(dilation: int, dtype: torch.dtype) -> None:
+    inputs = random_inputs((1, 1, 999, 8), dtype=dtype)
+    call: dict[str, Any] = {"window": (39, 0), "dilation": dilation}
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        compiled = gradients(inputs, **call, backend="native")
+    finally:
+        torch.set_num_threads(before)
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    for ours, theirs in zip(compiled, gradients(wide, **call, backend="reference"), strict=True):
+        bound = 1e-5 if dtype == torch.float32 else 2e-2
+        assert (ours - theirs).abs().max() <= bound * theirs.abs().max()
+
+
+@needs_compiler
 @pytest.mark.parametrize("dilation", [1, 3])
 def test_compiled_dropout_keeps_the_mean_and_has_the_gradient_of_its_mask(dilation: int) -> None:
     inputs = random_inputs((1, 2, 150, 8), dtype=torch.float32)

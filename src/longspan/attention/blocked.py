@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
+from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk, row_delta
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
 from longspan.attention.native_band import NativeBand, suits
@@ -92,13 +92,11 @@ def blocked_backward(
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
     dropout = _dropout(query, call)
     for b, text in _texts(query, call):
-        rows_out = scratch.converted("out", out[b])
-        delta = torch.linalg.vecdot(scratch.converted("grad out", grad_out[b]), rows_out)  # [H, N]
-        if grad_lse is not None:
-            delta -= grad_lse[b]
+        text_grad_lse = None if grad_lse is None else grad_lse[b]
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
             views = [grad[b, heads] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
-            band.backward(grad_out[b, heads], delta[heads], lse[b, heads], BandGradients(*views))
+            heads_grad_lse = None if text_grad_lse is None else text_grad_lse[heads]
+            band.backward(grad_out[b, heads], heads_grad_lse, out[b, heads], lse[b, heads], BandGradients(*views))
             if not isinstance(heads, slice):
                 for grad, view in zip(grads, views, strict=True):
                     grad[b, heads] = view
@@ -106,10 +104,11 @@ def blocked_backward(
             continue
         at = text.globals_
         rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
-        rows_grad, rows_delta, rows_lse = grad_out[b, :, at].to(dtype), delta[:, at], lse[b, :, at]
+        rows_grad, rows_lse = grad_out[b, :, at].to(dtype), lse[b, :, at]
+        rows_grad_lse = None if text_grad_lse is None else text_grad_lse[:, at]
+        rows_delta = row_delta(rows_grad, rows_grad_lse, out[b, :, at])
         if isinstance(rows, ProjectedRows):
             hidden_grad = scratch.converted("hidden grad", global_grads[0][b])  # of zeros
-            rows_grad_lse = None if grad_lse is None else grad_lse[b, :, at]
             rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grad, *weight_grads))
             if hidden_grad.dtype != query.dtype:
                 global_grads[0][b] = hidden_grad

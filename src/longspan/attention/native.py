@@ -12,13 +12,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-
-import torch
 
 SOURCE = Path(__file__).with_name("native_band.c")
 HEADERS = tuple(SOURCE.with_name(f"native_{name}.h") for name in ("products", "tiles", "operands"))
@@ -95,37 +90,6 @@ def build(compiler: list[str], folder: Path) -> Path:
     finally:
         Path(beside).unlink(missing_ok=True)
     return path
-
-
-def run_together(work: Callable[[], None], most: int) -> None:
-    """Run ``work`` in as many threads as torch takes, this one included; it releases the GIL and shares out itself.
-
-    Args:
-        work: called once by each thread.
-        most: how many can have something to do.
-
-    Raises:
-        Exception: what ``work`` raised.
-    """
-    waiting: list[Future[None]] = []
-    try:
-        # At the interpreter's end, or where no further thread can be had, this one does it all.
-        others = torch.get_num_threads() - 1
-        with suppress(RuntimeError):
-            for _ in range(min(others, most - 1)):
-                waiting.append(_pool(os.getpid(), others).submit(work))
-        work()
-    finally:
-        begun = [future for future in waiting if not future.cancel()]  # the others would find nothing left
-        wait(begun)
-    for future in begun:
-        future.result()
-
-
-@cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # By process: after a fork the threads are gone.
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"longspan-{process}")
 
 
 def _instructions(compiler: list[str]) -> tuple[str, str]:

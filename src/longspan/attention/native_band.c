@@ -1,9 +1,13 @@
 /* The local rows of attention on a CPU: the window and the global columns in one softmax, forward and exact backward.
 
-A unit of work is one head's rows of one residue of the dilation. It takes them in blocks of ROWS and keeps the keys and
-values around a block in panels of ROWS keys, in a ring that fits a core's own cache: each key is copied once, to fp32,
-and transposed where a product wants it so. Every product is made of one register tile; the softmax runs where the
-scores lie. Scores are in base 2, as in blocks.py. Numbers depend neither on the threads nor on what stands in padding.
+A unit of work is a stretch of one head's rows of one residue of the dilation. It takes them in blocks of ROWS and keeps
+the keys and values around a block in panels of ROWS keys, in a ring that fits a core's own cache: each key is copied
+once, to fp32, and transposed where a product wants it so. Every product is made of one register tile; the softmax runs
+where the scores lie. Scores are in base 2, as in blocks.py. Numbers depend on the stretches, not on who takes them, nor
+on what stands in padding.
+
+Two neighbouring stretches see the panels around their boundary. Each writes its part of these keys' gradients down, and
+who does so last adds them up.
 
 With relative positions a score has a second product, of a row with the position of a key's distance: one by offset,
 added along the diagonals of the block's scores.
@@ -22,18 +26,20 @@ typedef struct {
 
 /* The arguments of a call; native_band.py has the same. */
 typedef struct {
-    Matrix query, key, value, out, lse;                           /* lse and delta are fp32 */
-    Matrix grad_out, delta, grad_query, grad_key, grad_value;     /* of the backward */
-    float *global_grad_key, *global_grad_value;                   /* [H * d, G, D] */
+    Matrix query, key, value, out, lse;                           /* lse is fp32 */
+    Matrix grad_out, grad_lse, grad_query, grad_key, grad_value;  /* of the backward; grad_lse is fp32, or at null */
+    float *global_grad_key, *global_grad_value;                   /* [units, G, D] */
     const uint8_t *local, *real;                                  /* [N]; null: all True */
     const int64_t *global_at;                                     /* [G] */
     const int32_t *row_hash, *key_hash;                           /* [H * d, n] and [n + G]; null: no dropout */
     const float *positions;                                       /* [H, left + 1, D], the furthest first, or null */
     const float *content_bias, *position_bias;                    /* [H, D], in the unit of scores; with positions */
-    float *grad_positions, *grad_content_bias, *grad_position_bias; /* the same for each of H * d units */
+    float *grad_positions, *grad_content_bias, *grad_position_bias; /* the same for each unit */
+    float *shared_grads;                                          /* [boundaries, 2 sides, key and value, panels, panel] */
+    int32_t *sides_done;                                          /* [boundaries] */
     int64_t *next;                                                /* the next unit that nobody has taken */
     int64_t heads, length, features, num_globals, left, right, dilation;
-    int64_t chunk;                                                /* rows of a unit in the forward */
+    int64_t stretch;                                              /* rows of a unit, in ROWS; backward: see `Edge` */
     float scale, keep;
     int32_t dtype, causal_globals, drop_offset;
 } Call;
@@ -43,6 +49,7 @@ typedef struct {
     Layout layout; /* of rows, below with `stride` floats each, and of operands */
     float *query, *out, *grad_out, *grad_query;                            /* [ROWS, stride] */
     float *scores, *grads;                                                 /* [ROWS, width] */
+    const float **parts;                                                   /* [slots] */
     float *left, *left_grad, *turned, *turned_grad;                        /* operands of query and grad_out */
     float *keys, *keys_t, *values, *values_t;                              /* [slots], operands */
     float *grad_keys, *grad_values;                                        /* [slots, ROWS * stride], sums over rows */
@@ -59,10 +66,20 @@ typedef struct {
 } Room;
 
 typedef struct {
-    int64_t head, residue;
+    int64_t number, head, residue;
     int64_t rows;            /* of the residue */
+    int64_t begin, end;      /* its own rows */
     int64_t loaded, flushed; /* panels before these are in the ring; have been written out */
 } Unit;
+
+/* A boundary between two stretches of a residue's rows, and the panels that rows on both of its sides see: by these two
+stretches alone, since a stretch has at least left + right + ROWS rows. */
+typedef struct {
+    float *grads;        /* [2 sides, key and value, panels, panel] */
+    int32_t *sides_done;
+    int64_t first, last; /* panels; none if last < first */
+    int64_t panels;      /* places for them */
+} Edge;
 
 /* Rows start .. start + rows - 1; their columns are the slots of the global keys, then the panels from `first` on. */
 typedef struct {
@@ -124,7 +141,7 @@ static int make_room(Room *room, const Call *call, int backward) {
     room->panel = ROWS * room->layout.stride;
     room->global_slots = (call->num_globals + ROWS - 1) / ROWS;
     room->slots = room->global_slots + (reach + ROWS - 1) / ROWS + 2;
-    room->width = room->slots * ROWS;
+    room->width = room->slots * ROWS + 16; /* an odd number of cache lines: a column's rows don't share a set */
     if (call->positions) room->offsets = (call->left + 1 + ROWS - 1) / ROWS * ROWS;
     int64_t operand = room->layout.operand, table = room->offsets * room->layout.stride;
     struct {
@@ -157,6 +174,7 @@ static int make_room(Room *room, const Call *call, int backward) {
         {&room->by_offset, ROWS * room->offsets},
         {&room->bias, room->width},
         {(float **)&room->hash, room->width},
+        {(float **)&room->parts, room->slots * (int64_t)(sizeof(float *) / 4)},
         {(float **)&room->some_dead, room->slots},
     };
     int64_t floats = 16, count = sizeof parts / sizeof *parts;
@@ -230,22 +248,72 @@ static void load_panels(Room *room, const Call *call, Unit *unit, int64_t until,
 /* What sums for the gradients of keys are still to be multiplied with. */
 static float key_sums_by(const Room *room) { return room->scores_by * LN_2; }
 
-/* Write out the gradients of the panels that no later row sees. */
+/* The boundary that ends the unit before `row`, of which there is one if it is inside of the residue's rows. */
+static Edge edge_at(const Room *room, const Call *call, const Unit *unit, int64_t row) {
+    if (row <= 0 || row >= unit->rows) return (Edge){.first = 0, .last = -1};
+    int64_t problems = call->heads * call->dilation, problem = unit->head * call->dilation + unit->residue;
+    int64_t number = (row / call->stretch - 1) * problems + problem, panels = (call->left + call->right) / ROWS + 2;
+    return (Edge){
+        .grads = call->shared_grads + number * 4 * panels * room->panel,
+        .sides_done = call->sides_done + number,
+        .first = most(0, row - call->left) / ROWS,
+        .last = least(unit->rows - 1, row - 1 + call->right) / ROWS,
+        .panels = panels,
+    };
+}
+
+/* Where one side of a boundary writes down its sums for a panel's keys; those for values come `panels` later. */
+static float *edge_sums(const Room *room, const Edge *edge, int side, int64_t panel) {
+    return edge->grads + (side * 2 * edge->panels + panel - edge->first) * room->panel;
+}
+
+static void write_panel(const Room *room, const Call *call, const Unit *unit, int64_t panel, const float *grad_keys,
+                        const float *grad_values) {
+    int64_t first = panel * ROWS, rows = least(ROWS, unit->rows - first);
+    const float *grads = sums_as_rows(&room->layout, grad_keys, room->spare);
+    for (int64_t j = 0; j < rows; j++, grads += room->layout.stride)
+        write_row(call, &call->grad_key, unit->head, token_of(call, unit, first + j), grads, key_sums_by(room));
+    grads = sums_as_rows(&room->layout, grad_values, room->spare);
+    for (int64_t j = 0; j < rows; j++, grads += room->layout.stride)
+        write_row(call, &call->grad_value, unit->head, token_of(call, unit, first + j), grads, 1.0f);
+}
+
+/* Write out the gradients of the panels that no later row of the unit sees: down, where another unit's rows see them. */
 static void flush_panels(const Room *room, const Call *call, Unit *unit, int64_t until) {
+    Edge edges[2] = {edge_at(room, call, unit, unit->end), edge_at(room, call, unit, unit->begin)};
     for (; unit->flushed < until; unit->flushed++) {
-        int64_t at = slot_of(room, unit->flushed) * room->panel, first = unit->flushed * ROWS;
-        int64_t rows = least(ROWS, unit->rows - first);
-        const float *grads = sums_as_rows(&room->layout, room->grad_keys + at, room->spare);
-        for (int64_t j = 0; j < rows; j++, grads += room->layout.stride)
-            write_row(call, &call->grad_key, unit->head, token_of(call, unit, first + j), grads, key_sums_by(room));
-        grads = sums_as_rows(&room->layout, room->grad_values + at, room->spare);
-        for (int64_t j = 0; j < rows; j++, grads += room->layout.stride)
-            write_row(call, &call->grad_value, unit->head, token_of(call, unit, first + j), grads, 1.0f);
+        int64_t at = slot_of(room, unit->flushed) * room->panel;
+        const float *grad_keys = room->grad_keys + at, *grad_values = room->grad_values + at;
+        int is_shared = 0;
+        for (int side = 0; side < 2; side++) {
+            const Edge *edge = edges + side;
+            if (unit->flushed < edge->first || unit->flushed > edge->last) continue;
+            float *sums = edge_sums(room, edge, side, unit->flushed);
+            memcpy(sums, grad_keys, 4 * room->panel);
+            memcpy(sums + edge->panels * room->panel, grad_values, 4 * room->panel);
+            is_shared = 1;
+        }
+        if (!is_shared) write_panel(room, call, unit, unit->flushed, grad_keys, grad_values);
     }
 }
 
-static Block block_at(const Room *room, const Call *call, const Unit *unit, int64_t start, int64_t stop) {
-    Block block = {.start = start, .rows = least(ROWS, stop - start)};
+/* At the end of a unit: where the other side of a boundary is done as well, add the two up and write them out. */
+static void join_at(const Room *room, const Call *call, const Unit *unit, int64_t row) {
+    Edge edge = edge_at(room, call, unit, row);
+    if (edge.last < edge.first || __atomic_fetch_add(edge.sides_done, 1, __ATOMIC_ACQ_REL) == 0) return;
+    for (int64_t panel = edge.first; panel <= edge.last; panel++) {
+        float *sums = edge_sums(room, &edge, 0, panel), *others = edge_sums(room, &edge, 1, panel);
+        int64_t values = edge.panels * room->panel;
+        for (int64_t j = 0; j < room->panel; j += LANES) {
+            store(sums + j, load(sums + j) + load(others + j));
+            store(sums + values + j, load(sums + values + j) + load(others + values + j));
+        }
+        write_panel(room, call, unit, panel, sums, sums + values);
+    }
+}
+
+static Block block_at(const Room *room, const Call *call, const Unit *unit, int64_t start) {
+    Block block = {.start = start, .rows = least(ROWS, unit->end - start)};
     block.filled_up = (block.rows + room->layout.side - 1) / room->layout.side * room->layout.side;
     block.first = most(0, start - call->left) / ROWS;
     block.last = least(unit->rows - 1, start + block.rows - 1 + call->right) / ROWS;
@@ -280,11 +348,9 @@ static void score_block(const Room *room, const Block *block, const float *left,
 }
 
 static void gather_block(const Room *room, const Block *block, const float *weights, const float *panels, float *to) {
-    memset(to, 0, 4 * room->panel);
-    for (int64_t c = 0; c < block->columns; c++, weights += ROWS) {
-        const float *panel = panels + column_slot(room, block, c) * room->layout.operand;
-        gather(&room->layout, block->filled_up, weights, room->width, panel, to);
-    }
+    for (int64_t c = 0; c < block->columns; c++)
+        room->parts[c] = panels + column_slot(room, block, c) * room->layout.operand;
+    gather(&room->layout, block->filled_up, weights, room->width, room->parts, block->columns, to);
 }
 
 static void scatter_block(const Room *room, const Block *block, const float *weights, const float *turned, float *sums) {
@@ -340,19 +406,20 @@ static void add_positions(const Room *room, const Call *call, const Block *block
 
 /* From the gradients of the scores those of positions, biases and rows. */
 static void differentiate_positions(Room *room, const Call *call, const Unit *unit, const Block *block) {
-    int64_t at = (unit->head * call->dilation + unit->residue) * call->features;
+    int64_t at = unit->number * call->features;
     memset(room->by_offset, 0, 4 * ROWS * room->offsets);
     for (int64_t i = 0; i < block->rows; i++) {
         int64_t column, offset, count = diagonal(room, call, block, i, &column, &offset);
         memcpy(room->by_offset + i * room->offsets + offset, room->grads + i * room->width + column, 4 * count);
     }
-    memset(room->grad_position_query, 0, 4 * room->panel);
     for (int64_t t = 0; t < room->offsets; t += ROWS) {
-        const float *grads = room->by_offset + t;
         int64_t table = t * room->layout.stride;
-        gather(&room->layout, block->filled_up, grads, room->offsets, room->positions + table, room->grad_position_query);
-        scatter(&room->layout, block->filled_up, grads, room->offsets, room->position_query, room->grad_positions + table);
+        room->parts[t / ROWS] = room->positions + table;
+        scatter(&room->layout, block->filled_up, room->by_offset + t, room->offsets, room->position_query,
+                room->grad_positions + table);
     }
+    gather(&room->layout, block->filled_up, room->by_offset, room->offsets, room->parts, room->offsets / ROWS,
+           room->grad_position_query);
     for (int64_t i = 0; i < block->rows; i++) {
         if (!is_local(call, token_of(call, unit, block->start + i))) continue;
         float *query = room->grad_query + i * room->layout.stride, *moved = room->grad_position_query + i * room->layout.stride;
@@ -421,12 +488,11 @@ static void weigh_row(const Room *room, const Call *call, const Unit *unit, cons
     *total = sum_of(sum);
 }
 
-static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin, int64_t end) {
-    unit->loaded = most(0, begin - call->left) / ROWS;
+static void forward_rows(Room *room, const Call *call, Unit *unit) {
     load_globals(room, call, unit, 0);
     if (call->positions) load_positions(room, call, unit->head);
-    for (int64_t start = begin; start < end; start += ROWS) {
-        Block block = block_at(room, call, unit, start, end);
+    for (int64_t start = unit->begin; start < unit->end; start += ROWS) {
+        Block block = block_at(room, call, unit, start);
         load_panels(room, call, unit, block.last + 1, 0);
         float top[ROWS] = {0}, total[ROWS] = {0};
         if (read_block(room, call, unit, &block, room->query, &call->query, query_by(room, call))) {
@@ -451,9 +517,23 @@ static void forward_rows(Room *room, const Call *call, Unit *unit, int64_t begin
     }
 }
 
+/* Of a block's rows the products of output and its gradient, less the gradient of the LSE: what a softmax's backward
+takes from the gradient of each weight. */
+static void read_deltas(Room *room, const Call *call, const Unit *unit, const Block *block, float *deltas) {
+    read_block(room, call, unit, block, room->spare, &call->out, 1.0f);
+    for (int64_t i = 0; i < block->rows; i++) {
+        const float *grad = room->grad_out + i * room->layout.stride, *out = room->spare + i * room->layout.stride;
+        Vector sum = {0};
+        for (int64_t e = 0; e < room->layout.stride; e += LANES) sum += load(grad + e) * load(out + e);
+        deltas[i] = sum_of(sum);
+        if (call->grad_lse.at) deltas[i] -= *number(&call->grad_lse, unit->head, token_of(call, unit, block->start + i));
+    }
+}
+
 /* Scores to the softmax's weights, as far as they are kept, and products of the gradient with values to gradients of
 the scores, both in place; 0 in a row that isn't local. */
-static void differentiate_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
+static void differentiate_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i,
+                              float row_delta) {
     float *weights = room->scores + i * room->width, *grads = room->grads + i * room->width;
     int64_t token = token_of(call, unit, block->start + i);
     if (i >= block->rows || !is_local(call, token)) {
@@ -464,8 +544,7 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
     if (call->positions) add_positions(room, call, block, i);
     mask_row(room, call, unit, block, i);
     Vector lse = all(*number(&call->lse, unit->head, token) * LOG2_E), by = all(room->scores_by);
-    Vector delta = all(*number(&call->delta, unit->head, token));
-    Vector more = all(1.0f / call->keep); /* what is kept stands for what is dropped */
+    Vector delta = all(row_delta), more = all(1.0f / call->keep); /* what is kept stands for what is dropped */
     int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
     for (int64_t c = 0; c < block->columns; c++, weights += ROWS, grads += ROWS) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
@@ -495,17 +574,19 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
         load_positions(room, call, unit->head);
         memset(room->grad_positions, 0, 4 * room->offsets * room->layout.stride);
     }
-    for (int64_t start = 0; start < unit->rows; start += ROWS) {
-        Block block = block_at(room, call, unit, start, unit->rows);
+    for (int64_t start = unit->begin; start < unit->end; start += ROWS) {
+        Block block = block_at(room, call, unit, start);
         flush_panels(room, call, unit, block.first);
         load_panels(room, call, unit, block.last + 1, 1);
         if (read_block(room, call, unit, &block, room->query, &call->query, query_by(room, call))) {
+            float deltas[ROWS] = {0};
             read_block(room, call, unit, &block, room->grad_out, &call->grad_out, 1.0f);
+            read_deltas(room, call, unit, &block, deltas);
             if (call->positions) score_positions(room, call, unit, &block);
             int64_t rows = block.filled_up;
             score_block(room, &block, as_left(layout, rows, room->query, room->left), room->keys_t, room->scores);
             score_block(room, &block, as_left(layout, rows, room->grad_out, room->left_grad), room->values_t, room->grads);
-            for (int64_t i = 0; i < rows; i++) differentiate_row(room, call, unit, &block, i);
+            for (int64_t i = 0; i < rows; i++) differentiate_row(room, call, unit, &block, i, deltas[i]);
             const float *query = as_turned(layout, rows, room->query, room->turned);
             const float *grad_out = as_turned(layout, rows, room->grad_out, room->turned_grad);
             gather_block(room, &block, room->grads, room->keys, room->grad_query);
@@ -519,15 +600,17 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
             write_row(call, &call->grad_query, unit->head, token_of(call, unit, start + i), grad, call->scale);
         }
     }
-    flush_panels(room, call, unit, (unit->rows + ROWS - 1) / ROWS);
+    flush_panels(room, call, unit, unit->loaded);
+    join_at(room, call, unit, unit->begin);
+    join_at(room, call, unit, unit->end);
     for (int64_t t = 0; call->positions && t <= call->left; t++)
         for (int64_t e = 0; e < call->features; e++) {
-            int64_t to = ((unit->head * call->dilation + unit->residue) * (call->left + 1) + t) * call->features + e;
+            int64_t to = (unit->number * (call->left + 1) + t) * call->features + e;
             call->grad_positions[to] = room->grad_positions[t * room->layout.stride + e] * LN_2;
         }
     for (int64_t g = 0; g < call->num_globals; g++)
         for (int64_t e = 0; e < call->features; e++) {
-            int64_t to = ((unit->head * call->dilation + unit->residue) * call->num_globals + g) * call->features + e;
+            int64_t to = (unit->number * call->num_globals + g) * call->features + e;
             int64_t from = g / ROWS * room->panel + place_of(layout, g % ROWS, e);
             call->global_grad_key[to] = room->grad_keys[from] * key_sums_by(room);
             call->global_grad_value[to] = room->grad_values[from];
@@ -544,23 +627,47 @@ int longspan_has_fp16(void) {
 }
 
 /* Work on units until none is left; any number of threads may do so at once. Gives 0 if there is no memory. */
-int longspan_band(const Call *call, int backward) {
+static int work(const Call *call, int backward) {
     Room room = {0};
     if (!make_room(&room, call, backward)) return 0;
     products_begin(&room.layout);
     /* The same rows of all heads one after another: where tokens are rows of all heads' features, they share pages. */
     int64_t problems = call->heads * call->dilation;
-    int64_t chunks = backward ? 1 : (rows_of(call, 0) + call->chunk - 1) / call->chunk;
+    int64_t units = problems * ((rows_of(call, 0) + call->stretch - 1) / call->stretch);
     for (;;) {
         int64_t at = __atomic_fetch_add(call->next, 1, __ATOMIC_RELAXED);
-        if (at >= problems * chunks) break;
-        Unit unit = {.head = at % problems / call->dilation, .residue = at % call->dilation};
+        if (at >= units) break;
+        Unit unit = {.number = at, .head = at % problems / call->dilation, .residue = at % call->dilation};
         unit.rows = rows_of(call, unit.residue);
-        int64_t begin = at / problems * call->chunk;
+        unit.begin = at / problems * call->stretch;
+        unit.end = least(unit.rows, unit.begin + call->stretch);
+        unit.loaded = unit.flushed = most(0, unit.begin - call->left) / ROWS;
+        if (unit.begin >= unit.end) continue; /* of the residues some have a row less */
         if (backward) backward_rows(&room, call, &unit);
-        else forward_rows(&room, call, &unit, begin, least(unit.rows, begin + call->chunk));
+        else forward_rows(&room, call, &unit);
     }
     products_end(&room.layout);
     free(room.memory);
     return 1;
+}
+
+/* A call for several threads. */
+typedef struct {
+    const Call *call;
+    int backward, done;
+} Shared;
+
+static void share(void *of) {
+    Shared *shared = of;
+    if (!work(shared->call, shared->backward)) __atomic_store_n(&shared->done, 0, __ATOMIC_RELAXED);
+}
+
+/* Work in `threads` threads by `parallel`, OpenMP's, which runs a function in each; or in this one alone, where it is
+null. Gives 0 if there is no memory. */
+int longspan_band(const Call *call, int backward, void (*parallel)(void (*)(void *), void *, unsigned, unsigned),
+                  unsigned threads) {
+    Shared shared = {.call = call, .backward = backward, .done = 1};
+    if (parallel) parallel(share, &shared, threads, 0);
+    else share(&shared);
+    return shared.done;
 }

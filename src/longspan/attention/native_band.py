@@ -10,7 +10,8 @@ from longspan.attention.band import BandGradients, Text
 from longspan.attention.blocks import LOG2_E
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
-from longspan.attention.native import library, run_together
+from longspan.attention.native import library
+from longspan.attention.native_threads import run_together
 from longspan.attention.pattern import Window
 from longspan.attention.relative_band import Positions, SharedGradients
 
@@ -18,9 +19,12 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_KEYS = 16384
 """Keys of a window beyond which it is no window any more: panels would leave the cache."""
 _BLOCK = 64
-_UNITS_PER_THREAD = 4
-_ROWS = 2048
-"""Of a unit in the forward, where the window isn't wider."""
+_MOST_LANES = 32
+"""What features are filled up to in C, at most."""
+_FORWARD_ROWS = 2048
+"""Of a unit, at most: the same rows of all heads share pages of memory."""
+_BUSY = 0.9
+"""The share of the threads' time with something to do for which heads aren't cut further."""
 
 
 class _Matrix(Structure):
@@ -28,13 +32,14 @@ class _Matrix(Structure):
 
 
 _MATRICES = (
-    "query", "key", "value", "out", "lse", "grad_out", "delta", "grad_query", "grad_key", "grad_value",
+    "query", "key", "value", "out", "lse", "grad_out", "grad_lse", "grad_query", "grad_key", "grad_value",
 )  # fmt: skip
 _ARRAYS = (
     "global_grad_key", "global_grad_value", "local", "real", "global_at", "row_hash", "key_hash",
     "positions", "content_bias", "position_bias", "grad_positions", "grad_content_bias", "grad_position_bias",
+    "shared_grads", "sides_done",
 )  # fmt: skip
-_SIZES = ("heads", "length", "features", "num_globals", "left", "right", "dilation", "chunk")
+_SIZES = ("heads", "length", "features", "num_globals", "left", "right", "dilation", "stretch")
 
 
 class _Call(Structure):
@@ -89,10 +94,7 @@ class NativeBand:
             dtype=DTYPES[query.dtype],
             causal_globals=causal and G > 0,
         )
-        # Shared out by rows as well; keys before and after a unit's rows are read twice.
-        units = -(-_UNITS_PER_THREAD * torch.get_num_threads() // (self.heads * dilation))
-        rows = max(2 * (self.call.left + self.call.right), min(_ROWS, -(-residues.n // units)))
-        self.call.chunk = -(-rows // _BLOCK) * _BLOCK
+        self.rows = residues.n
         self.kept: dict[str, Tensor] = {}  # what the call points to
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             self._give(name, tensor if tensor.stride(-1) == 1 else tensor.contiguous())
@@ -119,22 +121,36 @@ class NativeBand:
         """Write ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""
         written = self._target("out", out)
         self._give("lse", lse)
+        # Keys before and after a unit's rows are read twice.
+        self._stretch(min(_FORWARD_ROWS, self.rows), least=max(self.call.left + self.call.right, _BLOCK))
         self._run(backward=False)
         if written is not out:
             out.copy_(written)
 
-    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grads: BandGradients) -> SharedGradients | None:
+    def backward(
+        self, grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor, grads: BandGradients
+    ) -> SharedGradients | None:
         """Write the gradients of the local rows; arguments as of :meth:`longspan.attention.band.Band.backward`.
 
         Returns:
             The gradients of relative positions in fp32, if there are some.
         """
-        self._give("grad_out", grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous())
-        self._give("delta", delta)
+        for name, tensor in (("grad_out", grad_out), ("out", out)):
+            self._give(name, tensor if tensor.stride(-1) == 1 else tensor.contiguous())
+        if grad_lse is not None:
+            self._give("grad_lse", grad_lse)
         self._give("lse", lse)
         names = ("grad_query", "grad_key", "grad_value")
         targets = (grads.query, grads.key, grads.value)
         written = [self._target(name, target) for name, target in zip(names, targets, strict=True)]
+        boundaries = self._stretch(self.rows, least=self.call.left + self.call.right + _BLOCK) - 1
+        if boundaries:
+            panel = _BLOCK * -(-self.features // _MOST_LANES) * _MOST_LANES
+            panels = (self.call.left + self.call.right) // _BLOCK + 2
+            count = boundaries * self.heads * self.dilation
+            shared = torch.empty(count * 4 * panels * panel, dtype=torch.float32, device="cpu")
+            self._give_array("shared_grads", shared)
+            self._give_array("sides_done", torch.zeros(count, dtype=torch.int32, device="cpu"))
         G, left = self.call.num_globals, self.call.left
         global_grads = [self._sums(name, G) for name in ("global_grad_key", "global_grad_value") if G]
         of_positions: list[Tensor] = []
@@ -147,10 +163,10 @@ class NativeBand:
                 target.copy_(there)
         for target, grad in zip((grads.key, grads.value), global_grads, strict=bool(global_grads)):
             # The window holds no global key, so these rows are still exactly 0.
-            target.index_copy_(1, self.text.globals_, grad.sum(1).to(target.dtype))
+            target.index_copy_(1, self.text.globals_, grad.sum((0, 2)).to(target.dtype))
         if not of_positions:
             return None
-        table, content_bias, position_bias = (grad.sum(1) for grad in of_positions)
+        table, content_bias, position_bias = (grad.sum((0, 2)) for grad in of_positions)
         return SharedGradients(table.flip(1), content_bias, position_bias)
 
     def _run(self, *, backward: bool) -> None:
@@ -159,13 +175,31 @@ class NativeBand:
         following = c_int64(0)
         self.call.next = ctypes.pointer(following)
 
-        def work() -> None:
-            if not compiled.longspan_band(byref(self.call), int(backward)):
+        def work(parallel: int | None, threads: int) -> None:
+            if not compiled.longspan_band(byref(self.call), int(backward), c_void_p(parallel), threads):
                 raise MemoryError("the attention has no memory for its buffers; take a narrower window")
 
-        problems = self.heads * self.dilation
-        rows = -(-self.call.length // self.dilation)
-        run_together(work, most=problems if backward else problems * -(-rows // self.call.chunk))
+        run_together(work, most=self.heads * self.dilation * self.stretches)
+
+    def _stretch(self, most: int, least: int) -> int:
+        """Cut each head's rows for the threads into stretches of at most and, if there are several, at least so many.
+
+        Returns:
+            Into how many.
+        """
+        threads = torch.get_num_threads()
+
+        def busy(count: int) -> float:
+            units = self.heads * self.dilation * count
+            return units / (-(-units // threads) * threads)
+
+        fewest = -(-self.rows // most)
+        counts = range(fewest, max(fewest, self.rows // least) + 1)
+        count = next((count for count in counts if busy(count) >= _BUSY), max(counts, key=busy))
+        rows = -(-self.rows // count)
+        self.call.stretch = -(-max(rows, least if count > 1 else 0) // _BLOCK) * _BLOCK
+        self.stretches = -(-self.rows // self.call.stretch)
+        return self.stretches
 
     def _target(self, name: str, tensor: Tensor) -> Tensor:
         """``tensor``, or where its features aren't neighbours a new one, to be written."""
@@ -174,8 +208,9 @@ class NativeBand:
         return written
 
     def _sums(self, name: str, *rows: int) -> Tensor:
-        """fp32 ``[h, d, *rows, D]`` of zeros for C to add to; whatever torch's own defaults are."""
-        sums = torch.zeros(self.heads, self.dilation, *rows, self.features, dtype=torch.float32, device="cpu")
+        """fp32 ``[stretches, h, d, *rows, D]`` of zeros for C to add to; whatever torch's own defaults are."""
+        shape = self.stretches, self.heads, self.dilation, *rows, self.features
+        sums = torch.zeros(shape, dtype=torch.float32, device="cpu")
         self._give_array(name, sums)
         return sums
 

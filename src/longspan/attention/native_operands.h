@@ -131,25 +131,27 @@ static void score(const Layout *layout, int64_t rows, const float *left, const f
     if (layout->terms) {
         int64_t bytes = 2 * layout->stride;
         Left a = {.at = left, .row = bytes, .term = rows * bytes, .step = 64, .terms = layout->terms};
-        tile_product(rows, ROWS, layout->stride, a, (const Term *)columns, layout->terms, to, width, 0);
+        tile_product(rows, ROWS, layout->stride, a, &columns, 1, layout->terms, to, width, 0);
         return;
     }
 #endif
     product(rows, ROWS, layout->features, left, layout->stride, 1, columns, ROWS, to, width, 0);
 }
 
-/* Of weights with values, added to rows: */
-static void gather(const Layout *layout, int64_t rows, const float *weights, int64_t width, const float *values,
-                   float *to) {
+/* Of weights with the values of `count` panels: */
+static void gather(const Layout *layout, int64_t rows, const float *weights, int64_t width,
+                   const float *const *panels, int64_t count, float *to) {
     int64_t stride = layout->stride;
 #ifdef TILES
     if (layout->terms) {
         Left a = {.at = weights, .row = 4 * width, .term = 64, .step = 128, .terms = 2};
-        tile_product(rows, stride, ROWS, a, (const Term *)values, layout->terms, to, stride, 1);
+        tile_product(rows, stride, ROWS, a, panels, count, layout->terms, to, stride, 0);
         return;
     }
 #endif
-    product(rows, stride, ROWS, weights, width, 1, values, stride, to, stride, 1);
+    memset(to, 0, 4 * rows * stride);
+    for (int64_t p = 0; p < count; p++)
+        product(rows, stride, ROWS, weights + p * ROWS, width, 1, panels[p], stride, to, stride, 1);
 }
 
 /* Of the weights' transpose with rows, added to sums over rows. */
@@ -160,7 +162,8 @@ static void scatter(const Layout *layout, int64_t rows, const float *weights, in
     if (layout->terms) {
         Left a = {.at = turned, .row = 2 * rows, .term = 2 * rows * stride, .step = 64, .terms = layout->terms};
         pair_weights(rows, ROWS, weights, width, (Term *)layout->between);
-        tile_product(stride, ROWS, rows, a, (const Term *)layout->between, 2, to, ROWS, 1);
+        const float *paired_weights = layout->between;
+        tile_product(stride, ROWS, rows, a, &paired_weights, 1, 2, to, ROWS, 1);
         return;
     }
 #endif

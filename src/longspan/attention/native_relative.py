@@ -40,11 +40,10 @@ def native_relative_backward(
     shared = (positions.table, positions.content_bias, positions.position_bias)
     sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in shared]
     for b, heads, band in _bands(query, key, value, positions, call):
-        rows_out, rows_lse = grad_out[b, heads][0], lse[b, heads][0]
-        delta = torch.linalg.vecdot(rows_out.float(), out[b, heads][0].float())
+        rows = grad_out[b, heads][0], None, out[b, heads][0], lse[b, heads][0]
         with ExitStack() as stack:
             parts = [stack.enter_context(target_of(grad, b, heads))[:, 0] for grad in grads]
-            of_positions = band.backward(rows_out, delta, rows_lse, BandGradients(*parts))
+            of_positions = band.backward(*rows, BandGradients(*parts))
         assert of_positions is not None
         sums[0][heads, : of_positions.table.shape[1]] += of_positions.table
         sums[1][heads] += of_positions.content_bias

@@ -87,9 +87,10 @@ typedef struct {
     int terms;
 } Left;
 
-/* C[rows, columns] (+)= A . B: A[rows, depth] and B[terms, depth / 2, columns, 2], all in TILE_SIDEs. */
-static void tile_product(int64_t rows, int64_t columns, int64_t depth, Left a, const Term *b, int terms, float *c,
-                         int64_t cm, int add) {
+/* C[rows, columns] (+)= A . B: A[rows, count * depth] and `count` parts of B[terms, depth / 2, columns, 2] one below
+another, all in TILE_SIDEs. */
+static void tile_product(int64_t rows, int64_t columns, int64_t depth, Left a, const float *const *parts, int64_t count,
+                         int terms, float *c, int64_t cm, int add) {
     __asm__ volatile("" ::: "memory"); /* tile loads don't tell the compiler what they read */
     for (int64_t n = 0; n < columns; n += TILE_SIDE)
         for (int64_t m = 0; m < rows; m += TILE_SIDE) {
@@ -105,21 +106,24 @@ static void tile_product(int64_t rows, int64_t columns, int64_t depth, Left a, c
                 _tile_zero(2);
                 _tile_zero(3);
             }
-            for (int64_t k = 0; k < depth; k += 32)
-                for (int i = 0; i < a.terms; i++) {
-                    const char *left = (const char *)a.at + m * a.row + i * a.term + k / 32 * a.step;
-                    _tile_loadd(4, left, a.row);
-                    _tile_loadd(5, left + 16 * a.row, a.row);
-                    for (int j = 0; j < terms; j++) {
-                        const Term *right = b + (j * depth + k) * columns + 2 * n;
-                        _tile_loadd(6, right, 4 * columns);
-                        _tile_loadd(7, right + 32, 4 * columns);
-                        _tile_dpbf16ps(0, 4, 6);
-                        _tile_dpbf16ps(1, 4, 7);
-                        _tile_dpbf16ps(2, 5, 6);
-                        _tile_dpbf16ps(3, 5, 7);
+            const char *at = (const char *)a.at + m * a.row;
+            for (int64_t p = 0; p < count; p++)
+                for (int64_t k = 0; k < depth; k += 32, at += a.step)
+                    for (int i = 0; i < a.terms; i++) {
+                        _tile_loadd(4, at + i * a.term, a.row);
+                        _tile_loadd(5, at + i * a.term + 16 * a.row, a.row);
+                        for (int j = 0; j < terms; j++) {
+                            const Term *right = (const Term *)parts[p] + (j * depth + k) * columns + 2 * n;
+                            if (i == 0 || terms > 1) { /* else it is still there */
+                                _tile_loadd(6, right, 4 * columns);
+                                _tile_loadd(7, right + 32, 4 * columns);
+                            }
+                            _tile_dpbf16ps(0, 4, 6);
+                            _tile_dpbf16ps(1, 4, 7);
+                            _tile_dpbf16ps(2, 5, 6);
+                            _tile_dpbf16ps(3, 5, 7);
+                        }
                     }
-                }
             _tile_stored(0, to, 4 * cm);
             _tile_stored(1, to + 16, 4 * cm);
             _tile_stored(2, to + 16 * cm, 4 * cm);

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longspan.attention.band import compute_dtype, heads_per_chunk, rows_per_block
+from longspan.attention.band import compute_dtype, heads_per_chunk, row_delta, rows_per_block
 from longspan.attention.blocks import LN_2, LOG2_E, Keys, RowDropout, backward_block, forward_block
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
@@ -96,7 +96,7 @@ def relative_backward(
     sums = [torch.zeros_like(tensor, dtype=dtype) for tensor in shared]
     for batch, heads, band in _bands(query, key, value, positions, call):
         rows_out = grad_out[batch, heads].to(dtype)
-        delta = torch.linalg.vecdot(rows_out, out[batch, heads].to(dtype))
+        delta = row_delta(rows_out, None, out[batch, heads])
         with ExitStack() as stack:
             into = [stack.enter_context(target_of(grad, batch, heads)) for grad in grads]
             given = (tensor.transpose(0, 1) for tensor in (rows_out, delta, lse[batch, heads]))
