@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from longspan.attention import GlobalProjection
+from longspan.attention import GlobalProjection, dense_rows
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
 from longspan.attention.workspace import Scratch
 
@@ -33,6 +33,36 @@ def _case(count: int, hidden_size: int = 11, biases: tuple[bool, ...] = (True,) 
 def test_both_forms_equal_the_reference(count: int, biases: tuple[bool, ...]) -> None:
     case = _case(count, biases=biases)
     assert_near(case.evaluate(), case.evaluate(backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("window", [(3, 2), [(3, 0), (3, 2)]], ids=["both sides", "a causal head"])
+@pytest.mark.parametrize("form", [None, "tensors", {"hidden_size": 10}])
+@pytest.mark.parametrize("count", [D - 1, D + 1])
+def test_a_text_is_read_in_parts(
+    count: int, form: object, window: object, dropout_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    N = 200
+    key_mask = torch.arange(N)[None] >= torch.tensor([[0], [70], [0]])  # of the second text a part is all padding
+    key_mask[2, 150:] = False
+    places = torch.linspace(75, N - 1, count).int().tolist()
+    case = random_case(
+        (3, 2, N, D),
+        window=window,
+        global_mask=marked(N, places, places, places),
+        key_mask=key_mask,
+        global_qkv=form,
+    )
+
+    def run() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return case.evaluate(dropout_p=dropout_p)
+
+    whole = run()
+    monkeypatch.setattr(dense_rows, "_CPU_NUMBERS", 100)  # parts of 64 tokens, blocks of a row or two
+    assert_near(run(), whole, 1e-12)
+    if not dropout_p:
+        assert_near(whole, case.evaluate(backend="reference"), 1e-12)
 
 
 @pytest.mark.parametrize("hidden_size", [1, 3 * D, 100])

@@ -378,8 +378,8 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def row_delta(grad_out: Tensor, grad_lse: Tensor | None, out: Tensor) -> Tensor:
-    """What a softmax's backward takes from the gradient of each weight: ``[..., N]``, the row sums of ``grad_out * out``
-    minus the gradient of the LSE.
+    """What a softmax's backward takes from the gradient of each weight: the row sums of ``grad_out * out`` minus the
+    gradient of the LSE, ``[..., N]``.
     """
     dtype = compute_dtype(out.dtype)
     delta = torch.linalg.vecdot(grad_out.to(dtype), out.to(dtype))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk, row_delta
+from longspan.attention.dense_rows import Settings
 from longspan.attention.dropout import Dropout
-from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection, Settings
+from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection
 from longspan.attention.native_band import NativeBand, suits
 from longspan.attention.pattern import AttentionPattern, index_of
 from longspan.attention.workspace import Scratch
@@ -88,7 +89,8 @@ def blocked_backward(
     grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
     projected = len(global_inputs) == 7
     # Weights and biases gather from all texts in the computing dtype; tensors of a text are written once.
-    global_grads = [torch.zeros_like(tensor) for tensor in global_inputs[: 1 if projected else 3]]
+    global_grads = [torch.zeros_like(tensor) for tensor in ([] if projected else global_inputs)]
+    hidden_grads = [torch.empty_like(tensor) for tensor in global_inputs[:1]] if projected else []
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
     dropout = _dropout(query, call)
     for b, text in _texts(query, call):
@@ -101,6 +103,8 @@ def blocked_backward(
                 for grad, view in zip(grads, views, strict=True):
                     grad[b, heads] = view
         if not text.globals_.numel():
+            for grad in hidden_grads:
+                grad[b].zero_()
             continue
         at = text.globals_
         rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
@@ -108,17 +112,11 @@ def blocked_backward(
         rows_grad_lse = None if text_grad_lse is None else text_grad_lse[:, at]
         rows_delta = row_delta(rows_grad, rows_grad_lse, out[b, :, at])
         if isinstance(rows, ProjectedRows):
-            hidden_grad = scratch.converted("hidden grad", global_grads[0][b])  # of zeros
-            rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grad, *weight_grads))
-            if hidden_grad.dtype != query.dtype:
-                global_grads[0][b] = hidden_grad
+            into = Projection(hidden_grads[0][b], *weight_grads)
+            rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, into)
         else:
-            grad_query, grad_key, grad_value = rows.backward(rows_grad, rows_delta, rows_lse)
-            into = global_grads or grads
-            into[0][b].index_add_(1, at, grad_query.to(query.dtype))
-            into[1][b] += grad_key
-            into[2][b] += grad_value
-    return grads + global_grads + [grad.to(query.dtype) for grad in weight_grads]
+            rows.backward(rows_grad, rows_delta, rows_lse, *(grad[b] for grad in global_grads or grads))
+    return grads + global_grads + hidden_grads + [grad.to(query.dtype) for grad in weight_grads]
 
 
 def _dropout(query: Tensor, call: Call) -> Dropout | None:
@@ -179,16 +177,12 @@ def _global_rows(
     scratch: Scratch,
     dropout: Dropout | None,
 ) -> GivenRows | ProjectedRows:
-    dtype = compute_dtype(query.dtype)
     heads = query.shape[1]
     masks = None if dropout is None else dropout.stream(b, heads)  # streams 0 .. H - 1 are the local rows'
     settings = Settings(list(call.pattern.causal), call.scale, scratch, masks)
     if len(inputs) == 7:
         hidden, *weights = inputs
-        hidden = scratch.converted("hidden", hidden[b])
-        if text.real is not None:
-            hidden = hidden.masked_fill(~text.real[:, None], 0.0)
-        projection = Projection(hidden, *(scratch.converted(f"weight {i}", weights[i]) for i in range(6)))
+        projection = Projection(hidden[b], *(scratch.converted(f"weight {i}", weights[i]) for i in range(6)))
         return ProjectedRows(projection, heads, text, settings)
     global_query, global_key, global_value = inputs or (query, key, value)
-    return GivenRows(global_query[b], global_key[b], global_value[b], text, settings, dtype)
+    return GivenRows(global_query[b], global_key[b], global_value[b], text, settings)

@@ -100,6 +100,18 @@ def forward_block(query: Tensor, keys: Keys, scratch: Scratch, dropout: RowDropo
     return Sums(weighted, total, top, mass)
 
 
+def joined(sums: Sums, others: Sums) -> Sums:
+    """The sums of the same rows over both keys, in the buffers of ``sums``."""
+    top = torch.maximum(sums.top, others.top)
+    ours, theirs = (sums.top - top).exp2_(), (others.top - top).exp2_()
+
+    def join(one: Tensor, other: Tensor) -> Tensor:
+        return one.mul_(ours).addcmul_(other, theirs.expand_as(other))
+
+    mass = None if sums.mass is None or others.mass is None else join(sums.mass, others.mass)
+    return Sums(join(sums.weighted, others.weighted), join(sums.total, others.total), top, mass)
+
+
 def backward_block(
     query: Tensor,
     keys: Keys,

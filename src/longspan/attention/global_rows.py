@@ -7,189 +7,60 @@ projections of the whole text cost ``4 N C^2``, so it is taken while there are f
 head.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from longspan.attention.band import Text, readable
-from longspan.attention.blocks import (
-    LN_2,
-    LOG2_E,
-    Keys,
-    RowDropout,
-    backward_block,
-    forward_block,
-)
-from longspan.attention.dropout import Dropout
-from longspan.attention.workspace import Scratch
-
-# Scores of one block of global rows, all heads together.
-_BLOCK_SCORES = 4_000_000
-
-
-@dataclass
-class Settings:
-    """What all global rows of a call share."""
-
-    causal: list[bool]
-    """Per head."""
-    scale: float
-    scratch: Scratch
-    dropout: Dropout | None
-
-
-class RowGradients(NamedTuple):
-    """What the backward of dense rows gives. Gradients of key and value are in buffers that the next rows use."""
-
-    query: Tensor
-    """``[P, R, E]``."""
-    key: Tensor
-    """``[P, N, E]``."""
-    value: Tensor
-    """``[P, N, F]``."""
-    out: list[Tensor]
-    """The rows' output once more, if asked for: blocks ``[P, r, F]``."""
-    mass: list[Tensor]
-    """Sums of the rows' weights after dropout, if asked for: blocks ``[P, r]``."""
-
-
-class DenseRows:
-    """Rows that attend every real token of one text: ``query [P, R, E]`` against ``key`` and ``value [P, N, *]``."""
-
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        positions: Tensor,
-        causal: Tensor,
-        text: Text,
-        settings: Settings,
-    ) -> None:
-        """``positions``: int64 ``[R]``, where each row's token stands. ``causal``: bool ``[P, R]``."""
-        self.query, self.key, self.value = query, key, value
-        self.positions = positions
-        self.causal = causal if any(settings.causal) else None
-        self.text = text
-        self.settings = settings
-        self.block = max(1, _BLOCK_SCORES // (query.shape[0] * text.length))
-
-    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``(out [P, R, F], lse [P, R], mass [P, R])``; mass is the sum of a row's weights after dropout."""
-        outs, lses, masses = [], [], []
-        for query, keys, part in self._blocks():
-            sums = forward_block(query, keys, self.settings.scratch, self._row_dropout(part))
-            # A global row has a key, itself, so no total is 0.
-            outs.append(sums.weighted / sums.total)
-            masses.append(torch.ones_like(sums.total) if sums.mass is None else sums.mass / sums.total)
-            lses.append((sums.top + sums.total.log2()) * LN_2)
-        return torch.cat(outs, 1), torch.cat(lses, 1).squeeze(-1), torch.cat(masses, 1).squeeze(-1)
-
-    def backward(
-        self,
-        grad_out: Tensor,
-        delta: Tensor,
-        lse: Tensor,
-        grad_mass: Tensor | None = None,
-        *,
-        again: bool = False,
-    ) -> RowGradients:
-        """``delta`` and ``lse`` are ``[P, R]`` as in :func:`backward_block`; ``again``: give the output once more."""
-        grad_key = grad_value = None
-        grads, outs, masses = [], [], []
-        keep = 1.0 if self.settings.dropout is None else self.settings.dropout.keep
-        for query, keys, part in self._blocks():
-            block = backward_block(
-                query,
-                keys,
-                lse[:, part, None] * LOG2_E,
-                grad_out[:, part],
-                delta[:, part, None],
-                self.settings.scratch,
-                self._row_dropout(part),
-                None if grad_mass is None else grad_mass[:, part, None],
-            )
-            grads.append(block.query * self.settings.scale)
-            if again:
-                outs.append(torch.bmm(block.weights, self.value) / keep)
-                masses.append(block.weights.sum(-1) / keep)
-            if grad_key is None or grad_value is None:
-                grad_key, grad_value = block.key, block.value
-                if query.shape[1] < self.query.shape[1]:  # more blocks to come, into the same buffers
-                    grad_key, grad_value = grad_key.clone(), grad_value.clone()
-            else:
-                grad_key.add_(block.key)
-                grad_value.add_(block.value)
-        assert grad_key is not None
-        assert grad_value is not None
-        return RowGradients(torch.cat(grads, 1), grad_key.mul_(LN_2), grad_value, outs, masses)
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Keys, slice]]:
-        total = self.query.shape[1]
-        for start in range(0, total, self.block):
-            part = slice(start, min(start + self.block, total))
-            query = self.query[:, part] * (self.settings.scale * LOG2_E)
-            yield query, Keys(self.key, self.value, partial(self._mask, part=part)), part
-
-    def _row_dropout(self, part: slice) -> RowDropout | None:
-        dropout = self.settings.dropout
-        if dropout is None:
-            return None
-        problems, total, _ = self.query.shape
-        row_hash, key_hash = dropout.hashes(problems, total, self.text.length)
-        return RowDropout(dropout, row_hash[:, part], key_hash)
-
-    def _mask(self, scores: Tensor, part: slice) -> None:
-        if self.text.real is not None:
-            scores.masked_fill_(~self.text.real, -torch.inf)
-        if self.causal is not None:
-            token = torch.arange(self.text.length, device=scores.device)
-            future = token > self.positions[part, None]  # [R, N]
-            scores.masked_fill_(future & self.causal[:, part, None], -torch.inf)
+from longspan.attention.band import Text, compute_dtype, readable
+from longspan.attention.dense_rows import DenseRows, Settings
 
 
 class GivenRows:
     """Global rows from global projections that are given as tensors ``[H, N, D]``."""
 
-    def __init__(
-        self, query: Tensor, key: Tensor, value: Tensor, text: Text, settings: Settings, dtype: torch.dtype
-    ) -> None:
-        causal = torch.tensor(settings.causal, device=query.device)[:, None].expand(-1, text.globals_.numel())
-        self.rows = DenseRows(
-            query[:, text.globals_].to(dtype),
-            readable(settings.scratch.converted("global key", key), text.real, dtype),
-            readable(settings.scratch.converted("global value", value), text.real, dtype),
-            text.globals_,
-            causal,
-            text,
-            settings,
-        )
+    def __init__(self, query: Tensor, key: Tensor, value: Tensor, text: Text, settings: Settings) -> None:
+        self.key, self.value = key, value
+        self.text, self.settings = text, settings
+        rows = query[:, text.globals_].to(compute_dtype(query.dtype))
+        causal = torch.tensor(settings.causal, device=query.device)[:, None].expand(-1, rows.shape[1])
+        self.rows = DenseRows(rows, self._load, text.globals_, causal, text, settings)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """``(out [H, G, D], lse [H, G])``."""
         out, lse, _ = self.rows.forward()
         return out, lse
 
-    def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of ``(query rows [H, G, D], key [H, N, D], value [H, N, D])``."""
-        rows = self.rows.backward(grad_out, delta, lse)
-        return rows.query, rows.key, rows.value
+    def backward(
+        self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
+    ) -> None:
+        """Add to the gradients of query, key and value ``[H, N, D]``."""
+
+        def store(part: slice, of_key: Tensor, of_value: Tensor) -> None:
+            grad_key[:, part] += of_key
+            grad_value[:, part] += of_value
+
+        rows = self.rows.backward(grad_out, delta, lse, store)
+        grad_query.index_add_(1, self.text.globals_, rows.query.to(grad_query.dtype))
+
+    def _load(self, part: slice) -> tuple[Tensor, Tensor]:
+        key, value = (
+            self.settings.scratch.converted(f"global {name}", tensor[:, part])
+            for name, tensor in (("key", self.key), ("value", self.value))
+        )
+        real = None if self.text.real is None else self.text.real[part]
+        return readable(key, real, key.dtype), readable(value, real, value.dtype)
 
 
 @dataclass
 class Projection:
-    """Hidden states of one text and the global projections' weights, in the computing dtype.
-
-    Also the shape of their gradients: the backward adds into another one of these.
-    """
+    """Hidden states of one text and the global projections' weights. Also the shape of their gradients."""
 
     hidden: Tensor
-    """``[N, C]``."""
+    """``[N, C]``, of any dtype; the others are of the computing dtype."""
     query_weight: Tensor
     """``[H * D, C]``."""
     query_bias: Tensor
@@ -208,7 +79,7 @@ class ProjectedRows:
         self.text = text
         self.settings = settings
         self.heads = num_heads
-        self.rows_hidden = projection.hidden[text.globals_]  # [G, C]
+        self.rows_hidden = projection.hidden[text.globals_].to(projection.query_weight.dtype)  # [G, C]
         self.query = self._split(linear(self.rows_hidden, projection.query_weight, projection.query_bias))  # [H, G, D]
         self.absorbed = text.globals_.numel() < self.query.shape[-1]
 
@@ -227,27 +98,28 @@ class ProjectedRows:
     def backward(
         self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_lse: Tensor | None, grads: Projection
     ) -> None:
-        """Add to ``grads``; ``delta`` already holds minus the gradient of the LSE."""
+        """Write the gradient of the hidden states and add to the others of ``grads``; ``delta`` already holds minus the
+        gradient of the LSE.
+        """
+        hidden = _HiddenGradient(grads.hidden, self.text.globals_, self.rows_hidden)
         if self.absorbed:
-            grad_query = self._absorbed_backward(grad_out, delta, lse, grad_lse, grads)
+            grad_query = self._absorbed_backward(grad_out, delta, lse, grad_lse, grads, hidden)
         else:
-            rows = self._plain().backward(grad_out, delta, lse)
-            grad_query, hidden, projection = rows.query, self.projection.hidden, self.projection
-            for grad, weight, grad_weight, grad_bias in (
-                (rows.key, projection.key_weight, grads.key_weight, grads.key_bias),
-                (rows.value, projection.value_weight, grads.value_weight, grads.value_bias),
-            ):
-                flat = self._join(grad)  # [N, H * D]
-                grad_weight.addmm_(flat.mT, hidden)
-                grad_bias.add_(flat.sum(0))
-                grads.hidden.addmm_(flat, weight)
+            rows = self._plain().backward(grad_out, delta, lse, partial(self._store_projected, grads, hidden))
+            grad_query = rows.query
         flat = self._join(grad_query)  # [G, H * D]
         grads.query_weight.addmm_(flat.mT, self.rows_hidden)
         grads.query_bias.add_(flat.sum(0))
-        grads.hidden.index_add_(0, self.text.globals_, flat @ self.projection.query_weight)
+        hidden.finish(flat @ self.projection.query_weight)
 
     def _absorbed_backward(
-        self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_lse: Tensor | None, grads: Projection
+        self,
+        grad_out: Tensor,
+        delta: Tensor,
+        lse: Tensor,
+        grad_lse: Tensor | None,
+        grads: Projection,
+        hidden: "_HiddenGradient",
     ) -> Tensor:
         projection, scale = self.projection, self.settings.scale
         key_weight, value_weight = self._heads(projection.key_weight), self._heads(projection.value_weight)
@@ -262,13 +134,14 @@ class ProjectedRows:
             grad_context.reshape(1, -1, grad_context.shape[-1]),
             delta.reshape(1, -1),
             (lse - self._key_bias_score()).reshape(1, -1),
+            lambda part, of_key, of_value: hidden.store(part, of_key[0].add_(of_value[0])),
             None if dropout is None else grad_mass.reshape(1, -1),
             again=True,
         )
-        context, mass = torch.cat(rows.out, 1).view(H, G, -1), torch.cat(rows.mass, 1).view(H, G)
-        self._heads(grads.value_weight).baddbmm_(grad_out.mT, context)
-        self._heads(grads.value_bias).add_((grad_out * mass[..., None]).sum(1))
-        grads.hidden.add_(rows.key[0]).add_(rows.value[0])
+        assert rows.out is not None
+        assert rows.mass is not None
+        self._heads(grads.value_weight).baddbmm_(grad_out.mT, rows.out.view(H, G, -1))
+        self._heads(grads.value_bias).add_((grad_out * rows.mass.view(H, G, 1)).sum(1))
         grad_absorbed = rows.query.view(H, G, -1)  # [H, G, C]
         self._heads(grads.key_weight).baddbmm_(self.query.mT, grad_absorbed)
         grad_query = grad_absorbed @ key_weight.mT
@@ -277,22 +150,48 @@ class ProjectedRows:
             self._heads(grads.key_bias).add_(scale * (grad_lse[..., None] * self.query).sum(1))
         return grad_query
 
+    def _store_projected(
+        self, grads: Projection, hidden: "_HiddenGradient", part: slice, of_key: Tensor, of_value: Tensor
+    ) -> None:
+        projection, states = self.projection, self._states(part)
+        of_states = torch.zeros_like(states)
+        for grad, weight, grad_weight, grad_bias in (
+            (of_key, projection.key_weight, grads.key_weight, grads.key_bias),
+            (of_value, projection.value_weight, grads.value_weight, grads.value_bias),
+        ):
+            flat = self._join(grad)  # [n, H * D]
+            grad_weight.addmm_(flat.mT, states)
+            grad_bias.add_(flat.sum(0))
+            of_states.addmm_(flat, weight)
+        hidden.store(part, of_states)
+
     def _absorbed_rows(self) -> DenseRows:
         G = self.text.globals_.numel()
         absorbed = self.query @ self._heads(self.projection.key_weight)  # [H, G, C]
-        hidden = self.projection.hidden[None]
-        causal = torch.tensor(self.settings.causal, device=hidden.device).repeat_interleave(G)[None]
-        positions = self.text.globals_.repeat(self.heads)
-        return DenseRows(
-            absorbed.view(1, self.heads * G, -1), hidden, hidden, positions, causal, self.text, self.settings
-        )
+        causal = torch.tensor(self.settings.causal, device=absorbed.device).repeat_interleave(G)[None]
+        query, positions = absorbed.view(1, self.heads * G, -1), self.text.globals_.repeat(self.heads)
+
+        def load(part: slice) -> tuple[Tensor, Tensor]:
+            states = self._states(part)[None]
+            return states, states
+
+        return DenseRows(query, load, positions, causal, self.text, self.settings)
 
     def _plain(self) -> DenseRows:
         projection = self.projection
-        key = self._split(linear(projection.hidden, projection.key_weight, projection.key_bias)).contiguous()
-        value = self._split(linear(projection.hidden, projection.value_weight, projection.value_bias)).contiguous()
-        causal = torch.tensor(self.settings.causal, device=key.device)[:, None].expand(-1, self.query.shape[1])
-        return DenseRows(self.query, key, value, self.text.globals_, causal, self.text, self.settings)
+        causal = torch.tensor(self.settings.causal, device=self.query.device)[:, None].expand(-1, self.query.shape[1])
+
+        def load(part: slice) -> tuple[Tensor, Tensor]:
+            states = self._states(part)
+            key = self._split(linear(states, projection.key_weight, projection.key_bias)).contiguous()
+            return key, self._split(linear(states, projection.value_weight, projection.value_bias)).contiguous()
+
+        return DenseRows(self.query, load, self.text.globals_, causal, self.text, self.settings)
+
+    def _states(self, part: slice) -> Tensor:
+        """Hidden states ``[n, C]`` in the computing dtype, 0 at padding."""
+        states = self.settings.scratch.converted("hidden", self.projection.hidden[part])
+        return readable(states, None if self.text.real is None else self.text.real[part], states.dtype)
 
     def _key_bias_score(self) -> Tensor:
         """What the key bias adds to every score of a row: ``[H, G]``."""
@@ -309,3 +208,23 @@ class ProjectedRows:
     def _join(self, by_head: Tensor) -> Tensor:
         """``[H, n, D]`` to ``[n, H * D]``."""
         return by_head.transpose(0, 1).reshape(by_head.shape[1], -1)
+
+
+class _HiddenGradient:
+    """The gradient of hidden states ``[N, C]``: as keys and values, part by part, and of some tokens as queries. All of
+    a token's are added up before they are rounded.
+    """
+
+    def __init__(self, target: Tensor, queries: Tensor, like: Tensor) -> None:
+        self.target, self.queries = target, queries
+        self.places: list[int] = queries.tolist()  # ascending
+        self.of_queries = torch.empty_like(like)  # [G, C], in the computing dtype
+
+    def store(self, part: slice, grad: Tensor) -> None:
+        low, high = bisect_left(self.places, part.start), bisect_left(self.places, part.stop)
+        self.of_queries[low:high] = grad[self.queries[low:high] - part.start]
+        self.target[part] = grad
+
+    def finish(self, grad: Tensor) -> None:
+        """``grad [G, C]``, of the queries."""
+        self.target[self.queries] = self.of_queries.add_(grad).to(self.target.dtype)

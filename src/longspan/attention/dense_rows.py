@@ -1,0 +1,163 @@
+"""Rows that attend a whole text: its keys come part by part, and each part's softmax is joined to that of the parts
+before.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longspan.attention.band import Text
+from longspan.attention.blocks import (
+    LN_2,
+    LOG2_E,
+    Keys,
+    RowDropout,
+    Sums,
+    backward_block,
+    forward_block,
+    joined,
+)
+from longspan.attention.dropout import Dropout
+from longspan.attention.workspace import Scratch
+
+# Numbers of a part of the text's keys, all heads together, and scores of a block of global rows with it. On a CPU for
+# each thread: they stay in its cache, and what is converted or projected for them too.
+_CPU_NUMBERS = 200_000
+_GPU_SCORES = 4_000_000
+
+Load = Callable[[slice], tuple[Tensor, Tensor]]
+"""Gives key ``[P, n, E]`` and value ``[P, n, F]`` of some tokens, in the computing dtype, 0 at padding."""
+Store = Callable[[slice, Tensor, Tensor], None]
+"""Takes the gradients of what the last :data:`Load` gave, in buffers that the next tokens use."""
+
+
+@dataclass
+class Settings:
+    """What all global rows of a call share."""
+
+    causal: list[bool]
+    """Per head."""
+    scale: float
+    scratch: Scratch
+    dropout: Dropout | None
+
+
+class RowGradients(NamedTuple):
+    """What the backward of dense rows gives beside the gradients of their keys."""
+
+    query: Tensor
+    """``[P, R, E]``."""
+    out: Tensor | None
+    """``[P, R, F]``, the rows' output once more, if asked for."""
+    mass: Tensor | None
+    """``[P, R, 1]``, sums of the rows' weights after dropout, if asked for."""
+
+
+class DenseRows:
+    """Rows that attend every real token of one text: ``query [P, R, E]`` against keys that come part by part."""
+
+    def __init__(
+        self, query: Tensor, load: Load, positions: Tensor, causal: Tensor, text: Text, settings: Settings
+    ) -> None:
+        """``positions``: int64 ``[R]``, where each row's token stands. ``causal``: bool ``[P, R]``."""
+        self.query, self.load = query, load
+        self.positions = positions
+        self.causal = causal if any(settings.causal) else None
+        self.text = text
+        self.settings = settings
+        problems, _, features = query.shape
+        self.tokens, scores = text.length, _GPU_SCORES
+        if query.device.type == "cpu":
+            scores = _CPU_NUMBERS * torch.get_num_threads()
+            self.tokens = min(text.length, max(1, scores // (problems * features * 64)) * 64)
+        self.block = max(1, scores // (problems * self.tokens))
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(out [P, R, F], lse [P, R], mass [P, R])``; mass is the sum of a row's weights after dropout."""
+        sums: list[Sums] = []  # by block of rows
+        for part, key, value in self._parts():
+            for number, (query, keys, rows) in enumerate(self._blocks(part, key, value)):
+                of_part = forward_block(query, keys, self.settings.scratch, self._row_dropout(rows, part))
+                if number < len(sums):
+                    sums[number] = joined(sums[number], of_part)
+                else:
+                    sums.append(of_part._replace(weighted=of_part.weighted.clone()))
+        # A global row has a key, itself, so no total is 0.
+        outs = [block.weighted / block.total for block in sums]
+        lses = [(block.top + block.total.log2()) * LN_2 for block in sums]
+        masses = [torch.ones_like(b.total) if b.mass is None else b.mass / b.total for b in sums]
+        return torch.cat(outs, 1), torch.cat(lses, 1).squeeze(-1), torch.cat(masses, 1).squeeze(-1)
+
+    def backward(
+        self,
+        grad_out: Tensor,
+        delta: Tensor,
+        lse: Tensor,
+        store: Store,
+        grad_mass: Tensor | None = None,
+        *,
+        again: bool = False,
+    ) -> RowGradients:
+        """``delta`` and ``lse`` are ``[P, R]`` as in :func:`backward_block`; ``again``: give the output once more."""
+        keep = 1.0 if self.settings.dropout is None else self.settings.dropout.keep
+        grad_query = torch.zeros_like(self.query)
+        out = torch.zeros_like(grad_out) if again else None
+        mass = torch.zeros_like(grad_out[..., :1]) if again else None
+        for part, key, value in self._parts():
+            of_keys: list[Tensor] = []
+            for query, keys, rows in self._blocks(part, key, value):
+                block = backward_block(
+                    query,
+                    keys,
+                    lse[:, rows, None] * LOG2_E,
+                    grad_out[:, rows],
+                    delta[:, rows, None],
+                    self.settings.scratch,
+                    self._row_dropout(rows, part),
+                    None if grad_mass is None else grad_mass[:, rows, None],
+                )
+                grad_query[:, rows].add_(block.query, alpha=self.settings.scale)
+                if out is not None and mass is not None:
+                    out[:, rows].baddbmm_(block.weights, value, alpha=1 / keep)
+                    mass[:, rows].add_(block.weights.sum(-1, keepdim=True), alpha=1 / keep)
+                if of_keys:
+                    of_keys[0].add_(block.key)
+                    of_keys[1].add_(block.value)
+                elif rows.stop < self.query.shape[1]:  # more blocks to come, into the same buffers
+                    of_keys = [block.key.clone(), block.value.clone()]
+                else:
+                    of_keys = [block.key, block.value]
+            store(part, of_keys[0].mul_(LN_2), of_keys[1])
+        return RowGradients(grad_query, out, mass)
+
+    def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        for start in range(0, self.text.length, self.tokens):
+            part = slice(start, min(start + self.tokens, self.text.length))
+            yield part, *self.load(part)
+
+    def _blocks(self, part: slice, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Keys, slice]]:
+        total = self.query.shape[1]
+        for start in range(0, total, self.block):
+            rows = slice(start, min(start + self.block, total))
+            query = self.query[:, rows] * (self.settings.scale * LOG2_E)
+            yield query, Keys(key, value, partial(self._mask, part=part, rows=rows)), rows
+
+    def _row_dropout(self, rows: slice, part: slice) -> RowDropout | None:
+        dropout = self.settings.dropout
+        if dropout is None:
+            return None
+        problems, total, _ = self.query.shape
+        row_hash, key_hash = dropout.hashes(problems, total, self.text.length)
+        return RowDropout(dropout, row_hash[:, rows], key_hash[part])
+
+    def _mask(self, scores: Tensor, part: slice, rows: slice) -> None:
+        if self.text.real is not None:
+            scores.masked_fill_(~self.text.real[part], -torch.inf)
+        if self.causal is not None:
+            token = torch.arange(part.start, part.stop, device=scores.device)
+            future = token > self.positions[rows, None]  # [R, n]
+            scores.masked_fill_(future & self.causal[:, rows, None], -torch.inf)
