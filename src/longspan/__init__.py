@@ -3,6 +3,7 @@
 Importing this package also makes ``attn_implementation="longspan"`` known to ``transformers``, without importing it.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from longspan.pipelines import DocumentEmbedder, QuestionAnsweringPipeline, register
 
 __version__ = "0.1.0"
+
+_PROCESS = os.getpid()  # for native_threads.py, which may be imported only after a fork
 
 _HOMES = {
     "AttentionPattern": "longspan.attention",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from attention_cases import Case, assert_near, lengths_mask, marked, random_case
+from comparing import assert_equals_reference
 from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,10 +60,22 @@ def test_a_text_is_read_in_parts(
         return case.evaluate(dropout_p=dropout_p)
 
     whole = run()
-    monkeypatch.setattr(dense_rows, "_CPU_NUMBERS", 100)  # parts of 64 tokens, blocks of a row or two
+    monkeypatch.setattr(dense_rows, "_CPU_NUMBERS", 1)  # parts of 64 tokens, blocks of a row
     assert_near(run(), whole, 1e-12)
     if not dropout_p:
         assert_near(whole, case.evaluate(backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", [None, "tensors", {"hidden_size": 10}])
+@pytest.mark.parametrize("count", [D - 1, D + 1])
+def test_a_text_of_any_dtype_is_read_in_parts(
+    count: int, form: object, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_rows, "_CPU_NUMBERS", 1)
+    masks = {"global_mask": marked(200, list(range(0, 180, 20))[:count]), "key_mask": lengths_mask(200, 190)}
+    case = random_case((1, 3, 200, D), window=(3, 2), global_qkv=form, **masks)
+    assert_equals_reference(case, dtype)
 
 
 @pytest.mark.parametrize("hidden_size", [1, 3 * D, 100])

@@ -1,8 +1,10 @@
 """The compiled path on a CPU: equal to the reference, on any number of threads, and absent without harm."""
 
-import multiprocessing
 import os
 import platform
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +141,11 @@ def test_stretches_of_a_head_equal_the_reference(
     assert_equals_reference(case, dtype, backend="native")
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="torch's OpenMP has another interface elsewhere")
+def test_the_threads_are_those_of_torch() -> None:
+    assert native_threads._openmp() is not None
+
+
 @needs_compiler
 @pytest.mark.usefixtures("threads")
 def test_results_are_the_same_whoever_runs_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,23 +157,31 @@ def test_results_are_the_same_whoever_runs_the_threads(monkeypatch: pytest.Monke
         assert torch.equal(tensor, expected[name]), name
 
 
-def _sum_in_a_child(results: "multiprocessing.Queue[float]") -> None:
-    results.put(float(longformer_attention(*torch.ones(3, 1, 4, 200, 8), window=(7, 7), backend="native").sum()))
+_IN_A_CHILD = """
+import multiprocessing
+import torch
+import longspan
+{early}
+def attend(results):
+    out = longspan.longformer_attention(*torch.ones(3, 1, 4, 200, 8), window=(7, 7), backend="native")
+    results.put(float(out.sum()))
+
+torch.set_num_threads(2)
+torch.ones(1_000_000).exp()  # in threads of OpenMP, which stay behind
+context = multiprocessing.get_context("fork")
+results = context.Queue()
+context.Process(target=attend, args=(results,), daemon=True).start()
+print(results.get(timeout=30))
+"""
 
 
 @needs_compiler
-@pytest.mark.usefixtures("threads")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_has_threads_of_its_own() -> None:
-    torch.set_num_threads(2)
-    longformer_attention(*torch.ones(3, 1, 4, 200, 8), window=(7, 7), backend="native")  # OpenMP's, which stay behind
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    child = context.Process(target=_sum_in_a_child, args=(results,))
-    child.start()
-    assert results.get(timeout=60) == 4 * 200 * 8
-    child.join()
+@pytest.mark.parametrize("early", ["", "import longspan.attention"], ids=["imported by the child", "by the parent"])
+def test_a_forked_process_has_threads_of_its_own(early: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _IN_A_CHILD.format(early=early)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout) == 4 * 200 * 8
 
 
 @needs_compiler
@@ -345,6 +360,26 @@ def test_what_a_thread_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
     torch.set_num_threads(2)
     text = Text(100, None, None, torch.empty(0, dtype=torch.int64))
     band = native_band.NativeBand(*torch.zeros(3, 2, 100, 8), text, (7, 7), 1, False, 1.0, None)
-    monkeypatch.setattr(native_band, "library", lambda: SimpleNamespace(longspan_band=lambda *_: 0))
+    this, begun = threading.current_thread(), threading.Event()
+
+    def compiled(*_: object) -> int:
+        if threading.current_thread() is this:
+            return int(begun.wait(60))  # until another has taken some of the work
+        begun.set()
+        return 0
+
+    monkeypatch.setattr(native_threads, "_openmp", lambda: None)
+    monkeypatch.setattr(native_band, "library", lambda: SimpleNamespace(longspan_band=compiled))
     with pytest.raises(MemoryError, match="no memory for its buffers"):
+        band.forward(torch.empty(2, 100, 8), torch.empty(2, 100))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("threads")
+def test_too_little_memory_is_a_sentence() -> None:
+    torch.set_num_threads(2)
+    text = Text(100, None, None, torch.empty(0, dtype=torch.int64))
+    band = native_band.NativeBand(*torch.zeros(3, 2, 100, 8), text, (7, 7), 1, False, 1.0, None)
+    band.call.num_globals = 2**50
+    with pytest.raises(MemoryError, match="no memory for its buffers; take a narrower window"):
         band.forward(torch.empty(2, 100, 8), torch.empty(2, 100))

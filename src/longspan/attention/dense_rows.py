@@ -69,7 +69,8 @@ class DenseRows:
         self.causal = causal if any(settings.causal) else None
         self.text = text
         self.settings = settings
-        problems, _, features = query.shape
+        problems, total, features = query.shape
+        self.hashes = None if settings.dropout is None else settings.dropout.hashes(problems, total, text.length)
         self.tokens, scores = text.length, _GPU_SCORES
         if query.device.type == "cpu":
             scores = _CPU_NUMBERS * torch.get_num_threads()
@@ -147,12 +148,10 @@ class DenseRows:
             yield query, Keys(key, value, partial(self._mask, part=part, rows=rows)), rows
 
     def _row_dropout(self, rows: slice, part: slice) -> RowDropout | None:
-        dropout = self.settings.dropout
-        if dropout is None:
+        if self.settings.dropout is None or self.hashes is None:
             return None
-        problems, total, _ = self.query.shape
-        row_hash, key_hash = dropout.hashes(problems, total, self.text.length)
-        return RowDropout(dropout, row_hash[:, rows], key_hash[part])
+        row_hash, key_hash = self.hashes
+        return RowDropout(self.settings.dropout, row_hash[:, rows], key_hash[part])
 
     def _mask(self, scores: Tensor, part: slice, rows: slice) -> None:
         if self.text.real is not None:

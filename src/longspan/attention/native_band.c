@@ -73,7 +73,7 @@ typedef struct {
 } Unit;
 
 /* A boundary between two stretches of a residue's rows, and the panels that rows on both of its sides see: by these two
-stretches alone, since a stretch has at least left + right + ROWS rows. */
+stretches alone, since one between two others has at least left + right + ROWS rows. */
 typedef struct {
     float *grads;        /* [2 sides, key and value, panels, panel] */
     int32_t *sides_done;
@@ -626,26 +626,34 @@ int longspan_has_fp16(void) {
 #endif
 }
 
-/* Work on units until none is left; any number of threads may do so at once. Gives 0 if there is no memory. */
-static int work(const Call *call, int backward) {
-    Room room = {0};
-    if (!make_room(&room, call, backward)) return 0;
-    products_begin(&room.layout);
+/* Take the next unit that nobody has taken; 0 if there is none. */
+static int take_unit(const Call *call, Unit *unit) {
     /* The same rows of all heads one after another: where tokens are rows of all heads' features, they share pages. */
     int64_t problems = call->heads * call->dilation;
     int64_t units = problems * ((rows_of(call, 0) + call->stretch - 1) / call->stretch);
     for (;;) {
-        int64_t at = __atomic_fetch_add(call->next, 1, __ATOMIC_RELAXED);
-        if (at >= units) break;
-        Unit unit = {.number = at, .head = at % problems / call->dilation, .residue = at % call->dilation};
-        unit.rows = rows_of(call, unit.residue);
-        unit.begin = at / problems * call->stretch;
-        unit.end = least(unit.rows, unit.begin + call->stretch);
-        unit.loaded = unit.flushed = most(0, unit.begin - call->left) / ROWS;
-        if (unit.begin >= unit.end) continue; /* of the residues some have a row less */
+        int64_t number = __atomic_fetch_add(call->next, 1, __ATOMIC_RELAXED);
+        if (number >= units) return 0;
+        *unit = (Unit){.number = number, .head = number % problems / call->dilation, .residue = number % call->dilation};
+        unit->rows = rows_of(call, unit->residue);
+        unit->begin = number / problems * call->stretch;
+        unit->end = least(unit->rows, unit->begin + call->stretch);
+        unit->loaded = unit->flushed = most(0, unit->begin - call->left) / ROWS;
+        if (unit->begin < unit->end) return 1; /* of the residues some have a row less */
+    }
+}
+
+/* Work on units until none is left; any number of threads may do so at once. Gives 0 if there is no memory. */
+static int work(const Call *call, int backward) {
+    Unit unit;
+    Room room = {0};
+    if (!take_unit(call, &unit)) return 1;
+    if (!make_room(&room, call, backward)) return 0;
+    products_begin(&room.layout);
+    do {
         if (backward) backward_rows(&room, call, &unit);
         else forward_rows(&room, call, &unit);
-    }
+    } while (take_unit(call, &unit));
     products_end(&room.layout);
     free(room.memory);
     return 1;

@@ -189,15 +189,18 @@ class NativeBand:
         """
         threads = torch.get_num_threads()
 
+        def length(count: int) -> int:
+            rows = -(-self.rows // count)
+            return -(-max(rows, least if count > 1 else 0) // _BLOCK) * _BLOCK
+
         def busy(count: int) -> float:
-            units = self.heads * self.dilation * count
+            units = self.heads * self.dilation * -(-self.rows // length(count))
             return units / (-(-units // threads) * threads)
 
         fewest = -(-self.rows // most)
         counts = range(fewest, max(fewest, self.rows // least) + 1)
         count = next((count for count in counts if busy(count) >= _BUSY), max(counts, key=busy))
-        rows = -(-self.rows // count)
-        self.call.stretch = -(-max(rows, least if count > 1 else 0) // _BLOCK) * _BLOCK
+        self.call.stretch = length(count)
         self.stretches = -(-self.rows // self.call.stretch)
         return self.stretches
 

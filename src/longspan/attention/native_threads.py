@@ -6,6 +6,7 @@ the other pool's are woken on.
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -13,7 +14,8 @@ from functools import cache
 
 import torch
 
-_PROCESS = os.getpid()
+# The process that imported the package. Its children by fork have none of OpenMP's threads, which OpenMP doesn't know.
+_PROCESS: int = getattr(sys.modules.get(__name__.partition(".")[0]), "_PROCESS", os.getpid())
 
 
 def run_together(work: Callable[[int | None, int], None], most: int) -> None:
@@ -30,7 +32,7 @@ def run_together(work: Callable[[int | None, int], None], most: int) -> None:
     threads = torch.get_num_threads()
     if threads == 1 or most <= 1:
         work(None, 1)
-    elif (parallel := _openmp()) is not None and os.getpid() == _PROCESS:  # its threads don't survive a fork
+    elif (parallel := _openmp()) is not None and os.getpid() == _PROCESS:
         work(parallel, threads)  # all of them: OpenMP ends those that a smaller team leaves out
     else:
         _run_in_pool(lambda: work(None, 1), threads - 1, most - 1)
