@@ -55,6 +55,7 @@ def blocked_forward(
     """
     out = torch.empty_like(query)
     lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
+    global_inputs = _readable_weights(global_inputs, call, scratch)
     dropout = _dropout(query, call)
     for b, text in _texts(query, call):
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
@@ -92,6 +93,7 @@ def blocked_backward(
     global_grads = [torch.zeros_like(tensor) for tensor in ([] if projected else global_inputs)]
     hidden_grads = [torch.empty_like(tensor) for tensor in global_inputs[:1]] if projected else []
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
+    global_inputs = _readable_weights(global_inputs, call, scratch)
     dropout = _dropout(query, call)
     for b, text in _texts(query, call):
         text_grad_lse = None if grad_lse is None else grad_lse[b]
@@ -117,6 +119,14 @@ def blocked_backward(
         else:
             rows.backward(rows_grad, rows_delta, rows_lse, *(grad[b] for grad in global_grads or grads))
     return grads + global_grads + hidden_grads + [grad.to(query.dtype) for grad in weight_grads]
+
+
+def _readable_weights(global_inputs: Sequence[Tensor], call: Call, scratch: Scratch) -> Sequence[Tensor]:
+    """The same with the weights and biases of a projection in the computing dtype, once for all texts."""
+    if len(global_inputs) != 7 or call.global_mask is None:
+        return global_inputs
+    hidden, *weights = global_inputs
+    return [hidden, *(scratch.converted(f"weight {i}", weight) for i, weight in enumerate(weights))]
 
 
 def _dropout(query: Tensor, call: Call) -> Dropout | None:
@@ -182,7 +192,7 @@ def _global_rows(
     settings = Settings(list(call.pattern.causal), call.scale, scratch, masks)
     if len(inputs) == 7:
         hidden, *weights = inputs
-        projection = Projection(hidden[b], *(scratch.converted(f"weight {i}", weights[i]) for i in range(6)))
+        projection = Projection(hidden[b], *weights)
         return ProjectedRows(projection, heads, text, settings)
     global_query, global_key, global_value = inputs or (query, key, value)
     return GivenRows(global_query[b], global_key[b], global_value[b], text, settings)
