@@ -161,9 +161,8 @@ def fill(module: nn.Module, case: Case) -> dict[str, Tensor]:
     with torch.no_grad():
         for name, parameter in parameters.items():
             is_norm = name.lower().endswith(("layernorm.weight", "layer_norm.weight"))
-            numbers = normal(name, tuple(parameter.shape), case).to(
-                case.drawn_dtype
-            )  # rounded in each step, as they are
+            # In the dtype they are drawn in, so that each step rounds as it does there.
+            numbers = normal(name, tuple(parameter.shape), case).to(case.drawn_dtype)
             parameter.copy_(numbers * 0.02 + (1.0 if is_norm else 0.0))
     return dict(parameters)
 

@@ -164,9 +164,10 @@ class Band:
         for part in self._stretches():
             split = part.residues.split
             query, key, value = self._load(part)
-            part_grad_out = split(grad_out[:, part.positions].to(self.dtype))
-            rows = grad_out[:, part.positions], None if grad_lse is None else grad_lse[:, part.positions]
-            part_delta = split(row_delta(*rows, out[:, part.positions]))[..., None]
+            rows_out = grad_out[:, part.positions].to(self.dtype)
+            rows_lse = None if grad_lse is None else grad_lse[:, part.positions]
+            part_grad_out = split(rows_out)
+            part_delta = split(row_delta(rows_out, rows_lse, out[:, part.positions]))[..., None]
             lse2 = split(lse[:, part.positions]).contiguous() * LOG2_E
             dead = self._dead_rows(part)
             if dead is not None:  # an infinite LSE makes every weight of a row exactly 0

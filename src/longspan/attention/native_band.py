@@ -143,11 +143,11 @@ class NativeBand:
         names = ("grad_query", "grad_key", "grad_value")
         targets = (grads.query, grads.key, grads.value)
         written = [self._target(name, target) for name, target in zip(names, targets, strict=True)]
-        boundaries = self._stretch(self.rows, least=self.call.left + self.call.right + _BLOCK) - 1
-        if boundaries:
+        self._stretch(self.rows, least=self.call.left + self.call.right + _BLOCK)
+        if self.stretches > 1:
             panel = _BLOCK * -(-self.features // _MOST_LANES) * _MOST_LANES
             panels = (self.call.left + self.call.right) // _BLOCK + 2
-            count = boundaries * self.heads * self.dilation
+            count = (self.stretches - 1) * self.heads * self.dilation
             shared = torch.empty(count * 4 * panels * panel, dtype=torch.float32, device="cpu")
             self._give_array("shared_grads", shared)
             self._give_array("sides_done", torch.zeros(count, dtype=torch.int32, device="cpu"))
@@ -181,12 +181,8 @@ class NativeBand:
 
         run_together(work, most=self.heads * self.dilation * self.stretches)
 
-    def _stretch(self, most: int, least: int) -> int:
-        """Cut each head's rows for the threads into stretches of at most and, if there are several, at least so many.
-
-        Returns:
-            Into how many.
-        """
+    def _stretch(self, most: int, least: int) -> None:
+        """Cut each head's rows for the threads into stretches of at most and, if several, at least so many."""
         threads = torch.get_num_threads()
 
         def length(count: int) -> int:
@@ -202,7 +198,6 @@ class NativeBand:
         count = next((count for count in counts if busy(count) >= _BUSY), max(counts, key=busy))
         self.call.stretch = length(count)
         self.stretches = -(-self.rows // self.call.stretch)
-        return self.stretches
 
     def _target(self, name: str, tensor: Tensor) -> Tensor:
         """``tensor``, or where its features aren't neighbours a new one, to be written."""
