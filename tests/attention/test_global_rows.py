@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from longspan.attention import GlobalProjection, dense_rows
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
+from longspan.attention.global_rows import RowGroup
 from longspan.attention.workspace import Scratch
 
 D = 8
@@ -94,6 +95,46 @@ def test_texts_of_one_batch_may_take_different_forms() -> None:
         global_qkv={"hidden_size": 10},
     )
     assert_near(case.evaluate(), case.evaluate(backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+@pytest.mark.parametrize("window", [(3, 2), [(3, 0), (3, 2)]], ids=["both sides", "a causal head"])
+@pytest.mark.parametrize("form", [None, "tensors", {"hidden_size": 10}])
+@pytest.mark.parametrize("alike", [[[5], [59], [0]], [[0, 7], [30, 31], [2, 58]], [list(range(20))] * 3])
+def test_texts_with_equally_many_go_together(
+    alike: list[list[int]], form: object, window: object, dropout_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_mask = lengths_mask(60, 60, 60, 60, 59, 60)  # the fourth text's row may be padding
+    key_mask[1, 20:30] = False
+    one, two, three = alike
+    case = random_case(
+        (5, 2, 60, D),
+        window=window,
+        global_mask=marked(60, one, [1, 2, 9], two, three, []),
+        key_mask=key_mask,
+        global_qkv=form,
+    )
+
+    def run() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return case.evaluate(dropout_p=dropout_p)
+
+    groups: list[list[int]] = []
+    gather = RowGroup.gather
+
+    def listening(group: RowGroup, tensor: Tensor) -> Tensor:
+        groups.append(group.texts)
+        return gather(group, tensor)
+
+    monkeypatch.setattr(RowGroup, "gather", listening)
+    together = run()
+    assert max(map(len, groups)) == 3
+    groups.clear()
+    monkeypatch.setattr(dense_rows, "_MOST_ROWS", 1)
+    assert_near(run(), together, 1e-12)
+    assert max(map(len, groups)) == 1
+    if not dropout_p:
+        assert_near(together, case.evaluate(backend="reference"), 1e-12)
 
 
 @pytest.mark.parametrize("count", [2, 20])

@@ -390,7 +390,7 @@ def row_delta(grad_out: Tensor, grad_lse: Tensor | None, out: Tensor) -> Tensor:
 def readable(tensor: Tensor, real: Tensor | None, dtype: torch.dtype) -> Tensor:
     """``tensor`` in ``dtype`` with 0 at padding, so that a weight of 0 never meets inf or NaN there."""
     tensor = tensor.to(dtype)
-    return tensor if real is None else tensor.masked_fill(~real[:, None], 0.0)
+    return tensor if real is None else tensor.masked_fill(~real[..., None], 0.0)
 
 
 def _split_mask(

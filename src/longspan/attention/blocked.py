@@ -2,7 +2,7 @@
 
 On a CPU compiled code may compute the local rows, which are most of the work (:mod:`longspan.attention.native_band`).
 
-Texts are computed one by one, so that a text's numbers don't depend on the batch it is in and padding costs nothing.
+Texts are computed one by one, so that padding costs nothing; only their global rows go together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,10 @@ from torch import Tensor
 from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk, row_delta
 from longspan.attention.dense_rows import Settings
 from longspan.attention.dropout import Dropout
-from longspan.attention.global_rows import GivenRows, ProjectedRows, Projection
+from longspan.attention.global_rows import GivenRows, RowGroup, row_groups
 from longspan.attention.native_band import NativeBand, suits
 from longspan.attention.pattern import AttentionPattern, index_of
+from longspan.attention.projected_rows import ProjectedRows, Projection
 from longspan.attention.workspace import Scratch
 
 
@@ -57,7 +58,8 @@ def blocked_forward(
     lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
     global_inputs = _readable_weights(global_inputs, call, scratch)
     dropout = _dropout(query, call)
-    for b, text in _texts(query, call):
+    texts = list(_texts(query, call))
+    for b, text in texts:
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
             if isinstance(heads, slice):
                 band.forward(out[b, heads], lse[b, heads])
@@ -65,11 +67,10 @@ def blocked_forward(
                 part, part_lse = torch.empty_like(out[b, heads]), torch.empty_like(lse[b, heads])
                 band.forward(part, part_lse)
                 out[b, heads], lse[b, heads] = part, part_lse
-        if text.globals_.numel():
-            rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
-            rows_out, rows_lse = rows.forward()
-            out[b].index_copy_(1, text.globals_, rows_out.to(out.dtype))
-            lse[b].index_copy_(1, text.globals_, rows_lse)
+    for group in _groups(query, texts):
+        rows_out, rows_lse = _global_rows(query, key, value, global_inputs, group, call, scratch, dropout).forward()
+        group.scatter(rows_out, out)
+        group.scatter(rows_lse, lse)
     return out, lse
 
 
@@ -95,7 +96,8 @@ def blocked_backward(
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
     global_inputs = _readable_weights(global_inputs, call, scratch)
     dropout = _dropout(query, call)
-    for b, text in _texts(query, call):
+    texts = list(_texts(query, call))
+    for b, text in texts:
         text_grad_lse = None if grad_lse is None else grad_lse[b]
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
             views = [grad[b, heads] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
@@ -107,17 +109,15 @@ def blocked_backward(
         if not text.globals_.numel():
             for grad in hidden_grads:
                 grad[b].zero_()
-            continue
-        at = text.globals_
-        rows = _global_rows(b, query, key, value, global_inputs, text, call, scratch, dropout)
-        rows_grad, rows_lse = grad_out[b, :, at].to(dtype), lse[b, :, at]
-        rows_grad_lse = None if text_grad_lse is None else text_grad_lse[:, at]
-        rows_delta = row_delta(rows_grad, rows_grad_lse, out[b, :, at])
+    for group in _groups(query, texts):
+        rows = _global_rows(query, key, value, global_inputs, group, call, scratch, dropout)
+        rows_grad, rows_lse = group.gather(grad_out).to(dtype), group.gather(lse)
+        rows_grad_lse = None if grad_lse is None else group.gather(grad_lse)
+        rows_delta = row_delta(rows_grad, rows_grad_lse, group.gather(out))
         if isinstance(rows, ProjectedRows):
-            into = Projection(hidden_grads[0][b], *weight_grads)
-            rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, into)
+            rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grads[0], *weight_grads))
         else:
-            rows.backward(rows_grad, rows_delta, rows_lse, *(grad[b] for grad in global_grads or grads))
+            rows.backward(rows_grad, rows_delta, rows_lse, *(global_grads or grads))
     return grads + global_grads + hidden_grads + [grad.to(query.dtype) for grad in weight_grads]
 
 
@@ -176,23 +176,22 @@ def _bands(
                 yield pick, Band(*parts, text, window, dilation, causal, call.scale, scratch, masks)
 
 
+def _groups(query: Tensor, texts: list[tuple[int, Text]]) -> Iterator[RowGroup]:
+    return row_groups(texts, query.shape[1] * query.shape[3], query.device)
+
+
 def _global_rows(
-    b: int,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     inputs: Sequence[Tensor],
-    text: Text,
+    group: RowGroup,
     call: Call,
     scratch: Scratch,
     dropout: Dropout | None,
 ) -> GivenRows | ProjectedRows:
-    heads = query.shape[1]
-    masks = None if dropout is None else dropout.stream(b, heads)  # streams 0 .. H - 1 are the local rows'
-    settings = Settings(list(call.pattern.causal), call.scale, scratch, masks)
+    settings = Settings(list(call.pattern.causal), call.scale, scratch, dropout)
     if len(inputs) == 7:
-        hidden, *weights = inputs
-        projection = Projection(hidden[b], *weights)
-        return ProjectedRows(projection, heads, text, settings)
+        return ProjectedRows(Projection(*inputs), query.shape[1], group, settings)
     global_query, global_key, global_value = inputs or (query, key, value)
-    return GivenRows(global_query[b], global_key[b], global_value[b], text, settings)
+    return GivenRows(global_query, global_key, global_value, group, settings)

@@ -1,4 +1,4 @@
-"""Rows that attend a whole text: its keys come part by part, and each part's softmax is joined to that of the parts
+"""Rows that attend whole texts: their keys come part by part, and each part's softmax is joined to that of the parts
 before.
 """
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longspan.attention.band import Text
 from longspan.attention.blocks import (
     LN_2,
     LOG2_E,
@@ -28,6 +27,8 @@ from longspan.attention.workspace import Scratch
 # each thread: they stay in its cache, and what is converted or projected for them too.
 _CPU_NUMBERS = 200_000
 _GPU_SCORES = 4_000_000
+_MOST_ROWS = 64
+"""Of several texts together."""
 
 Load = Callable[[slice], tuple[Tensor, Tensor]]
 """Gives key ``[P, n, E]`` and value ``[P, n, F]`` of some tokens, in the computing dtype, 0 at padding."""
@@ -46,6 +47,20 @@ class Settings:
     dropout: Dropout | None
 
 
+@dataclass
+class Seen:
+    """What rows of T texts may attend: every real token, in a causal head up to their own."""
+
+    length: int
+    """N, of each text."""
+    real: Tensor | None
+    """bool ``[T, N]``: not padding; None if nothing is."""
+    positions: Tensor
+    """int64 ``[T, R]``, where each row's token stands."""
+    causal: Tensor | None
+    """bool ``[p, R]``, for each of a text's problems; None if nothing is."""
+
+
 class RowGradients(NamedTuple):
     """What the backward of dense rows gives beside the gradients of their keys."""
 
@@ -58,23 +73,23 @@ class RowGradients(NamedTuple):
 
 
 class DenseRows:
-    """Rows that attend every real token of one text: ``query [P, R, E]`` against keys that come part by part."""
+    """Rows that attend every real token of their text, whose keys come part by part.
 
-    def __init__(
-        self, query: Tensor, load: Load, positions: Tensor, causal: Tensor, text: Text, settings: Settings
-    ) -> None:
-        """``positions``: int64 ``[R]``, where each row's token stands. ``causal``: bool ``[P, R]``."""
-        self.query, self.load = query, load
-        self.positions = positions
-        self.causal = causal if any(settings.causal) else None
-        self.text = text
-        self.settings = settings
+    Problems P are those of T texts, text after text: ``p = P / T`` of each.
+    """
+
+    def __init__(self, query: Tensor, load: Load, seen: Seen, settings: Settings, dropouts: list[Dropout]) -> None:
+        """``query [P, R, E]``; ``dropouts``: one for each text, or none."""
+        self.query, self.load, self.seen, self.settings = query, load, seen, settings
         problems, total, features = query.shape
-        self.hashes = None if settings.dropout is None else settings.dropout.hashes(problems, total, text.length)
-        self.tokens, scores = text.length, _GPU_SCORES
+        self.hashes = None
+        if dropouts:
+            each = [dropout.hashes(problems // len(dropouts), total, seen.length) for dropout in dropouts]
+            self.hashes = torch.cat([rows for rows, _ in each]), each[0][1]
+        self.tokens, scores = seen.length, _GPU_SCORES
         if query.device.type == "cpu":
             scores = _CPU_NUMBERS * torch.get_num_threads()
-            self.tokens = min(text.length, max(1, scores // (problems * features * 64)) * 64)
+            self.tokens = min(seen.length, max(1, scores // (problems * features * 64)) * 64)
         self.block = max(1, scores // (problems * self.tokens))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +120,7 @@ class DenseRows:
     ) -> RowGradients:
         """``delta`` and ``lse`` are ``[P, R]`` as in :func:`backward_block`; ``again``: give the output once more."""
         keep = 1.0 if self.settings.dropout is None else self.settings.dropout.keep
-        grad_query = torch.zeros_like(self.query)
+        grad_query = torch.zeros_like(self.query, memory_format=torch.contiguous_format)
         out = torch.zeros_like(grad_out) if again else None
         mass = torch.zeros_like(grad_out[..., :1]) if again else None
         for part, key, value in self._parts():
@@ -136,8 +151,8 @@ class DenseRows:
         return RowGradients(grad_query, out, mass)
 
     def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        for start in range(0, self.text.length, self.tokens):
-            part = slice(start, min(start + self.tokens, self.text.length))
+        for start in range(0, self.seen.length, self.tokens):
+            part = slice(start, min(start + self.tokens, self.seen.length))
             yield part, *self.load(part)
 
     def _blocks(self, part: slice, key: Tensor, value: Tensor) -> Iterator[tuple[Tensor, Keys, slice]]:
@@ -154,9 +169,21 @@ class DenseRows:
         return RowDropout(self.settings.dropout, row_hash[:, rows], key_hash[part])
 
     def _mask(self, scores: Tensor, part: slice, rows: slice) -> None:
-        if self.text.real is not None:
-            scores.masked_fill_(~self.text.real[part], -torch.inf)
-        if self.causal is not None:
+        """In place, scores ``[P, rows, n]``."""
+        texts = self.seen.positions.shape[0]
+        scores = scores.view(texts, -1, *scores.shape[1:])
+        if self.seen.real is not None:
+            scores.masked_fill_(~self.seen.real[:, None, None, part], -torch.inf)
+        if self.seen.causal is not None:
             token = torch.arange(part.start, part.stop, device=scores.device)
-            future = token > self.positions[rows, None]  # [R, n]
-            scores.masked_fill_(future & self.causal[:, rows, None], -torch.inf)
+            future = token > self.seen.positions[:, None, rows, None]  # [T, 1, R, n]
+            scores.masked_fill_(future & self.seen.causal[:, rows, None], -torch.inf)
+
+
+def texts_at_once(rows: int, features: int, device: torch.device) -> int:
+    """How many texts with so many rows go together: on a CPU such that parts of 64 of their keys, which have so many
+    features in all problems of a text together, still fit the cache; elsewhere, where texts aren't read in parts, one.
+    """
+    if device.type != "cpu":
+        return 1
+    return max(1, min(_MOST_ROWS // rows, _CPU_NUMBERS * torch.get_num_threads() // (64 * features)))
