@@ -12,6 +12,7 @@ from longspan.attention.native_relative import native_relative_backward, native_
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
 from longspan.attention.selection import refusal, select
+from longspan.attention.transforms import complete, is_transformed, refuse_transform
 
 RelativeBackend = Literal["auto", "reference", "blocked", "native"]
 
@@ -83,6 +84,8 @@ def relative_attention(
         table = Positions(positions, content_bias, position_bias)
         with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
             return relative_reference(query, key, value, table, RelativeCall(pattern, key_mask, scale, dropout_p))
+    if is_transformed():
+        refuse_transform(backend, "backend 'reference' can")
     seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
     lefts = [left for left, _ in pattern.windows]
     out, _ = relative_op(
@@ -226,6 +229,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any,
 
 
 relative_op.register_autograd(_backward, setup_context=_setup_context)
+complete(relative_backward_op, "backend='reference' has it")
 
 
 def _is_native(backend: str, query: Tensor, pattern: AttentionPattern) -> bool:
