@@ -198,7 +198,7 @@ def relative_backward_op(
     backward = native_relative_backward if _is_native(backend, query, call.pattern) else relative_backward
     with torch.autocast(query.device.type, enabled=False):
         table = Positions(positions, content_bias, position_bias)
-        return backward(grad_out, query, key, value, table, out, lse, call)
+        return backward(grad_out, query, key, value, table, lse, call)
 
 
 @relative_op.register_fake
