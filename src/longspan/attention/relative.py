@@ -183,7 +183,6 @@ def relative_backward_op(
     positions: Tensor,
     content_bias: Tensor,
     position_bias: Tensor,
-    out: Tensor,
     lse: Tensor,
     key_mask: Tensor | None,
     seed: Tensor | None,
@@ -217,14 +216,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.rest = lefts, dilations, scale, dropout_p, backend
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors, *output, key_mask, seed)
+    ctx.save_for_backward(*tensors, output[1], key_mask, seed)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    *tensors, out, lse, key_mask, seed = ctx.saved_tensors
+    *tensors, lse, key_mask, seed = ctx.saved_tensors
     if grad_out is None:
         return (None,) * 13
-    grads = relative_backward_op(grad_out, *tensors, out, lse, key_mask, seed, *ctx.rest)
+    grads = relative_backward_op(grad_out, *tensors, lse, key_mask, seed, *ctx.rest)
     return (*grads, *([None] * 7))
 
 
