@@ -295,3 +295,18 @@ def test_texts_are_looked_at_before_training(tmp_path: Path, base: Path, monkeyp
     Path(plan.train[0]).write_text(json.dumps(entries))
     with pytest.raises(ValueError, match=r"question 0_3: .* of max_length 256 .* the first sentence 30\d"):
         finetune_task(plan, progress=False)
+
+
+def test_a_full_disk_leaves_no_torn_checkpoint(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    plan = make_plan(tmp_path, base, "wikihop")
+    with monkeypatch.context() as patch:
+        patch.setattr(run.TaskTrainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(
+            OSError, match=r"the checkpoint of step 3 could not be written to .*No space left on device"
+        ):
+            finetune_task(plan, progress=False)
+    assert not list((tmp_path / "run" / "seed-1" / "checkpoints").iterdir())
+    assert finetune_task(plan, progress=False).seeds

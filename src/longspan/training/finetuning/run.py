@@ -34,6 +34,7 @@ from longspan.training.finetuning.trainer import (
     predict_together,
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.run_folder import RunFolder
 from longspan.training.trainer_setup import checkpoint_activations, device_fields, missing_trackers, spread_step
 
 if TYPE_CHECKING:
@@ -272,14 +273,16 @@ def _train_seed(
 ) -> None:
     model = _load(recipe, task, seed)
     pieces = [piece for example in splits["train"].encoded for piece in example.pieces]
-    arguments = _training_arguments(recipe, place / "checkpoints", seed, len(pieces))
+    folder = RunFolder(place)
+    arguments = _training_arguments(recipe, folder.checkpoints_dir, seed, len(pieces))
     predictor = Predictor(model, tokenizer, task, batch_size=recipe.micro_batch, precision=recipe.precision)
-    newest = newest_checkpoint(place / "checkpoints")
+    newest = newest_checkpoint(folder.checkpoints_dir)
     with missing_trackers():
         trainer = FinetuningTrainer(
             predictor=predictor,
             held_out=(splits["eval"].examples, splits["eval"].encoded),
             class_weights=class_weights(task, pieces) if recipe.class_weights == "balanced" else None,
+            folder=folder,
             model=model,
             args=arguments,
             train_dataset=pieces,

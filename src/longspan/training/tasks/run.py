@@ -19,6 +19,7 @@ from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.plan import TaskPlan
 from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
 from longspan.training.tasks.trainer import TaskTrainer, TrainingUnits, decode_together
@@ -128,7 +129,8 @@ def _train_seed(
     progress: bool,
 ) -> None:
     tokenizer, network = _load(plan, saved, seed)
-    arguments = _training_arguments(plan, place / "checkpoints", seed)
+    folder = RunFolder(place)
+    arguments = _training_arguments(plan, folder.checkpoints_dir, seed)
     # Trainer moves the model later; the first stage of HotpotQA runs before.
     predictor = UnitPredictor(
         network.to(arguments.device), tokenizer, saved, batch_size=plan.micro_batch, precision=plan.precision
@@ -138,12 +140,13 @@ def _train_seed(
         plan.task.check(predictor.layout, of_role, plan.reading_length)
     recipe = plan.recipe
     training = TrainingUnits(predictor, units["train"], seed)
-    newest = newest_checkpoint(place / "checkpoints")
+    newest = newest_checkpoint(folder.checkpoints_dir)
     with missing_trackers():
         trainer = TaskTrainer(
             predictor=predictor,
             recipe=recipe,
             held_out=(data["eval"], units["eval"]),
+            folder=folder,
             model=network,
             args=arguments,
             train_dataset=training,
