@@ -339,16 +339,7 @@ class Hyperpartisan(_Documents):
     """Clean the texts as the authors' code."""
 
     def from_files(self, source: str, split: Split) -> list[Any]:
-        path = Path(source)
-        articles = path
-        if path.is_dir():
-            found = sorted(path.glob("articles-*.xml"))
-            if len(found) != 1:
-                raise FileNotFoundError(f"folder {path} holds {len(found)} files articles-*.xml; name the one to read")
-            (articles,) = found
-        truth = articles.with_name(articles.name.replace("articles-", "ground-truth-", 1))
-        if truth == articles:
-            raise ValueError(f"{articles} is not named articles-*.xml, so the file ground-truth-*.xml can't be found")
+        articles, truth = hyperpartisan.find_hyperpartisan(source)
         to_predict = split == "test" and not truth.is_file()
         return hyperpartisan.read_hyperpartisan(articles, None if to_predict else truth, clean=self.clean)
 
