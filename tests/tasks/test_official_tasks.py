@@ -68,6 +68,11 @@ def make_plan(folder: Path, base: Path, task: str, **changes: Any) -> TaskPlan:
     return make_task_plan(values, "the test")
 
 
+def with_sources(plan: TaskPlan, role: str, *sources: Path) -> TaskPlan:
+    changes: dict[str, Any] = {role: tuple(map(str, sources))}
+    return replace(plan, **changes)
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path, task: str) -> None:
     plan = make_plan(tmp_path, base, task)
@@ -187,6 +192,7 @@ def test_plans_say_what_is_wrong(tmp_path: Path, base: Path) -> None:
         ),
         ({"evidence": "x"}, ValueError, "task 'wikihop' has no field 'evidence'"),
         ({"epochs": "many"}, TypeError, "epochs is 'many'; it must be a whole number"),
+        ({"seeds": [2**32]}, ValueError, "seeds is 4294967296; it must be from 0 to 4294967295"),
         ({"micro_batch": 3}, ValueError, "batch_size is 32, which micro_batch 3 doesn't divide"),
         ({"task": "wikihopp"}, ValueError, "there is no task 'wikihopp'; did you mean wikihop?"),
         ({"trainer": {"seed": 3}}, ValueError, "trainer holds 'seed', which the recipe decides itself"),
@@ -225,7 +231,7 @@ def test_an_id_stands_in_one_source_of_a_set(tmp_path: Path, base: Path) -> None
     plan = make_plan(tmp_path, base, "wikihop")
     for role in ("train", "eval", "test"):
         with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
-            finetune_task(replace(plan, **{role: (str(first), str(again))}), progress=False)
+            finetune_task(with_sources(plan, role, first, again), progress=False)
     SavedTask(task=task, max_length=256).save(tmp_path)
     with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
         evaluate_official(tmp_path, [first, again], progress=False)
@@ -263,7 +269,7 @@ def test_what_has_no_target_is_refused_before_training(tmp_path: Path, base: Pat
     if task == "coreference":
         message = f"no item of {bare} has a cluster of mentions, so it can't be {use}; name annotated data"
     with pytest.raises(ValueError, match=message):
-        finetune_task(replace(plan, **{role: (str(bare),)}), progress=False)
+        finetune_task(with_sources(plan, role, bare), progress=False)
     assert not (tmp_path / "run").exists()
     assert plan.task.read_all([str(bare)], "eval", with_targets=False)  # to predict
 
