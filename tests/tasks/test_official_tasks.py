@@ -292,6 +292,13 @@ def test_texts_are_looked_at_before_training(tmp_path: Path, base: Path, monkeyp
     document.write_bytes("the café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"e0_5.txt line 1 is not UTF-8"):
         finetune_task(plan, progress=False)
+    document.write_text("the buyer")
+    with pytest.raises(AssertionError, match="the training began"):  # one text without the answer may be
+        finetune_task(plan, progress=False)
+    trained = Path(plan.train[0])
+    trained.write_text(trained.read_text().replace("eller", "aler"))
+    with pytest.raises(ValueError, match=r"wikipedia0.json: no text, as far as it is read, holds the answer"):
+        finetune_task(replace(plan, output_dir=str(tmp_path / "other")), progress=False)
     document.unlink()
     with pytest.raises(FileNotFoundError, match=r"e0_5.txt, a document of TriviaQA, does not exist"):
         finetune_task(plan, progress=False)

@@ -183,6 +183,10 @@ class OfficialTask(ABC):
             FileNotFoundError, ValueError: a unit can't.
         """
 
+    def can_teach(self, layout: Any, units: Sequence[Any]) -> bool:
+        """Whether any of the training units holds the answer that is looked for in it; single ones needn't."""
+        return True
+
     def training_unit(self, unit: Any, seed: int) -> Any:
         """The unit as it is trained on in the epoch that ``seed`` belongs to."""
         return unit

@@ -144,6 +144,9 @@ class TriviaQA(OfficialTask):
         for document, evidence in dict.fromkeys((document, evidence) for _, document, evidence in units):
             document.read(evidence)
 
+    def can_teach(self, layout: triviaqa.TriviaQALayout, units: Sequence[Any]) -> bool:
+        return any(layout.encode_document(*unit).has_answer for unit in units)
+
     def encode(self, layout: Any, unit: Any) -> Any:
         return layout.encode_document(*unit)
 

@@ -138,6 +138,11 @@ def _train_seed(
     units = {role: predictor.units(items) for role, items in data.items()}
     for of_role in units.values():
         plan.task.check(predictor.layout, of_role, plan.reading_length)
+    if not plan.task.can_teach(predictor.layout, units["train"]):
+        raise ValueError(
+            f"{', '.join(plan.train)}: no text, as far as it is read, holds the answer to its question, so there is "
+            f"nothing to learn; name questions with their own texts"
+        )
     recipe = plan.recipe
     training = TrainingUnits(predictor, units["train"], seed)
     newest = newest_checkpoint(folder.checkpoints_dir)
