@@ -14,9 +14,10 @@ from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, check_loss_arguments
 from longspan.models.loading import ClearLoading
+from longspan.models.own_attention import OwnAttention
 
 
-class LongformerCausalPreTrainedModel(ClearLoading, PreTrainedModel):
+class LongformerCausalPreTrainedModel(OwnAttention, ClearLoading, PreTrainedModel):
     """What the causal models share: the configuration, and how weights are loaded, saved and initialised."""
 
     config: LongformerCausalConfig
