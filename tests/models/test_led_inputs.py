@@ -43,6 +43,12 @@ TARGET = {"decoder_input_ids": ONES[:, :4] * 5}
             ValueError,
             r"81 tokens, .* for 80; .* longspan\.lengthen",
         ),
+        (
+            {"input_ids": ONES[:, :1].repeat(1, 60)},
+            ValueError,
+            "the text has 60 tokens, .* the decoder reads it too, but has positions for 48; .*max_decoder_positions",
+        ),
+        ({"input_ids": [[3, 4]]}, TypeError, r"input_ids must be a tensor \[B, N\], got list"),
         ({"inputs_embeds": torch.zeros(2, 12, 23), **TARGET}, ValueError, r"\[B, N, 24\] .* got \[2, 12, 23\]"),
     ],
 )
@@ -57,6 +63,14 @@ def test_a_cache_that_is_full_is_refused() -> None:
     output = model(IDS, decoder_input_ids=ONES[:, :1].repeat(1, 48))
     with pytest.raises(ValueError, match="the target has 49 tokens"):
         model(IDS, decoder_input_ids=ONES[:, :1], past_key_values=output.past_key_values)
+
+
+def test_a_static_cache_writes_no_further_than_there_are_positions() -> None:
+    model = build_ours("ForConditionalGeneration")
+    long = {"max_new_tokens": 60, "min_new_tokens": 60}
+    for given in ({}, {"cache_implementation": "static"}):
+        with pytest.raises(ValueError, match="the target has 49 tokens"):
+            model.generate(IDS, **long, **given)
 
 
 def test_misspelt_arguments_are_refused() -> None:

@@ -63,6 +63,16 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         """Replace the decoder."""
         self.lm_head.decoder = new_embeddings
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As ``PreTrainedModel.resize_token_embeddings``, both biases of an untied head included."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        bias = self.lm_head.bias
+        if added := self.lm_head.decoder.out_features - bias.shape[0]:  # once tied it is the decoder's already
+            self.lm_head.bias = nn.Parameter(F.pad(bias.detach(), (0, added)), bias.requires_grad)  # negative cuts
+        return embeddings
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LongformerLMHead):
