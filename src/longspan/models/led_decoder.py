@@ -180,8 +180,8 @@ class LEDDecoder(LEDStack):
         longest = self.embed_positions.num_embeddings
         if past + length > longest:
             raise ValueError(
-                f"the target has {past + length} tokens, but this model's decoder has positions for {longest}; truncate "
-                f"it, or convert the model with more decoder positions (longspan.convert.lengthen_bart)"
+                f"the target has {past + length} tokens, but this model's decoder has positions for {longest}; "
+                f"truncate it, or convert the model with more decoder positions (longspan.convert.lengthen_bart)"
             )
 
     def _self_mask(
