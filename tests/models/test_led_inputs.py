@@ -87,6 +87,12 @@ def test_labels_are_checked() -> None:
         model(IDS, labels=ONES * 61)
     with pytest.raises(ValueError, match=r"labels must have shape \[B, T\], got \[12\]"):
         model(IDS, labels=IDS[0])
+    for given in ({}, {"decoder_input_ids": IDS}):
+        with pytest.raises(ValueError, match="labels must be integers, the index of a token each"):
+            model(IDS, labels=IDS.float(), **given)
+        with pytest.raises(TypeError, match="labels must be a tensor, got list"):
+            model(IDS, labels=IDS.tolist(), **given)
+    torch.testing.assert_close(model(IDS, labels=IDS.int()).loss, model(IDS, labels=IDS).loss)
 
 
 def test_start_token_is_needed() -> None:

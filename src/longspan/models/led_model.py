@@ -13,8 +13,7 @@ from longspan.models.inputs import check_ids
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_decoder import LEDDecoder
 from longspan.models.led_encoder import LEDEncoder
-
-_IGNORED = -100  # what transformers' collators put where no loss is wanted
+from longspan.models.losses import IGNORED
 
 
 class LEDModel(LEDPreTrainedModel):
@@ -171,4 +170,4 @@ def shift_tokens_right(ids: Tensor, pad_token_id: int | None, decoder_start_toke
         )
     start = ids.new_full((ids.shape[0], 1), decoder_start_token_id)
     shifted = torch.cat([start, ids], dim=1)[:, :-1]
-    return shifted.masked_fill(shifted == _IGNORED, pad_token_id)
+    return shifted.masked_fill(shifted == IGNORED, pad_token_id)
