@@ -112,6 +112,11 @@ def test_start_token_is_needed() -> None:
         ({"attention_dilation": 0}, ValueError, "attention_dilation must be >= 1, got 0"),
         ({"d_model": 25}, ValueError, "d_model must be a multiple of encoder_attention_heads, got 25 and 3"),
         ({"decoder_attention_heads": 5}, ValueError, "multiple of decoder_attention_heads, got 24 and 5"),
+        ({"activation_function": "foo"}, ValueError, "activation_function must be one of 'gelu', .* got 'foo'"),
+        ({"max_decoder_position_embeddings": 0}, ValueError, "max_decoder_position_embeddings must be >= 1, got 0"),
+        ({"vocab_size": 0}, ValueError, "vocab_size must be >= 1, got 0"),
+        ({"pad_token_id": 61}, ValueError, r"pad_token_id must be within the vocabulary, 0 \.\. 60 .*, got 61"),
+        ({"encoder_layers": -1}, ValueError, "encoder_layers must be >= 0, got -1"),
         ({"attention_backend": "fast"}, ValueError, "attention_backend must be one of .*, got 'fast'"),
     ],
 )
