@@ -194,7 +194,7 @@ def test_multiple_choice_begins_with_a_bare_base(tmp_path: Path, fields: dict[st
     assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
     assert not report["unexpected_keys"]
     assert (model.config.pooling, model.config.global_attention_policy) == (None, None)
-    torch.testing.assert_close(model.longformer.pooler.dense.weight, base.pooler.dense.weight)
+    torch.testing.assert_close(model.get_parameter("longformer.pooler.dense.weight"), base.pooler.dense.weight)
 
 
 def test_segments_of_an_unknown_length_are_refused(tmp_path: Path) -> None:
