@@ -158,8 +158,9 @@ def _training_arguments(recipe: PretrainRecipe) -> TrainingArguments:
 
 
 def _load_model(recipe: PretrainRecipe) -> "PreTrainedModel":
-    load = load_masked_lm if recipe.objective == "masked" else load_sequence_to_sequence
-    return load(recipe.model, init=recipe.init, seed=recipe.seed)
+    if recipe.objective == "masked":
+        return load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed, new_head=True)
+    return load_sequence_to_sequence(recipe.model, init=recipe.init, seed=recipe.seed)
 
 
 def _leaves_global_projections(recipe: PretrainRecipe) -> bool:
