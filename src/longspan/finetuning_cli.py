@@ -77,7 +77,7 @@ def finetune(
     if task == "summarization":
         _finetune_summaries(recipe, fields, resume=resume)
         return
-    named = task or (read_fields(recipe).get("task") if recipe else None)
+    named = read_fields(recipe).get("task") if task is None and recipe else task
     if named is not None and named not in get_args(TaskName):
         _check_task_name(str(named))
         _finetune_official({**(read_fields(recipe) if recipe else {}), **fields}, resume=resume)
