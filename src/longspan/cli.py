@@ -259,6 +259,7 @@ def show_pattern(
 ) -> None:
     """Draw who attends whom."""
     from longspan.attention import AttentionPattern
+    from longspan.data.growing_file import check_output
 
     windows = [_numbers("--window", value, count=2) for value in window]
     dilations = dilation or [1]
@@ -273,6 +274,8 @@ def show_pattern(
     )
     if not output.suffix:
         raise ValueError(f"--output is {output}, which names no kind of picture; end it in .png, .svg or .pdf")
+    check_output(output, [])
+    output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
     typer.echo(str(output))
 

@@ -127,8 +127,8 @@ def evaluate_examples(
     model: Path, files: list[Path], column: list[str] | None, batch_size: int, report: Path | None, as_json: bool
 ) -> None:
     """What ``evaluate`` does for a model finetuned on examples with named columns."""
+    from longspan.data.growing_file import check_output
     from longspan.training.finetuning.evaluation import evaluate_files
-    from longspan.training.finetuning.growing_file import check_output
 
     columns = pairs("--column", column) or None
     if report is not None:

@@ -110,8 +110,10 @@ def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer
     assert (folder / "recipe.yaml").read_text() == "objective: masked\n"
     shutil.rmtree(folder)
     folder.write_text("")
-    with pytest.raises(NotADirectoryError, match=r"output_dir .*run is, or lies in, a file; name a folder"):
+    with pytest.raises(NotADirectoryError, match=r"output_dir .*run is a file; name a folder"):
         run(recipe)
+    with pytest.raises(NotADirectoryError, match=r"output_dir .* lies in .*run, which is a file; name another place"):
+        run(FinetuneRecipe(**{**recipe.to_dict(), "output_dir": str(folder / "deeper")}))
     folder.unlink()
     run(recipe)
     (folder / "recipe.yaml").write_text("a: [")
