@@ -125,6 +125,7 @@ def test_data_sets_of_the_hub_are_read_by_split(tmp_path: Path, monkeypatch: pyt
         ({"text": "a", "gist": "b"}, {}, "a.jsonl line 1 has no column 'summary', only text, gist"),
         ({"text": "a", "summary": "b"}, {"query": "q"}, "has no column 'q'"),
         ({"text": 3, "summary": "b"}, {}, "line 1 column 'text' holds a int"),
+        ({"text": "a", "summary": ["b \ud800"]}, {}, "line 1 column 'summary' holds half of a character"),
     ],
 )
 def test_refused_records(record: dict[str, Any], columns: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from longspan.data.atomic import atomic_text
 from longspan.data.examples_files import EXTENSIONS, Record, read_records
+from longspan.data.json_text import check_characters
 from longspan.data.pdf import read_pdf
 from longspan.data.stream import is_hub, open_hub
 from longspan.data.text import read_documents
@@ -196,8 +197,13 @@ def _text(values: dict[str, Any], column: str, origin: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
+        text = value.strip()
+    elif isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
         bare = (sentence.strip().removeprefix("<S>").removesuffix("</S>").strip() for sentence in value)
-        return "\n".join(sentence for sentence in bare if sentence)
-    raise ValueError(f"{origin} column {column!r} holds a {type(value).__name__}; it must be a text or a list of texts")
+        text = "\n".join(sentence for sentence in bare if sentence)
+    else:
+        raise ValueError(
+            f"{origin} column {column!r} holds a {type(value).__name__}; it must be a text or a list of texts"
+        )
+    check_characters(text, f"{origin} column {column!r}")
+    return text
