@@ -116,6 +116,9 @@ def test_txt_files_stream_by_file_or_line(tmp_path: Path) -> None:
 def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no document of .* has min_length 9,000 words; lower min_length"):
         take(make(sources, tokenizer, min_length=9000).steps(0, 1, lambda index: True), 1)
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"empty\.txt: there is no text to train on; name other text"):
+        take(make([str(tmp_path / "empty.txt")], tokenizer).steps(0, 1, lambda index: True), 1)
     with pytest.raises(ValueError, match=r"has no field 'body', it has 'text', 'number'"):
         take(make(sources[:1], tokenizer, text_field="body").steps(0, 1, lambda index: True), 1)
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):

@@ -207,6 +207,8 @@ class StreamedSequences:
                     found = True
                     yield chunk
                 state = None
+            if whole_pass and not found and not self.min_length:
+                raise ValueError(f"{', '.join(self.sources[:3])}: there is no text to train on; name other text")
             if whole_pass and not found:
                 raise ValueError(
                     f"no document of {', '.join(self.sources)} has min_length {self.min_length:,} "
