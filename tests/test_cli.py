@@ -237,6 +237,13 @@ def test_a_character_model_is_trained_evaluated_and_writes(tmp_path: Path) -> No
     wrote = run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1)
     assert wrote.exit_code == 0, wrote.output
     assert wrote.stdout == run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1).stdout
+    (tmp_path / "latin.txt").write_bytes("a\nnaïve".encode("latin-1"))
+    for name, message in [
+        ("latin.txt", "latin.txt line 2 is not UTF-8; convert the file"),
+        ("gone.txt", "gone.txt does not exist; name a file of text to go on from"),
+        ("run", "run is a folder; name a file of text to go on from"),
+    ]:
+        assert message in sentence(run("generate", "--model", model, "--file", tmp_path / name))
     assert "missing.txt" in sentence(run("train-lm", tmp_path / "missing.txt", "--output", tmp_path / "other"))
 
 

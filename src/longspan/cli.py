@@ -413,10 +413,11 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Write the same text each time.")] = None,
 ) -> None:
     """Have a character language model write."""
+    from longspan.tasks.files import read_text
     from longspan.training.language_modelling.text import generate_text, load_language_model
 
     if file is not None:
-        prompt = file.read_text(encoding="utf-8")
+        prompt = read_text(file, "text to go on from")
     loaded = load_language_model(model)
     loaded = loaded._replace(model=on_device(loaded.model))
 

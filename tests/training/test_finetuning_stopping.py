@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.trainer import newest_checkpoint
 from longspan.training.run_folder import RunFolder
+from longspan.training.trainer_setup import trainer_fields
 
 pytest.importorskip("accelerate")
 pytest.importorskip("sklearn")
@@ -73,6 +74,18 @@ def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path: Path, longformer_
     recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer={"report_to": ["comet_ml"]}, epochs=1)
     with pytest.raises(ValueError, match=r"trainer: report_to names a tracker that isn't there: .*comet"):
         run(recipe)
+
+
+def test_numbers_of_the_trainer_are_read_before_the_data(tmp_path: Path, longformer_dir: Path) -> None:
+    fields: dict[str, Any] = {"learning_rate": "abc", "optim": "sgd"}
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer=fields, train=("gone.jsonl",))
+    with pytest.raises(TypeError, match="trainer: learning_rate is 'abc'; it must be a finite number"):
+        run(recipe)
+    assert trainer_fields({"learning_rate": "3e-5", "eval_accumulation_steps": None, "report_to": "none"}) == {
+        "learning_rate": 3e-5,
+        "eval_accumulation_steps": None,
+        "report_to": "none",
+    }
 
 
 def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longformer_dir: Path) -> None:

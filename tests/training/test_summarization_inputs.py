@@ -90,6 +90,9 @@ def test_pdf_files_are_read_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             list(read_summarization_examples([file], with_summary=False))
+    (tmp_path / "x.md").touch()
+    with pytest.raises(ValueError, match=r"x\.md has an unknown extension; texts are read from .*, \.txt, \.pdf files"):
+        list(read_summarization_examples([tmp_path / "x.md"], with_summary=False))
     with pytest.raises(ValueError, match=r"report\.pdf holds no summaries"):
         list(read_summarization_examples([file]))
     with pytest.raises(FileNotFoundError, match="there is no file"):

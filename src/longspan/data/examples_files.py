@@ -45,7 +45,7 @@ def find_record_files(paths: Iterable[str | Path]) -> list[Path]:
             raise ValueError(f"{file} is a folder; name its {known} files")
         if not file.exists():
             raise FileNotFoundError(f"there is no file {file}")
-        if _extension(file) is None:
+        if extension(file) is None:
             raise ValueError(f"file {file} has an unknown extension; examples are read from {known} files")
     return files
 
@@ -62,7 +62,7 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
             damaged gzip or parquet file.
     """
     for file in find_record_files(paths):
-        kind = _extension(file)
+        kind = extension(file)
         if kind == ".parquet":
             yield from _read_parquet(file)
         elif kind in (".csv", ".tsv"):
@@ -71,7 +71,8 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
             yield from _read_jsonl(file)
 
 
-def _extension(file: Path) -> str | None:
+def extension(file: Path) -> str | None:
+    """The one of :data:`EXTENSIONS` that a name ends in, or None."""
     name = file.name.lower()
     return next((known for known in EXTENSIONS if name.endswith(known)), None)
 

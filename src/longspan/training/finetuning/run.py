@@ -34,7 +34,13 @@ from longspan.training.finetuning.trainer import (
     predict_together,
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
-from longspan.training.trainer_setup import checkpoint_activations, device_fields, missing_trackers, spread_step
+from longspan.training.trainer_setup import (
+    checkpoint_activations,
+    device_fields,
+    missing_trackers,
+    spread_step,
+    trainer_fields,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -333,7 +339,7 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
         "report_to": [],
     }
     try:
-        arguments = TrainingArguments(**{**fields, **recipe.trainer})
+        arguments = TrainingArguments(**{**fields, **trainer_fields(recipe.trainer)})
     except TypeError as error:
         raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
     spread_step(arguments, recipe.batch_size)
