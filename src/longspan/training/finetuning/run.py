@@ -338,8 +338,9 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
         "disable_tqdm": True,
         "report_to": [],
     }
+    given = trainer_fields(recipe.trainer)
     try:
-        arguments = TrainingArguments(**{**fields, **trainer_fields(recipe.trainer)})
+        arguments = TrainingArguments(**{**fields, **given})
     except TypeError as error:
         raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
     spread_step(arguments, recipe.batch_size)

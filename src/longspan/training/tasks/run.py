@@ -184,6 +184,7 @@ def _train_seed(
 
 
 def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArguments:
+    given = trainer_fields(plan.trainer)
     try:
         arguments = plan.recipe.training_arguments(
             folder,
@@ -203,7 +204,7 @@ def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArgu
                 "ddp_find_unused_parameters": plan.task.model_class().default_global_policy == "none",
                 "disable_tqdm": True,
                 "report_to": [],
-                **trainer_fields(plan.trainer),
+                **given,
             },
         )
     except TypeError as error:
