@@ -146,6 +146,27 @@ def test_ctrl_c_prints_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert result.stderr.strip() == "run the same command again"
 
 
+def test_ctrl_c_without_a_message_says_that_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("longspan.convert.convert_directory", stopped)
+    result = run("convert", "a", "b")
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "Stopped."
+
+
+def test_zero_and_nothing_are_values_and_not_the_default(tmp_path: Path, roberta_dir: Path, texts: Path) -> None:  # noqa: F811
+    ask = ["evaluate", texts, "--model", roberta_dir]
+    assert "sequence_length is 0; it must be at least 3" in sentence(run(*ask, "--sequence-length", 0))
+    assert "has no field ''" in sentence(run(*ask, "--text-field", ""))
+    assert "global_tokens is ''; use 'none'" in sentence(run(*ask, "--global-tokens", ""))
+    assert "--max-positions is 0, which segments of 128 tokens don't fill" in sentence(
+        run("convert", roberta_dir, tmp_path / "hat", "--hat", "--max-positions", 0)
+    )
+    assert "--task is ''; there are classification" in sentence(run("finetune", "--task", ""))
+
+
 def test_convert_calls_the_package(tmp_path: Path, roberta_dir: Path) -> None:  # noqa: F811
     arguments = ["convert", roberta_dir, tmp_path / "long", "--max-positions", 200, "--attention-window", 16]
     result = run(*arguments)
@@ -174,6 +195,9 @@ def test_show_pattern_draws(tmp_path: Path) -> None:
     ask = ["show-pattern", "--output", picture, "--length", 12]
     assert run(*ask, "--window", "2,2", "--dilation", 1, "--dilation", 2, "--global", "0,5").exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"--output is {tmp_path}, which names no kind" in sentence(
+        run("show-pattern", "--output", tmp_path, "--window", "2,2")
+    )
     assert "--window is '2'; it must be 2 whole numbers with commas between" in sentence(run(*ask, "--window", "2"))
     assert "--global is 'a'; it must be whole numbers" in sentence(run(*ask, "--window", "2,2", "--global", "a"))
     assert "window has 2 entries for 3 heads" in sentence(
@@ -213,6 +237,13 @@ def test_a_character_model_is_trained_evaluated_and_writes(tmp_path: Path) -> No
     wrote = run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1)
     assert wrote.exit_code == 0, wrote.output
     assert wrote.stdout == run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1).stdout
+    (tmp_path / "latin.txt").write_bytes("a\nnaïve".encode("latin-1"))
+    for name, message in [
+        ("latin.txt", "latin.txt line 2 is not UTF-8; convert the file"),
+        ("gone.txt", "gone.txt does not exist; name a file of text to go on from"),
+        ("run", "run is a folder; name a file of text to go on from"),
+    ]:
+        assert message in sentence(run("generate", "--model", model, "--file", tmp_path / name))
     assert "missing.txt" in sentence(run("train-lm", tmp_path / "missing.txt", "--output", tmp_path / "other"))
 
 

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "models": {"attention", "bundled"},
     "data": {"attention"},
     "integrations": {"attention", "models", "data"},
-    "convert": {"attention", "bundled", "models", "integrations"},
+    "convert": {"attention", "bundled", "models", "integrations", "data"},
     "tasks": {"attention", "models", "convert", "data"},
     "training": {"attention", "bundled", "models", "convert", "data", "tasks"},
     "pipelines": {"attention", "bundled", "models", "integrations", "data", "training"},

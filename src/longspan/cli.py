@@ -56,7 +56,7 @@ def _sentence_errors(verb: Callable[Arguments, None]) -> Callable[Arguments, Non
         try:
             verb(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            typer.echo(f"\n{interrupt or 'Stopped.'}", err=True)
+            typer.echo(f"\n{str(interrupt) or 'Stopped.'}", err=True)
             raise typer.Exit(130) from None
         except Exception as error:
             sentence = None if "--debug" in sys.argv else _sentence(error)
@@ -203,7 +203,7 @@ def convert(
     if hat:
         others = {"attention_window": attention_window, "max_decoder_positions": max_decoder_positions}
         refuse_options({**others, "force": force or None}, str(target), "to be a HAT")
-        _convert_to_hat(source, target, max_positions or 4096, segment_length or 128)
+        _convert_to_hat(source, target, 4096 if max_positions is None else max_positions, segment_length or 128)
         return
     refuse_options({"segment_length": segment_length}, str(target), "to be a model of windows")
     from longspan.convert import convert_directory
@@ -217,7 +217,7 @@ def convert(
         force=force,
     )
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))
-    length = config.get("max_encoder_position_embeddings", max_positions or 4096)
+    length = config.get("max_encoder_position_embeddings", 4096 if max_positions is None else max_positions)
     window = config.get("attention_window")
     if isinstance(window, list) and all(width == window[0] for width in window):
         window = window[0]
@@ -233,7 +233,7 @@ def convert(
 def _convert_to_hat(source: str, target: Path, positions: int, segment_length: int) -> None:
     from longspan.convert import convert_to_hat
 
-    if positions % segment_length:
+    if positions < segment_length or positions % segment_length:
         raise ValueError(
             f"--max-positions is {positions}, which segments of {segment_length} tokens don't fill; give a multiple"
         )
@@ -259,6 +259,7 @@ def show_pattern(
 ) -> None:
     """Draw who attends whom."""
     from longspan.attention import AttentionPattern
+    from longspan.data.growing_file import check_output
 
     windows = [_numbers("--window", value, count=2) for value in window]
     dilations = dilation or [1]
@@ -271,6 +272,10 @@ def show_pattern(
     figure = pattern.draw(
         length=length, global_positions=_numbers("--global", global_positions), padding=padding, title=title
     )
+    if not output.suffix:
+        raise ValueError(f"--output is {output}, which names no kind of picture; end it in .png, .svg or .pdf")
+    check_output(output, [])
+    output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
     typer.echo(str(output))
 
@@ -408,10 +413,11 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Write the same text each time.")] = None,
 ) -> None:
     """Have a character language model write."""
+    from longspan.tasks.files import read_text
     from longspan.training.language_modelling.text import generate_text, load_language_model
 
     if file is not None:
-        prompt = file.read_text(encoding="utf-8")
+        prompt = read_text(file, "text to go on from")
     loaded = load_language_model(model)
     loaded = loaded._replace(model=on_device(loaded.model))
 

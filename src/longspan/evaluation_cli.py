@@ -9,7 +9,6 @@ import typer
 from longspan import finetuning_cli
 
 if TYPE_CHECKING:
-    from longspan.data.layout import GlobalTokens
     from longspan.tasks.official import Split
 
 _SPLIT = "The part of official data that holds several: train, eval or test."
@@ -64,7 +63,7 @@ def evaluate(
         _evaluate_masked(files, model, of_masked, batch_size, as_json)
     elif official:
         refuse_options({**of_masked, **of_examples}, model, "a model for official files")
-        _evaluate_official(files, model, split or "eval", batch_size, as_json)
+        _evaluate_official(files, model, "eval" if split is None else split, batch_size, as_json)
     else:
         refuse_options({**of_masked, "split": split}, model, "a model for examples with named columns")
         finetuning_cli.evaluate_examples(
@@ -91,7 +90,7 @@ def predict(
 
         refuse_options({"column": column or None}, str(model), "a model for official files")
         count = predict_official(
-            model, files, output, split=_split(split or "test"), batch_size=batch_size, resume=resume
+            model, files, output, split=_split("test" if split is None else split), batch_size=batch_size, resume=resume
         )
     else:
         from longspan.training.finetuning.prediction import predict_files
@@ -107,7 +106,8 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
     from longspan.training.masked_lm import max_sequence_length
 
     network = on_device(load_masked_lm(model))
-    length = options["sequence_length"] or max_sequence_length(network)
+    given = {name: value for name, value in options.items() if value is not None}
+    length = given.pop("sequence_length", max_sequence_length(network))
     if length is None:
         raise ValueError(f"model {model!r} doesn't say how much it reads; give --sequence-length")
     metrics = evaluate_masked_lm(
@@ -116,11 +116,7 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
         [Path(file) for file in files],
         sequence_length=length,
         batch_size=batch_size,
-        max_tokens=options["max_tokens"],
-        text_field=options["text_field"] or "text",
-        segment_length=options["segment_length"],
-        global_tokens=cast("GlobalTokens", options["global_tokens"] or "none"),
-        seed=options["seed"] or 0,
+        **given,
     )
     if as_json:
         typer.echo(json.dumps({"model": model, "sequence_length": length, **metrics.to_dict()}))

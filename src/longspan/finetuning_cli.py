@@ -77,7 +77,7 @@ def finetune(
     if task == "summarization":
         _finetune_summaries(recipe, fields, resume=resume)
         return
-    named = task or (read_fields(recipe).get("task") if recipe else None)
+    named = read_fields(recipe).get("task") if task is None and recipe else task
     if named is not None and named not in get_args(TaskName):
         _check_task_name(str(named))
         _finetune_official({**(read_fields(recipe) if recipe else {}), **fields}, resume=resume)
@@ -127,8 +127,8 @@ def evaluate_examples(
     model: Path, files: list[Path], column: list[str] | None, batch_size: int, report: Path | None, as_json: bool
 ) -> None:
     """What ``evaluate`` does for a model finetuned on examples with named columns."""
+    from longspan.data.growing_file import check_output
     from longspan.training.finetuning.evaluation import evaluate_files
-    from longspan.training.finetuning.growing_file import check_output
 
     columns = pairs("--column", column) or None
     if report is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_text import write_parquet
 from transformers import AutoTokenizer
 
 from longspan.data import characters
@@ -74,10 +75,11 @@ def test_a_folder_is_joined_by_line_breaks_and_leaves_out_what_is_no_text(
     (folder / ".hidden").write_text("no")
     with gzip.open(folder / "b" / "c.txt.gz", "wb") as stream:
         stream.write(b"packed\n")
+    (folder / "b" / "picture.gz").write_bytes(gzip.compress(b"\x89PNG\0"))
     with caplog.at_level("INFO", logger="longspan"):
         corpus = read(folder, tmp_path)
     assert corpus.alphabet.decode(corpus.symbols) == "x = 'é'\npacked\nprint(1)\n"
-    assert "1 files that are no UTF-8 text are left out" in caplog.text
+    assert "2 files that are no UTF-8 text are left out" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["raw", "zip", "gz"])
@@ -149,21 +151,28 @@ def test_the_alphabet_as_a_tokenizer(alphabet: Alphabet, tmp_path: Path) -> None
     assert len(tokenizer) == len(alphabet)
 
 
-def test_wrong_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_wrong_files_are_refused_in_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     latin, empty, damaged, two = (tmp_path / name for name in ("latin.txt", "empty.txt", "x.gz", "two.zip"))
     latin.write_bytes("naïve".encode("latin-1"))
     empty.write_bytes(b"")
-    damaged.write_bytes(b"not gzip")
+    for content in (b"not gzip", gzip.compress(b"text" * 99, mtime=0)[:10] + b"\xff" * 20):
+        damaged.write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.gz is damaged: .*; make or fetch the file again"):
+            read(damaged, tmp_path)
     with zipfile.ZipFile(two, "w") as archive:
         archive.writestr("a", "a")
         archive.writestr("b", "b")
     with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text: .*; convert it"):
         read(latin, tmp_path, unit="characters")
-    assert len(read(latin, tmp_path).symbols) == 5  # bytes may be anything
+    assert len(read(latin, tmp_path).symbols) == 5  # bytes may be in any encoding
+    assert caplog.messages == [f"{latin} is not UTF-8 text; its bytes are read as they are."]
+    wide, table = tmp_path / "wide.txt", write_parquet(tmp_path / "t.parquet", ["a text"])
+    wide.write_bytes("naïve".encode("utf-16"))
+    for file, unit in ((wide, "bytes"), (wide, "characters"), (table, None)):
+        with pytest.raises(ValueError, match=rf"{file.name} is no text: it holds a byte of 0 at offset \d+, as UTF-16"):
+            read(file, tmp_path, unit=unit)
     with pytest.raises(ValueError, match=r"there is no text in .*empty\.txt"):
         read(empty, tmp_path)
-    with pytest.raises(ValueError, match=r"x\.gz is damaged: .*; make or fetch the file again"):
-        read(damaged, tmp_path)
     with pytest.raises(ValueError, match=r"two\.zip holds 2 files; only archives of one text are read"):
         read(two, tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):

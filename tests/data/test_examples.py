@@ -115,6 +115,12 @@ FAULTS: list[tuple[TaskName, Any, str]] = [
     ("sequential", {"sentences": [], "labels": []}, r"line 2, column 'sentences' is an empty list"),
     ("multiple-choice", {"context": "c", "choices": ["a", "b"], "answer": 2}, r"line 2: the answer is choice 2, but"),
     ("multiple-choice", {"context": "c", "choices": ["a", "b"], "answer": "?"}, r"line 2, column 'answer' is '\?'"),
+    (
+        "multiple-choice",
+        {"context": "c", "choices": ["a", "b"], "answer": "1" * 5_000},
+        r"line 2, column 'answer' is '1+\.\.\.'; it must be the index",
+    ),
+    ("multi-label", {"text": "t", "labels": "[" * 100_000}, r"line 2, column 'labels' holds a str; it must be a list"),
     ("multiple-choice", {"context": "c", "choices": ["a"], "answer": 0}, r"column 'choices' has one choice"),
     ("qa", {**QA, "answers": ["x"]}, r"line 2: the answer 'x' is not in the context"),
     ("qa", {**QA, "answers": [{"text": "ab", "answer_start": 2}]}, r"not at answer_start 2 .* but at 3"),
@@ -168,6 +174,9 @@ def test_files_must_be_there(tmp_path: Path) -> None:
 def test_label_sets(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": "t", "label": label} for label in (10, 9, "x", 9)])
     assert collect_labels("classification", read_examples([file], "classification")) == ("9", "10", "x")
+    long = "1" * 5_000
+    write_jsonl(file, [{"text": "t", "label": label} for label in ("x", long, 9)])
+    assert collect_labels("classification", read_examples([file], "classification")) == ("9", long, "x")
     with pytest.raises(ValueError, match="hold '9'; classification needs at least 2"):
         collect_labels(
             "classification", read_examples([write_jsonl(file, [{"text": "t", "label": 9}])], "classification")

@@ -117,6 +117,18 @@ def test_the_masks_of_a_beginning_are_the_beginning_of_the_masks() -> None:
     assert part.chosen.tolist() == whole.chosen[:300].tolist()
 
 
+def test_a_short_text_has_a_mask_where_one_is_wanted() -> None:
+    tokens = np.array([0, 77, 78, 2])
+    for key in range(50):
+        drawn = mask_tokens(tokens, PLAIN, 0.15, (key,))
+        wanted = mask_tokens(tokens, PLAIN, 0.15, (key,), at_least_one=True)
+        assert wanted.chosen.sum() == max(1, drawn.chosen.sum())
+        assert not wanted.chosen[[0, 3]].any()
+        if drawn.chosen.any():
+            assert (wanted.chosen.tolist(), wanted.tokens.tolist()) == (drawn.chosen.tolist(), drawn.tokens.tolist())
+    assert not mask_tokens(tokens[[0, 3]], PLAIN, 0.15, (0,), at_least_one=True).chosen.any()
+
+
 def test_other_keys_give_other_masks() -> None:
     tokens = np.full(200, 77)
     first = mask_tokens(tokens, PLAIN, 0.15, (0, 1)).chosen

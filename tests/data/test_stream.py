@@ -1,5 +1,6 @@
 """Streams: the same sequences wherever reading is taken up again."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -116,6 +117,14 @@ def test_txt_files_stream_by_file_or_line(tmp_path: Path) -> None:
 def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no document of .* has min_length 9,000 words; lower min_length"):
         take(make(sources, tokenizer, min_length=9000).steps(0, 1, lambda index: True), 1)
+    (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:10] + b"\xff" * 20)
+    (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n', encoding="utf-8")
+    for name in ("torn.jsonl.gz", "half.jsonl"):
+        with pytest.raises(ValueError, match=rf"{name} can't be streamed: .*; without stream its file"):
+            take(make([str(tmp_path / name)], tokenizer).steps(0, 1, lambda index: True), 1)
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"empty\.txt: there is no text to train on; name other text"):
+        take(make([str(tmp_path / "empty.txt")], tokenizer).steps(0, 1, lambda index: True), 1)
     with pytest.raises(ValueError, match=r"has no field 'body', it has 'text', 'number'"):
         take(make(sources[:1], tokenizer, text_field="body").steps(0, 1, lambda index: True), 1)
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):

@@ -79,6 +79,10 @@ def test_undecodable_bytes_name_file_and_offset(tmp_path: Path) -> None:
         ('{"body": "a", "id": 1}', r"bad\.jsonl line 2 has no field 'text', it has 'body', 'id'; .*text_field"),
         ("{}", r"bad\.jsonl line 2 has no field 'text', it has no field at all"),
         ('{"text": 3}', r"bad\.jsonl line 2: field 'text' holds a int, it must be a string"),
+        ('{"text": "a", "text": "b"}', r"bad\.jsonl line 2 names 'text' twice"),
+        ('{"text": "a\\ud800"}', r"bad\.jsonl line 2 holds half of a character, '\\ud800' at position 1"),
+        ("[" * 100_000, r"bad\.jsonl line 2 is nested too deep to be read as JSON"),
+        ('{"id": ' + "1" * 5_000 + "}", r"bad\.jsonl line 2 holds a number that can't be read: Exceeds the limit"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -96,6 +100,11 @@ def test_parquet_faults_are_named(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"b\.parquet is not a readable parquet file"):
         texts_of(tmp_path / "b.parquet")
+    data = bytearray(file.read_bytes())
+    data[20:120] = b"\xff" * 100
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.parquet is damaged after row 0: .*; make or fetch the file again"):
+        texts_of(file)
 
 
 def test_a_torn_gzip_file_is_named(tmp_path: Path) -> None:
@@ -103,6 +112,25 @@ def test_a_torn_gzip_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz is damaged"):
         texts_of(tmp_path / "a.jsonl.gz")
+
+
+def test_changed_bytes_of_a_gzip_file_are_named(tmp_path: Path) -> None:
+    whole = bytearray(gzip.compress(b'{"text": "a contract"}\n' * 400, mtime=0))
+    whole[10:14] = b"\xff" * 4
+    (tmp_path / "a.jsonl.gz").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz is damaged: .*; make or fetch the file again"):
+        texts_of(tmp_path / "a.jsonl.gz")
+
+
+def test_a_file_that_cannot_be_read_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("x", encoding="utf-8")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ValueError, match=r"a\.txt can't be read: Permission denied"):
+        texts_of(tmp_path)
 
 
 def test_paths_without_text_are_named(tmp_path: Path) -> None:
@@ -125,5 +153,7 @@ def test_a_caller_may_give_texts_instead_of_paths(tmp_path: Path) -> None:
     assert [document.text for document in as_documents([str(tmp_path)])] == TEXTS
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         list(as_documents("gone.txt"))
+    with pytest.raises(ValueError, match="text 1 holds half of a character"):
+        list(as_documents(["a \ud800"]))
     with pytest.raises(TypeError, match="text 2 must be a string, got int"):
         list(as_documents(["a", 3]))  # type: ignore[list-item]

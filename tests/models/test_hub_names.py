@@ -49,8 +49,10 @@ def test_a_name_that_is_nowhere(hub: Any, load: Any) -> None:
     assert hub.asked == ["runs/modle"] * 2
 
 
-def test_what_is_no_name_of_the_hub_either() -> None:
-    with pytest.raises(FileNotFoundError, match="there is no folder 'my/runs/model', and no model of that name"):
+@pytest.mark.parametrize("offline", [True, False])
+def test_what_is_no_name_of_the_hub_either(monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(FileNotFoundError, match="no folder 'my/runs/model', and a model on the hub is named OWNER"):
         check_hub_name("my/runs/model")
 
 

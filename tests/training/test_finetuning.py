@@ -206,7 +206,7 @@ def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_writes_predictions(tmp_path: Path, longformer_dir: Path) -> None:
-    from longspan.training.finetuning.growing_file import alone
+    from longspan.data.growing_file import alone
 
     model = run(make_recipe(tmp_path, longformer_dir, "classification", epochs=1)).best.model_dir
     file, output = write(tmp_path / "some.jsonl", "classification", 3), tmp_path / "out.jsonl"

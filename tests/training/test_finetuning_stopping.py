@@ -18,6 +18,7 @@ from longspan.training.finetuning import trainer
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.trainer import newest_checkpoint
 from longspan.training.run_folder import RunFolder
+from longspan.training.trainer_setup import trainer_fields
 
 pytest.importorskip("accelerate")
 pytest.importorskip("sklearn")
@@ -78,6 +79,18 @@ def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path: Path, longformer_
         run(recipe)
 
 
+def test_numbers_of_the_trainer_are_read_before_the_data(tmp_path: Path, longformer_dir: Path) -> None:
+    fields: dict[str, Any] = {"learning_rate": "abc", "optim": "sgd"}
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer=fields, train=("gone.jsonl",))
+    with pytest.raises(TypeError, match="^trainer: learning_rate is 'abc'; it must be a finite number"):
+        run(recipe)
+    assert trainer_fields({"learning_rate": "3e-5", "eval_accumulation_steps": None, "report_to": "none"}) == {
+        "learning_rate": 3e-5,
+        "eval_accumulation_steps": None,
+        "report_to": "none",
+    }
+
+
 def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longformer_dir: Path) -> None:
     recipe = make_recipe(tmp_path, longformer_dir, "classification", epochs=2, patience=None)
     with pytest.raises(KeyboardInterrupt):
@@ -113,8 +126,10 @@ def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer
     assert (folder / "recipe.yaml").read_text() == "objective: masked\n"
     shutil.rmtree(folder)
     folder.write_text("")
-    with pytest.raises(NotADirectoryError, match=r"output_dir .*run is, or lies in, a file; name a folder"):
+    with pytest.raises(NotADirectoryError, match=r"output_dir .*run is a file; name a folder"):
         run(recipe)
+    with pytest.raises(NotADirectoryError, match=r"output_dir .* lies in .*run, which is a file; name another place"):
+        run(FinetuneRecipe(**{**recipe.to_dict(), "output_dir": str(folder / "deeper")}))
     folder.unlink()
     run(recipe)
     (folder / "recipe.yaml").write_text("a: [")

@@ -91,6 +91,8 @@ def test_a_report_takes_the_place_of_no_data(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             call("evaluate", *files, "--model", model, "--report", report)
     assert data.read_bytes() == before
+    with pytest.raises(NotADirectoryError, match=r"output .*dev.jsonl/page.html lies in .*dev.jsonl, which is a file"):
+        call("evaluate", data, "--model", model, "--report", data / "page.html")
     (tmp_path / "pages.jsonl").mkdir()
     with pytest.raises(ValueError, match=r"pages.jsonl is a folder; name a file in it"):
         call("predict", data, "--model", model, "--output", tmp_path / "pages.jsonl")

@@ -8,14 +8,18 @@ from tiny_text import save_roberta, tiny_bert
 from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     DistilBertConfig,
     DistilBertForMaskedLM,
     LongformerConfig,
     LongformerForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    T5Config,
 )
 
+from longspan.models.causal_configuration import LongformerCausalConfig
+from longspan.models.hat_configuration import HATConfig
 from longspan.training.masked_lm import (
     check_model_fits,
     load_masked_lm,
@@ -124,6 +128,28 @@ def test_random_weights_come_from_the_configuration(roberta_dir: Path) -> None:
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(weights[3], AutoModelForMaskedLM.from_pretrained(roberta_dir).get_input_embeddings().weight)
     assert all(isinstance(model, nn.Module) and model.dtype == torch.float32 for model in (first, kept))
+
+
+def test_a_model_without_the_head_is_refused_or_gets_one(tmp_path: Path, roberta_dir: Path) -> None:
+    AutoModelForSequenceClassification.from_pretrained(roberta_dir).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks the head of a RobertaForMaskedLM \(lm_head\).*\(longspan pretrain\)"):
+        load_masked_lm(tmp_path)
+    first, again, other = (load_masked_lm(tmp_path, new_head=True, seed=seed) for seed in (4, 4, 5))
+    heads = [model.lm_head.dense.weight for model in (first, again, other)]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_model_of_another_kind_is_sent_to_its_verb(tmp_path: Path) -> None:
+    LongformerCausalConfig(vocab_size=30).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a character language model; use longspan evaluate-lm, or longspan generate"):
+        load_masked_lm(tmp_path)
+    T5Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a 't5', which writes texts and tells no masked tokens"):
+        load_masked_lm(tmp_path)
+    HATConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a 'hierarchical-transformer', which is no masked language model"):
+        load_masked_lm(tmp_path)
 
 
 def test_weights_saved_in_half_are_trained_in_single(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

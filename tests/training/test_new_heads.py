@@ -9,8 +9,8 @@ import transformers
 
 from longspan import LongformerForSequenceClassification
 from longspan.models import read_config
-from longspan.training.finetuning import new_heads
-from longspan.training.finetuning.new_heads import load_with_head
+from longspan.training import new_heads
+from longspan.training.new_heads import load_with_head
 
 TABLES = logging.getLogger("transformers.modeling_utils")
 MINI = "longspan-mini"

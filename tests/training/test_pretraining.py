@@ -354,13 +354,27 @@ def test_a_text_of_one_token_trains(tmp_path: Path, roberta_dir: Path) -> None:
     for name in ("train.jsonl", "eval.jsonl"):
         write_jsonl(tmp_path / name, ["a"])
     for layout in ("packed", "document"):
-        result = pretrain(
-            make_recipe(
-                tmp_path, roberta_dir, layout=layout, output_dir=str(tmp_path / layout), steps=3, warmup_steps=0
-            )
-        )
-        assert result.steps == 3
+        fields: dict[str, Any] = {"layout": layout, "steps": 3, "warmup_steps": 0, "sequences_per_step": 2}
+        fields |= {"output_dir": str(tmp_path / layout), "mlm_probability": 0.01, "log_every": 1}
+        result = pretrain(make_recipe(tmp_path, roberta_dir, **fields, eval=(), eval_every=None))
+        assert (result.steps, len(result.log)) == (3, 3)
+        assert all(math.isfinite(entry["loss"]) for entry in result.log)
         assert result.model_dir.is_dir()
+        with pytest.raises(ValueError, match="the text to evaluate on is so short that none of its tokens is masked"):
+            pretrain(make_recipe(tmp_path, roberta_dir, **{**fields, "output_dir": str(tmp_path / "scored")}))
+
+
+def test_empty_held_out_text_is_told_as_what_it_is(tmp_path: Path, roberta_dir: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"empty\.txt: there is no text to evaluate on; name other text"):
+        pretrain(make_recipe(tmp_path, roberta_dir, eval=(str(tmp_path / "empty.txt"),)))
+
+
+def test_sequences_of_separators_alone_are_refused(tmp_path: Path, roberta_dir: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", ["a"])
+    fields: dict[str, Any] = {"sequence_length": 3, "sequences_per_step": 1, "micro_batch": 1, "log_every": 1}
+    with pytest.raises(ValueError, match="can be learnt: their sequences hold separators alone; raise sequence_length"):
+        pretrain(make_recipe(tmp_path, roberta_dir, eval=(), eval_every=None, **fields))
 
 
 def test_a_loss_that_explodes_stops_the_run(tmp_path: Path, roberta_dir: Path) -> None:

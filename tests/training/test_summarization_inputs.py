@@ -90,6 +90,9 @@ def test_pdf_files_are_read_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             list(read_summarization_examples([file], with_summary=False))
+    (tmp_path / "x.md").touch()
+    with pytest.raises(ValueError, match=r"x\.md has an unknown extension; texts are read from .*, \.txt, \.pdf files"):
+        list(read_summarization_examples([tmp_path / "x.md"], with_summary=False))
     with pytest.raises(ValueError, match=r"report\.pdf holds no summaries"):
         list(read_summarization_examples([file]))
     with pytest.raises(FileNotFoundError, match="there is no file"):
@@ -125,6 +128,7 @@ def test_data_sets_of_the_hub_are_read_by_split(tmp_path: Path, monkeypatch: pyt
         ({"text": "a", "gist": "b"}, {}, "a.jsonl line 1 has no column 'summary', only text, gist"),
         ({"text": "a", "summary": "b"}, {"query": "q"}, "has no column 'q'"),
         ({"text": 3, "summary": "b"}, {}, "line 1 column 'text' holds a int"),
+        ({"text": "a", "summary": ["b \ud800"]}, {}, "line 1 column 'summary' holds half of a character"),
     ],
 )
 def test_refused_records(record: dict[str, Any], columns: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from longspan.convert.lengthening import default_positions, read_long_checkpoint
 from longspan.convert.source import LICENSE_FILES, find_source, read_fields
 from longspan.convert.tokenizer_files import copy_tokenizer
 from longspan.convert.weights import Progress, write_safetensors
+from longspan.data.atomic import check_writable
 
 
 def convert_directory(
@@ -114,6 +115,7 @@ def _check_places(source: Path, target: Path, force: bool) -> None:
         raise ValueError(f"the source {source} is inside the target {target}; give the target another place")
     if target.is_file():
         raise FileExistsError(f"{target} is a file; give a directory as the target")
+    check_writable(target, "the target")
     if target.is_dir() and any(target.iterdir()):
         if not force:
             raise FileExistsError(f"{target} exists already; pass force=True (--force) to replace it")

@@ -13,6 +13,7 @@ from longspan.convert.families import FAMILIES
 from longspan.convert.source import find_source, read_config, read_fields
 from longspan.convert.tokenizer_files import copy_tokenizer
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
+from longspan.data.atomic import check_writable
 from longspan.models.hat import HATModel
 from longspan.models.hat_configuration import HATConfig
 
@@ -104,6 +105,7 @@ def convert_to_hat(source: str | Path, target: str | Path, **options: Any) -> Pa
     directory, target = find_source(source), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give a new directory")
+    check_writable(target, "the target")
     family = FAMILIES.get(read_fields(directory).get("model_type", ""))
     model = hat_from_roberta(directory, **options)
     length = model.config.max_sentence_length * model.config.max_sentences

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,30 @@ def atomic_directory(target: Path, what: str) -> Iterator[Path]:
         if is_write_error(error):
             raise OSError(write_error_message(error, target, what)) from error
         raise
+
+
+def check_writable(target: Path, what: str, *, inside: bool = False) -> None:
+    """See that a file or folder can be made at a place, before the work whose result it is to hold.
+
+    Args:
+        target: the place; folders above it needn't be there.
+        what: names it in messages, as ``"output"``.
+        inside: it is a folder that files are made in, perhaps one that is there.
+
+    Raises:
+        NotADirectoryError: it lies in a file. OSError: the folder it is to be made in takes no new file.
+    """
+    place = target.absolute()
+    try:
+        folder = next(parent for parent in [*([place] if inside else []), *place.parents] if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except NotADirectoryError as error:
+        raise NotADirectoryError(f"{what} {target} lies in {folder}, which is a file; name another place") from error
+    except OSError as error:
+        raise OSError(
+            f"{what} {target} can't be written ({error.strerror or error}); name a place that takes new files"
+        ) from error
 
 
 def staging_directory(target: Path) -> Path:

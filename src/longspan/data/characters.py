@@ -6,12 +6,13 @@ import hashlib
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -171,7 +172,9 @@ class CharacterCorpus:
 
         A file named ``text8`` or ``enwik8`` (also ``.zip`` or ``.gz``) must be the published one. Other files are
         joined in the given order, a folder's by path, with a line break between; ``.gz`` files and ``.zip`` files of
-        one member are unpacked. In a folder, files that aren't UTF-8 text are left out.
+        one member are unpacked. Files are read as they stand, a ``.jsonl`` or an HTML file with its syntax. In a
+        folder, files that aren't UTF-8 text are left out. A file that is named may be in another encoding where bytes
+        are wanted, with a warning, but may not hold bytes of 0, as UTF-16 and tables do.
 
         Args:
             paths: files and folders.
@@ -181,8 +184,8 @@ class CharacterCorpus:
 
         Raises:
             FileNotFoundError: a path doesn't exist, or a folder holds no text.
-            ValueError: an official file that isn't, text that isn't UTF-8 where characters are wanted, a damaged
-                archive, no text at all, or a character that the alphabet lacks.
+            ValueError: an official file that isn't, a file that is no text, text that isn't UTF-8 where characters are
+                wanted, a damaged archive, no text at all, or a character that the alphabet lacks.
             OSError: the cache can't be written.
         """
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -202,6 +205,9 @@ class CharacterCorpus:
             if not folder.exists():
                 if official:
                     _check_official(files[0], *official)
+                for file in map(Path, given):
+                    if file.is_file():
+                        _check_named(file, unit)
                 _write(folder, files, unit, alphabet)
         meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         found = Alphabet.load(folder)
@@ -273,7 +279,7 @@ def _find(paths: list[str | Path]) -> list[Path]:
                 for file in path.rglob("*")
                 if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
-            texts = [file for file in inside if _packed(file) or _is_text(file)]
+            texts = [file for file in inside if _look(file) is None]
             if not texts:
                 raise FileNotFoundError(f"folder {path} holds no UTF-8 text; put text files into it")
             if len(texts) < len(inside):
@@ -290,17 +296,40 @@ def _packed(file: Path) -> bool:
     return file.suffix.lower() in (".gz", ".zip")
 
 
-def _is_text(file: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
+class _NoText(NamedTuple):
+    """Why a file isn't UTF-8 text."""
+
+    zero_at: int | None
+    """Offset of a byte of 0, which texts of no common 8-bit encoding have; None: the bytes can't be decoded."""
+
+
+def _look(file: Path) -> _NoText | None:
+    """Whether a file, unpacked, is something else than UTF-8 text."""
+    decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     try:
         for piece in _pieces(file):
-            if b"\0" in piece:
-                return False
+            if (at := piece.find(b"\0")) >= 0:
+                return _NoText(offset + at)
             decoder.decode(piece)
+            offset += len(piece)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return False
-    return True
+        return _NoText(None)
+    return None
+
+
+def _check_named(file: Path, unit: Unit) -> None:
+    """Refuse a file that is surely no text, and warn of bytes in another encoding, which a model of bytes may learn."""
+    found = _look(file)
+    if found is None:
+        return
+    if found.zero_at is not None:
+        raise ValueError(
+            f"{file} is no text: it holds a byte of 0 at offset {found.zero_at:,}, as UTF-16, tables and programs do; "
+            "write its text into a UTF-8 file"
+        )
+    if unit == "bytes":
+        logger.warning("%s is not UTF-8 text; its bytes are read as they are.", file)
 
 
 def _official(files: list[Path]) -> tuple[str, Official] | None:
@@ -328,8 +357,13 @@ def _pieces(file: Path) -> Iterator[bytes]:
         with closing(_open(file)) as stream:
             while piece := stream.read(_PIECE):
                 yield piece
-    except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+    except RuntimeError as error:  # of an archive with a password, or packed in a way that Python can't unpack
+        raise ValueError(f"{file} can't be unpacked: {error}; unpack it by other means") from error
+    # No OSError, which the writing of the corpus would take for its own.
+    except OSError as error:
+        raise ValueError(f"{file} can't be read: {error.strerror or error}; look after the file") from error
 
 
 def _open(file: Path) -> IO[bytes]:

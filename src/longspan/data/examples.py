@@ -22,19 +22,19 @@ one answer as it stands.
 import difflib
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from longspan.data.examples_files import Record, read_records
+from longspan.data.json_text import check_characters
 
 TaskName = Literal["classification", "multi-label", "nli", "sequential", "multiple-choice", "qa", "tokens"]
 """The tasks, by the name that ``--task`` takes."""
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_DIGITS = 18  # of a number in a text; Python reads thousands, but not any
 
 
 class Answer(NamedTuple):
@@ -142,7 +142,12 @@ def collect_labels(task: TaskName, examples: Iterable[Example]) -> tuple[str, ..
     if len(found) < least:
         held = ", ".join(map(repr, sorted(found))) or "no label"
         raise ValueError(f"the training examples hold {held}; {task} needs at least {least} labels to tell apart")
-    return tuple(sorted(found, key=lambda label: (0, int(label), label) if label.isdecimal() else (1, 0, label)))
+    return tuple(sorted(found, key=_label_order))
+
+
+def _label_order(label: str) -> tuple[int, int, str]:
+    is_number = label.isdecimal() and len(label) <= _MOST_DIGITS
+    return (0, int(label), label) if is_number else (1, 0, label)
 
 
 def read_label_file(path: str | Path) -> tuple[str, ...]:
@@ -274,12 +279,7 @@ def _text(value: Any, place: str) -> str:
         raise ValueError(f"{place} holds {_kind(value)}; it must be a text")
     if not value.strip():
         raise ValueError(f"{place} is empty; give a text, or leave the record out")
-    alone = _SURROGATE.search(value)
-    if alone:
-        raise ValueError(
-            f"{place} holds half of a character, {alone[0]!r} at position {alone.start()}; write the whole one, or "
-            f"take it out"
-        )
+    check_characters(value, place)
     return value
 
 
@@ -299,7 +299,7 @@ def _decode_list(value: str) -> Any:
     if value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or nested too deep
             return value
     return [part.strip() for part in value.split("|") if part.strip()]
 
@@ -352,13 +352,14 @@ def _sentence_labels(value: Any, place: str) -> tuple[str | None, ...]:
 def _choice(value: Any, place: str) -> int:
     if isinstance(value, str):
         letter = value.strip().upper()
-        if letter.isdecimal():
+        if letter.isdecimal() and len(letter) <= _MOST_DIGITS:
             return int(letter)
         if len(letter) == 1 and "A" <= letter <= "Z":
             return ord(letter) - ord("A")
     elif isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    raise ValueError(f"{place} is {value!r}; it must be the index of the right choice from 0, or its letter from A")
+    shown = _short(value) if isinstance(value, str) else repr(value)
+    raise ValueError(f"{place} is {shown}; it must be the index of the right choice from 0, or its letter from A")
 
 
 def _kind(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from longspan.data.json_text import parse_json
+from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 """The file names that records are read from."""
@@ -44,7 +45,7 @@ def find_record_files(paths: Iterable[str | Path]) -> list[Path]:
             raise ValueError(f"{file} is a folder; name its {known} files")
         if not file.exists():
             raise FileNotFoundError(f"there is no file {file}")
-        if _extension(file) is None:
+        if extension(file) is None:
             raise ValueError(f"file {file} has an unknown extension; examples are read from {known} files")
     return files
 
@@ -61,7 +62,7 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
             damaged gzip or parquet file.
     """
     for file in find_record_files(paths):
-        kind = _extension(file)
+        kind = extension(file)
         if kind == ".parquet":
             yield from _read_parquet(file)
         elif kind in (".csv", ".tsv"):
@@ -70,7 +71,8 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
             yield from _read_jsonl(file)
 
 
-def _extension(file: Path) -> str | None:
+def extension(file: Path) -> str | None:
+    """The one of :data:`EXTENSIONS` that a name ends in, or None."""
     name = file.name.lower()
     return next((known for known in EXTENSIONS if name.endswith(known)), None)
 
@@ -152,29 +154,10 @@ def _header(cells: list[str], place: str) -> list[str]:
 
 
 def _read_parquet(file: Path) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowException as error:
-        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from error
-    with closing(table):
+    with open_parquet(file) as table:
         names = table.schema_arrow.names
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{file} names column {twice!r} twice; give every column a name of its own")
-        row = 0
-        batches = table.iter_batches(batch_size=64)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{file} is damaged after row {row}: {str(error).splitlines()[0]}; make or fetch the file again"
-                ) from error
-            if batch is None:
-                return
-            for values in batch.to_pylist():
-                row += 1
-                yield Record(values, f"{file} row {row}")
+        for row, values in parquet_rows(table, file, batch_size=64):
+            yield Record(values, f"{file} row {row}")

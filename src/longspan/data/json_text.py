@@ -1,7 +1,24 @@
 """JSON out of files of others, whatever is wrong with it said in one sentence with the place."""
 
 import json
+import re
 from typing import Any
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def check_characters(text: str, place: str) -> None:
+    """See that a text holds whole characters; JSON can name the halves of UTF-16's pairs, which no tokenizer takes.
+
+    Raises:
+        ValueError: it holds half of one, with its position.
+    """
+    alone = None if text.isascii() else _SURROGATE.search(text)
+    if alone:
+        raise ValueError(
+            f"{place} holds half of a character, {alone[0]!r} at position {alone.start()}; write the whole one, or "
+            f"take it out"
+        )
 
 
 def parse_json(text: str, place: str, form: str, *, with_line: bool = False, once: bool = False) -> Any:

@@ -30,7 +30,9 @@ class Masked(NamedTuple):
     """True where the model must tell the token that was there."""
 
 
-def mask_tokens(tokens: Tokens, layout: SequenceLayout, probability: float, key: tuple[int, ...]) -> Masked:
+def mask_tokens(
+    tokens: Tokens, layout: SequenceLayout, probability: float, key: tuple[int, ...], *, at_least_one: bool = False
+) -> Masked:
     """Choose tokens with ``probability``; of those, hide 80 %, replace 10 % at random, leave 10 %.
 
     Token ``i`` is treated by draws that depend on ``key`` and ``i`` alone, so the masks of a document's
@@ -41,6 +43,8 @@ def mask_tokens(tokens: Tokens, layout: SequenceLayout, probability: float, key:
         layout: names the mask token, the special tokens and the vocabulary.
         probability: chance of each token to be chosen.
         key: non-negative integers that name the text, such as ``(seed, document)``.
+        at_least_one: where none is chosen, choose the token whose draw came nearest, so that a short sequence has a
+            loss, as Devlin et al.'s code does; the masks of such a beginning are then its own.
 
     Returns:
         Two new arrays ``[n]``.
@@ -49,6 +53,8 @@ def mask_tokens(tokens: Tokens, layout: SequenceLayout, probability: float, key:
     draws = np.random.default_rng(key).random((len(tokens), 3))
     special = np.isin(tokens, np.fromiter(layout.special_ids, dtype=np.int64))
     chosen = (draws[:, 0] < probability) & ~special
+    if at_least_one and not chosen.any() and not special.all():
+        chosen[np.where(special, 1.0, draws[:, 0]).argmin()] = True
     seen = np.array(tokens, dtype=np.int64)
     hidden = chosen & (draws[:, 1] < 0.8)
     replaced = chosen & (draws[:, 1] >= 0.9)

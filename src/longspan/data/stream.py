@@ -2,7 +2,9 @@
 
 import queue
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -207,6 +209,8 @@ class StreamedSequences:
                     found = True
                     yield chunk
                 state = None
+            if whole_pass and not found and not self.min_length:
+                raise ValueError(f"{', '.join(self.sources[:3])}: there is no text to train on; name other text")
             if whole_pass and not found:
                 raise ValueError(
                     f"no document of {', '.join(self.sources)} has min_length {self.min_length:,} "
@@ -215,21 +219,22 @@ class StreamedSequences:
             number, source = number + 1, 0
 
     def _source_chunks(self, number: int, place: int, state: Position | None) -> Iterator[_Chunk]:
-        stream = open_stream(
-            self.sources[place], split="train", text_field=self.text_field, txt_document=self.txt_document
-        )
-        if state is not None:
-            stream.load_state_dict(state)
-        texts: list[str] = []
-        for record in stream:
-            text = next(iter(record.values()))
-            if self._keeps(text):
-                texts.append(text)
-            if len(texts) == CHUNK:
+        with _faults_of(self.sources[place]):
+            stream = open_stream(
+                self.sources[place], split="train", text_field=self.text_field, txt_document=self.txt_document
+            )
+            if state is not None:
+                stream.load_state_dict(state)
+            texts: list[str] = []
+            for record in stream:
+                text = next(iter(record.values()))
+                if self._keeps(text):
+                    texts.append(text)
+                if len(texts) == CHUNK:
+                    yield _Chunk({"pass": number, "source": place, "state": state}, texts)
+                    texts, state = [], stream.state_dict()
+            if texts:
                 yield _Chunk({"pass": number, "source": place, "state": state}, texts)
-                texts, state = [], stream.state_dict()
-        if texts:
-            yield _Chunk({"pass": number, "source": place, "state": state}, texts)
 
     def _keeps(self, text: str | None) -> bool:
         return bool(text) and long_enough(str(text), self.min_length, self.min_length_unit, self.tokenizer)
@@ -242,6 +247,18 @@ def long_enough(text: str, min_length: int, unit: LengthUnit, tokenizer: "PreTra
     if not min_length:
         return True
     return (len(text.split()) if unit == "words" else len(tokenize(tokenizer, [text])[0])) >= min_length
+
+
+@contextmanager
+def _faults_of(source: str) -> Iterator[None]:
+    """Name the source in faults of its files, which ``datasets`` tells without."""
+    try:
+        yield
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        if is_hub(source) or source in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{source} can't be streamed: {reason}; without stream its file and line are told") from error
 
 
 def stream_documents(

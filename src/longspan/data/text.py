@@ -4,11 +4,14 @@ Reading is lazy, one document at a time, and every error names the file and the 
 """
 
 import gzip
-import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
+
+from longspan.data.json_text import check_characters, parse_json
+from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 """The file names that can be read."""
@@ -84,8 +87,9 @@ def read_documents(
 
     Raises:
         FileNotFoundError: see :func:`find_files`.
-        ValueError: bytes that aren't UTF-8 (with the byte's offset), JSON that doesn't parse (with the line),
-            a missing or wrongly typed text field (with the fields there are), a damaged gzip or parquet file.
+        ValueError: bytes that aren't UTF-8 (with the byte's offset), JSON that doesn't parse or names a field twice
+            (with the line), half a character, a missing or wrongly typed text field (with the fields there are), a
+            damaged gzip or parquet file, a file that can't be read.
     """
     for file in find_files(paths):
         kind = extension(file)
@@ -95,9 +99,13 @@ def read_documents(
             documents = _read_parquet(file, text_field)
         else:
             documents = _read_jsonl(file, text_field)
-        for document in documents:
-            if document.text and not document.text.isspace():
-                yield document
+        try:
+            for document in documents:
+                if document.text and not document.text.isspace():
+                    yield document
+        # No OSError, which who writes what is read here would take for a fault of the writing.
+        except OSError as error:
+            raise ValueError(f"{file} can't be read: {error.strerror or error}; look after the file") from error
 
 
 def as_documents(
@@ -124,6 +132,7 @@ def as_documents(
     for number, text in enumerate(entries, start=1):
         if not isinstance(text, str):
             raise TypeError(f"text {number} must be a string, got {type(text).__name__}")
+        check_characters(text, f"text {number}")
         if text and not text.isspace():
             yield Document(text, f"text {number}")
 
@@ -173,30 +182,23 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
             for number, line in _lines(stream, file):
                 if line.strip():
                     yield Document(_json_text(line, text_field, file, number), f"{file} line {number}")
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
 
 
 def _json_text(line: str, text_field: str, file: Path, number: int) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file} line {number} is not valid JSON: {error.msg} at column {error.colno}; "
-            "a .jsonl file holds one JSON object a line"
-        ) from error
+    place = f"{file} line {number}"
+    record = parse_json(line, place, "a .jsonl file holds one JSON object a line", once=True)
     if not isinstance(record, dict):
-        raise ValueError(
-            f"{file} line {number} holds a JSON {type(record).__name__}; each line must be an object with a text field"
-        )
+        raise ValueError(f"{place} holds a JSON {type(record).__name__}; each line must be an object with a text field")
     if text_field not in record:
-        raise ValueError(_no_field(f"{file} line {number}", text_field, list(record)))
+        raise ValueError(_no_field(place, text_field, list(record)))
     value = record[text_field]
     if value is not None and not isinstance(value, str):
-        raise ValueError(
-            f"{file} line {number}: field {text_field!r} holds a {type(value).__name__}, it must be a string"
-        )
-    return value or ""
+        raise ValueError(f"{place}: field {text_field!r} holds a {type(value).__name__}, it must be a string")
+    text = value or ""
+    check_characters(text, place)
+    return text
 
 
 def _no_field(place: str, text_field: str, fields: list[str]) -> str:
@@ -206,21 +208,13 @@ def _no_field(place: str, text_field: str, fields: list[str]) -> str:
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[Document]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowException as error:
-        raise ValueError(f"{file} is not a readable parquet file: {str(error).splitlines()[0]}") from error
-    with closing(table):
+    with open_parquet(file) as table:
         columns = table.schema_arrow.names
         if text_field not in columns:
             raise ValueError(_no_field(str(file), text_field, columns))
         kind = table.schema_arrow.field(text_field).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
             raise ValueError(f"{file}: column {text_field!r} holds {kind}, it must hold strings")
-        row = 0
-        for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-            for value in batch.column(0):
-                row += 1
-                yield Document(value.as_py() or "", f"{file} row {row}")
+        for row, values in parquet_rows(table, file, batch_size=256, columns=[text_field]):
+            yield Document(values[text_field] or "", f"{file} row {row}")

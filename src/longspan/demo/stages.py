@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from longspan.data.atomic import atomic_text
+from longspan.data.atomic import atomic_text, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +54,12 @@ class Stages:
         Raises:
             ValueError: the folder holds a run with other settings; the message names the first that differs.
             FileExistsError: another process is at work in it, or it is a file.
+            OSError: as :func:`longspan.data.atomic.check_writable`.
             KeyboardInterrupt: Ctrl-C in the block; its message says how to go on.
         """
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"output {folder} is a file; name a folder")
+        check_writable(folder, "output", inside=True)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / ".lock", timeout=0):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 _SECONDS = 10
 _FILES = ("config.json", "tokenizer_config.json", "tokenizer.json")
@@ -19,16 +20,22 @@ def check_hub_name(name: str) -> None:
     Raises:
         FileNotFoundError: it is neither, or the hub can't be reached.
     """
-    if Path(name).exists() or constants.HF_HUB_OFFLINE:
+    if Path(name).exists():
         return
     nowhere = f"there is no folder {name!r}"
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{nowhere}, and a model on the hub is named OWNER/NAME; correct the path") from error
+    if constants.HF_HUB_OFFLINE:
+        return
     try:
         if any(isinstance(try_to_load_from_cache(name, file), str) for file in _FILES):
             return
         HfApi().model_info(name, timeout=_SECONDS)
     except GatedRepoError:
         return  # transformers tells how to ask for it
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except RepositoryNotFoundError as error:
         raise FileNotFoundError(f"{nowhere}, and no model of that name on the hub") from error
     except HfHubHTTPError:
         return  # a hub in trouble, which may still give the files

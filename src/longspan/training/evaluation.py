@@ -92,7 +92,7 @@ class MaskedLMCounts(Sums):
     sequences: float = 0.0
 
     def metrics(self, seconds: float) -> MaskedLMMetrics:
-        """The means. With nothing masked (a text of a few tokens) they are NaN."""
+        """The means; NaN with nothing masked, which callers see to beforehand."""
         loss = self.nats / self.masked if self.masked else math.nan
         return MaskedLMMetrics(
             loss=loss,
@@ -158,7 +158,8 @@ def evaluate_masked_lm(
 
     Raises:
         FileNotFoundError, ValueError: the texts can't be read, see :func:`longspan.data.text.read_documents`,
-            hold nothing, or the model has too few positions for ``sequence_length``.
+            hold nothing, or too little for a token to be masked; or the model has too few positions for
+            ``sequence_length``.
         TypeError: the tokenizer isn't a fast one.
     """
     documents = as_documents(files_or_texts, text_field=text_field, txt_document=txt_document)
@@ -179,7 +180,17 @@ def evaluate_masked_lm(
     counts = evaluation.count(model, islice(documents, max_documents))
     if not counts.documents:
         raise ValueError("there is no text to evaluate on: every document is blank")
+    if not counts.masked:
+        raise ValueError(nothing_masked(mlm_probability, seed))
     return counts.metrics(time.perf_counter() - started)
+
+
+def nothing_masked(mlm_probability: float, seed: int) -> str:
+    """Why a text can't be scored."""
+    return (
+        f"the text to evaluate on is so short that none of its tokens is masked (seed {seed}, {mlm_probability:.0%} of "
+        "a long text's); give more text, or a higher limit of tokens"
+    )
 
 
 @contextmanager
@@ -233,6 +244,10 @@ class MaskedLMEvaluation:
                     bar.set_postfix(loss=f"{counts.nats / max(counts.masked, 1):.4f}", refresh=False)
                 bar.update(sum(len(piece.piece.tokens) for piece in batch))
         return counts
+
+    def masks_any(self, documents: Iterable[Document]) -> bool:
+        """Whether any token of the documents is masked; reads no more of them than it takes."""
+        return any(piece.piece.masked.chosen.any() for piece in self._pieces(documents))
 
     def _count_batch(
         self, model: "PreTrainedModel", pieces: list["_MeasuredPiece"], device: torch.device

@@ -10,27 +10,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longspan.data.progress import no_transformers_bars
+from longspan.training.new_heads import MissingHeadError, load_with_head
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 HEADS = ("lm_head", "cls")
 """Names of modules that turn hidden states into scores of the vocabulary: RoBERTa's family and BERT's."""
 
 
-def load_masked_lm(model: str | Path, *, init: str = "pretrained", seed: int = 0) -> "PreTrainedModel":
+def load_masked_lm(
+    model: str | Path, *, init: str = "pretrained", seed: int = 0, new_head: bool = False
+) -> "PreTrainedModel":
     """Load a masked LM in fp32; a Longformer folder becomes :class:`longspan.LongformerForMaskedLM`.
 
     Args:
         model: a folder, or a hub name.
         init: ``"pretrained"`` loads the weights; ``"random"`` reads the configuration only and draws weights.
         seed: of the random weights.
+        new_head: draw the head of a model that has none, such as an encoder or a finetuned model, and say so in a
+            warning; else such a model is refused.
 
     Raises:
-        FileNotFoundError: there is no such model. ValueError: its configuration is no masked LM's.
+        FileNotFoundError: there is no such model. ValueError: it is no masked LM, or has no head of one.
     """
-    from transformers import AutoModelForMaskedLM, set_seed
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForMaskedLM, set_seed
 
     from longspan.models import LongformerForMaskedLM, read_config
 
@@ -47,18 +51,35 @@ def load_masked_lm(model: str | Path, *, init: str = "pretrained", seed: int = 0
     kind: Any = AutoModelForMaskedLM
     if config.model_type == "longformer":
         kind = LongformerForMaskedLM
+    elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ValueError(f"model {str(model)!r} is a {config.model_type!r}, {_other_verbs(config)}")
     if init == "random":
         set_seed(seed)
         make = kind._from_config if kind is not AutoModelForMaskedLM else kind.from_config
         return make(config, dtype=torch.float32)
+    if new_head:
+        set_seed(seed)
     try:
-        with no_transformers_bars():
-            return kind.from_pretrained(str(model), config=config, dtype=torch.float32)
+        return load_with_head(kind, model, config, new_head=new_head)
+    except MissingHeadError as error:
+        raise ValueError(
+            f"{error}, so it can't tell masked tokens yet: train it first (longspan pretrain), or name a masked "
+            "language model"
+        ) from error
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"the weights of model {str(model)!r} can't be loaded: {_first_line(error)}; "
             "init 'random' starts without weights"
         ) from error
+
+
+def _other_verbs(config: "PreTrainedConfig") -> str:
+    """What a model that is no masked LM is, and what it is used with."""
+    if config.model_type == "longformer_causal":
+        return "a character language model; use longspan evaluate-lm, or longspan generate"
+    if config.is_encoder_decoder:
+        return "which writes texts and tells no masked tokens; use longspan summarize"
+    return "which is no masked language model; name one, such as a RoBERTa, a BERT or a Longformer"
 
 
 def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":

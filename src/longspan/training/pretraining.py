@@ -15,7 +15,7 @@ from longspan.data.denoising import TextNoise
 from longspan.data.layout import SequenceLayout
 from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
 from longspan.training.denoising import DenoisingEvaluation, DenoisingMetrics, DenoisingTrainer, check_denoiser_fits
-from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics
+from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics, nothing_masked
 from longspan.training.freezing import frozen
 from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
 from longspan.training.recipe import PretrainRecipe
@@ -158,8 +158,9 @@ def _training_arguments(recipe: PretrainRecipe) -> TrainingArguments:
 
 
 def _load_model(recipe: PretrainRecipe) -> "PreTrainedModel":
-    load = load_masked_lm if recipe.objective == "masked" else load_sequence_to_sequence
-    return load(recipe.model, init=recipe.init, seed=recipe.seed)
+    if recipe.objective == "masked":
+        return load_masked_lm(recipe.model, init=recipe.init, seed=recipe.seed, new_head=True)
+    return load_sequence_to_sequence(recipe.model, init=recipe.init, seed=recipe.seed)
 
 
 def _leaves_global_projections(recipe: PretrainRecipe) -> bool:
@@ -217,11 +218,10 @@ def _make_trainer(
         "keep_checkpoints": recipe.keep_checkpoints,
     }
     if recipe.objective == "masked":
-        return MaskedLMTrainer(
-            evaluation=MaskedLMEvaluation(mlm_probability=recipe.mlm_probability, **evaluation),
-            mlm_probability=recipe.mlm_probability,
-            **shared,
-        )
+        masked = MaskedLMEvaluation(mlm_probability=recipe.mlm_probability, **evaluation)
+        if recipe.eval and not masked.masks_any(texts.eval_documents()):
+            raise ValueError(nothing_masked(recipe.mlm_probability, recipe.seed))
+        return MaskedLMTrainer(evaluation=masked, mlm_probability=recipe.mlm_probability, **shared)
     noise = TextNoise.for_tokenizer(
         tokenizer,
         layout,

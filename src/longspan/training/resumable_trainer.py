@@ -169,7 +169,12 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         self._account()
         nats, correct, scored, tokens = self._take_window().tolist()
         self.tokens += int(tokens)
-        loss = nats / scored if scored else math.nan
+        if not scored:
+            raise ValueError(
+                f"no token of the last steps up to step {self.state.global_step:,} can be learnt: their sequences hold "
+                "separators alone; raise sequence_length"
+            )
+        loss = nats / scored
         entry = {
             "loss": loss,
             "learning_rate": logs["learning_rate"],
@@ -179,8 +184,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         }
         self._window_seconds = 0.0
         self._write(entry)
-        if scored:
-            check_loss(loss, self.state.global_step)
+        check_loss(loss, self.state.global_step)
 
     def _per_second(self, tokens: int) -> float:
         """``tokens`` by the training time since the last line of the log."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import yaml
 from filelock import FileLock, Timeout
 
-from longspan.data.atomic import atomic_directory, atomic_text, staging_directory
+from longspan.data.atomic import atomic_directory, atomic_text, check_writable, staging_directory
 from longspan.training.recipe import PretrainRecipe
 
 LogEntry = dict[str, Any]
@@ -55,12 +55,13 @@ class RunFolder:
         """Make the folder, and keep other processes out of it.
 
         Raises:
-            FileExistsError: another process is at work in it. NotADirectoryError: it is a file.
+            FileExistsError: another process is at work in it. NotADirectoryError: it is a file. OSError: as
+                :func:`longspan.data.atomic.check_writable`.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise NotADirectoryError(f"output_dir {self.path} is, or lies in, a file; name a folder") from error
+        if self.path.is_file():
+            raise NotADirectoryError(f"output_dir {self.path} is a file; name a folder")
+        check_writable(self.path, "output_dir", inside=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield

@@ -92,6 +92,8 @@ class RunTexts:
                 ]
                 atomic_text(self.folder.eval_file, "".join(lines), "the evaluation documents")
         if self.recipe.eval and next(self.eval_documents(), None) is None:
+            if not self.recipe.min_length:
+                raise ValueError(f"{', '.join(self.recipe.eval[:3])}: there is no text to evaluate on; name other text")
             raise ValueError(
                 f"no evaluation document has min_length {self.recipe.min_length:,} {self.recipe.min_length_unit}; "
                 "lower min_length or name other eval text"

@@ -183,10 +183,10 @@ class MaskedLMTrainer(SequenceTrainer):
 
     def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
         layout = self.evaluation.layout
-        pieces = [
-            Piece(tokens, mask_tokens(tokens, layout, self.mlm_probability, (self.args.seed, MASK_KEY, index)))
-            for index, tokens in sequences
-        ]
+        pieces = []
+        for index, tokens in sequences:
+            key = (self.args.seed, MASK_KEY, index)
+            pieces.append(Piece(tokens, mask_tokens(tokens, layout, self.mlm_probability, key, at_least_one=True)))
         return collate(pieces, layout)
 
     def compute_loss(

@@ -1,15 +1,16 @@
 """What every training asks of ``transformers.Trainer``."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from longspan.training.recipe import Precision
+from longspan.training.recipe_fields import as_kind
 from longspan.training.run_folder import RunFolder
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -100,6 +101,24 @@ def training_arguments(
     )
     spread_step(arguments, sequences_per_step)
     return arguments
+
+
+def trainer_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's ``trainer``, numbers and switches brought to their types, which ``TrainingArguments`` doesn't see to.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    kinds = get_type_hints(TrainingArguments)
+    return {
+        name: as_kind(f"trainer: {name}", value, kinds[name]) if _is_plain(kinds.get(name)) else value
+        for name, value in given.items()
+    }
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a field is a number or a switch, or one of these or None."""
+    return {option for option in get_args(kind) or (kind,) if option is not type(None)} <= {int, float, bool}
 
 
 @contextmanager

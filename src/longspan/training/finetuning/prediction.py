@@ -17,9 +17,9 @@ from torch import nn
 from longspan.data.atomic import write_error_message
 from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
+from longspan.data.growing_file import alone, check_output, lines_done, stamp
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
-from longspan.training.finetuning.growing_file import alone, check_output, lines_done, stamp
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.recipe import Precision
 

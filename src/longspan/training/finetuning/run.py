@@ -35,7 +35,13 @@ from longspan.training.finetuning.trainer import (
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
 from longspan.training.run_folder import RunFolder
-from longspan.training.trainer_setup import checkpoint_activations, device_fields, missing_trackers, spread_step
+from longspan.training.trainer_setup import (
+    checkpoint_activations,
+    device_fields,
+    missing_trackers,
+    spread_step,
+    trainer_fields,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -342,8 +348,9 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
         "disable_tqdm": True,
         "report_to": [],
     }
+    given = trainer_fields(recipe.trainer)
     try:
-        arguments = TrainingArguments(**{**fields, **recipe.trainer})
+        arguments = TrainingArguments(**{**fields, **given})
     except TypeError as error:
         raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
     spread_step(arguments, recipe.batch_size)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
-from longspan.training.finetuning.new_heads import load_with_head
 from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import load_tokenizer, max_sequence_length
+from longspan.training.new_heads import load_with_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -12,7 +12,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from longspan.data.atomic import atomic_text
-from longspan.data.examples_files import EXTENSIONS, Record, read_records
+from longspan.data.examples_files import EXTENSIONS, Record, extension, read_records
+from longspan.data.json_text import check_characters
 from longspan.data.pdf import read_pdf
 from longspan.data.stream import is_hub, open_hub
 from longspan.data.text import read_documents
@@ -112,6 +113,9 @@ def read_summarization_examples(
             _version(Path(path))
             for document in [read_pdf(Path(path))] if kind == ".pdf" else read_documents([path]):
                 yield SummarizationExample(document.text, None, None, document.origin)
+        elif not with_summary and Path(path).is_file() and extension(Path(path)) is None:
+            known = ", ".join((*EXTENSIONS, *_PLAIN))
+            raise ValueError(f"file {path} has an unknown extension; texts are read from {known} files")
         else:
             for record in read_records([path]):
                 yield columns.read(record, with_summary=with_summary)
@@ -196,8 +200,13 @@ def _text(values: dict[str, Any], column: str, origin: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
+        text = value.strip()
+    elif isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
         bare = (sentence.strip().removeprefix("<S>").removesuffix("</S>").strip() for sentence in value)
-        return "\n".join(sentence for sentence in bare if sentence)
-    raise ValueError(f"{origin} column {column!r} holds a {type(value).__name__}; it must be a text or a list of texts")
+        text = "\n".join(sentence for sentence in bare if sentence)
+    else:
+        raise ValueError(
+            f"{origin} column {column!r} holds a {type(value).__name__}; it must be a text or a list of texts"
+        )
+    check_characters(text, f"{origin} column {column!r}")
+    return text

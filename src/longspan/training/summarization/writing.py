@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from longspan.data.atomic import atomic_text, write_error_message
+from longspan.data.growing_file import alone, check_output
 from longspan.data.progress import progress_bar
+from longspan.data.stream import is_hub
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence, position_limits
 from longspan.training.summarization.inputs import SummarizationInputs
@@ -163,6 +164,7 @@ def summarize_files(
     Raises:
         FileNotFoundError, ValueError: as :meth:`Summarizer.load` and :func:`read_summarization_examples`.
         ValueError: a stopped call had other settings, or other texts.
+        ValueError: the output is a folder, or one of the files.
         FileExistsError: the output exists, or another process is writing it.
         OSError: something can't be written.
     """
@@ -171,11 +173,9 @@ def summarize_files(
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if query is not None and columns is not None and columns.query is not None:
         raise ValueError("give a query or a column of queries, not both")
-    if output.is_dir():
-        raise FileExistsError(f"{output} is a folder; give a .jsonl file to write")
+    check_output(output, [Path(path) for path in paths if not is_hub(str(path))])
     if output.exists() and not force:
         raise FileExistsError(f"{output} exists already; pass force=True (--force) to replace it")
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = _Partial(output)
     summarizer = model if isinstance(model, Summarizer) else Summarizer.load(model)
     settings = {
@@ -186,22 +186,19 @@ def summarize_files(
         "query": query,
         "generation": generation,
     }
-    try:
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            if force:
-                partial.forget()
-            examples = iter(read_summarization_examples(paths, columns, with_summary=False, split="test"))
-            done = partial.begin(settings, examples)
-            started = time.perf_counter()
-            written = 0
-            with progress_bar("summarize", "texts", shown=progress, initial=done) as bar:
-                while batch := tuple(islice(examples, batch_size)):
-                    partial.append(_lines(summarizer, batch, query, generation))
-                    written += len(batch)
-                    bar.update(len(batch))
-            partial.finish()
-    except Timeout as error:
-        raise FileExistsError(f"another process is writing {output}; wait for it or choose another output") from error
+    with alone(output):
+        if force:
+            partial.forget()
+        examples = iter(read_summarization_examples(paths, columns, with_summary=False, split="test"))
+        done = partial.begin(settings, examples)
+        started = time.perf_counter()
+        written = 0
+        with progress_bar("summarize", "texts", shown=progress, initial=done) as bar:
+            while batch := tuple(islice(examples, batch_size)):
+                partial.append(_lines(summarizer, batch, query, generation))
+                written += len(batch)
+                bar.update(len(batch))
+        partial.finish()
     return SummarizedFiles(
         output=output, summaries=done + written, written=written, seconds=time.perf_counter() - started
     )

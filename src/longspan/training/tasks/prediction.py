@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from longspan.data.atomic import write_error_message
+from longspan.data.growing_file import alone, check_output, lines_done, stamp
 from longspan.data.progress import progress_bar
 from longspan.tasks.hub import is_hub
 from longspan.tasks.official import Decoded, Split
-from longspan.training.finetuning.growing_file import alone, check_output, lines_done, stamp
 from longspan.training.recipe import Precision
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
 

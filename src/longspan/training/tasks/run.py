@@ -23,7 +23,13 @@ from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.plan import TaskPlan
 from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
 from longspan.training.tasks.trainer import TaskTrainer, TrainingUnits, decode_together
-from longspan.training.trainer_setup import checkpoint_activations, device_fields, missing_trackers, spread_step
+from longspan.training.trainer_setup import (
+    checkpoint_activations,
+    device_fields,
+    missing_trackers,
+    spread_step,
+    trainer_fields,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -188,6 +194,7 @@ def _train_seed(
 
 
 def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArguments:
+    given = trainer_fields(plan.trainer)
     try:
         arguments = plan.recipe.training_arguments(
             folder,
@@ -207,7 +214,7 @@ def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArgu
                 "ddp_find_unused_parameters": plan.task.model_class().default_global_policy == "none",
                 "disable_tqdm": True,
                 "report_to": [],
-                **plan.trainer,
+                **given,
             },
         )
     except TypeError as error:

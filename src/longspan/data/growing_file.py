@@ -7,17 +7,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from longspan.data.atomic import atomic_text
+from longspan.data.atomic import atomic_text, check_writable
 
 
 def check_output(output: Path, sources: Iterable[Path]) -> None:
     """See that a file can be written without losing another.
 
     Raises:
-        ValueError: it is a folder, or one of the files that are read.
+        ValueError: it is a folder, or one of the files that are read. OSError: as :func:`check_writable`.
     """
     if output.is_dir():
         raise ValueError(f"output {output} is a folder; name a file in it")
+    check_writable(output, "output")
     if any(output.exists() and source.exists() and output.samefile(source) for source in sources):
         raise ValueError(f"output {output} is one of the files to read; name another")
 

@@ -14,20 +14,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _TRANSFORMERS = logging.getLogger("transformers.modeling_utils")
+# The table, and what is said before it of a head whose tied biases are missing both.
+_SIGNS = ("LOAD REPORT", "The tied weights mapping for this model")
 
 
 class _Held(logging.Filter):
-    """Keeps the tables back."""
+    """Keeps back what is said of missing weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
 
     def filter(self, record: logging.LogRecord) -> bool:
-        is_table = "LOAD REPORT" in record.getMessage()
-        if is_table:
+        is_held = any(sign in record.getMessage() for sign in _SIGNS)
+        if is_held:
             self.records.append(record)
-        return not is_table
+        return not is_held
 
 
 @cache
@@ -36,7 +38,11 @@ def _tell_once(sentence: str) -> None:
     logger.warning(sentence)
 
 
-def load_with_head(builder: Any, model: str | Path, config: Any) -> "PreTrainedModel":
+class MissingHeadError(ValueError):
+    """A model's weights have no head, where one was asked for."""
+
+
+def load_with_head(builder: Any, model: str | Path, config: Any, *, new_head: bool = True) -> "PreTrainedModel":
     """A model with the head of a class, in fp32; a head that the folder lacks is drawn at random.
 
     Where more than the heads differ, the table is shown as ``transformers`` made it.
@@ -45,6 +51,10 @@ def load_with_head(builder: Any, model: str | Path, config: Any) -> "PreTrainedM
         builder: the class, or an Auto class.
         model: a folder, a bundled model's name, or a hub name.
         config: its configuration.
+        new_head: False refuses a folder that lacks the head.
+
+    Raises:
+        MissingHeadError: the folder lacks the head, or a part of it, and ``new_head`` is False.
     """
     held = _Held()
     _TRANSFORMERS.addFilter(held)
@@ -56,14 +66,18 @@ def load_with_head(builder: Any, model: str | Path, config: Any) -> "PreTrainedM
     finally:
         _TRANSFORMERS.removeFilter(held)
     of_encoder = f"{network.base_model_prefix}."
+    of_head = sorted({key.split(".")[0] for key in found["missing_keys"] if not key.startswith(of_encoder)})
+    if of_head and not new_head:
+        raise MissingHeadError(
+            f"model {str(model)!r} lacks the head of a {type(network).__name__} ({', '.join(of_head)})"
+        )
     differing = [*found["missing_keys"], *found["unexpected_keys"]]
     if found["mismatched_keys"] or any(key.startswith(of_encoder) for key in differing):
         for record in held.records:
             _TRANSFORMERS.handle(record)
-    elif found["missing_keys"]:
-        names = sorted({key.split(".")[0] for key in found["missing_keys"]})
+    elif of_head:
         _tell_once(
-            f"{model} has no head of {type(network).__name__}; its {', '.join(names)} begins with random weights."
+            f"{model} has no head of {type(network).__name__}; its {', '.join(of_head)} begins with random weights."
         )
     loaded: PreTrainedModel = network
     return loaded
