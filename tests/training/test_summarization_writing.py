@@ -90,6 +90,26 @@ def test_other_texts_are_not_mixed(summarizer: Summarizer, tmp_path: Path, monke
         summarize_files([file], output, model=summarizer, progress=False, **WRITING)
 
 
+def test_what_wrote_nothing_binds_nobody(summarizer: Summarizer, tmp_path: Path) -> None:
+    file, output = write_records(tmp_path / "a.jsonl", make_records(2)), tmp_path / "summaries.jsonl"
+    with pytest.raises(ValueError, match="no column 'other'"):
+        summarize_files(
+            [file], output, model=summarizer, columns=SummarizationColumns(text="other"), progress=False, **WRITING
+        )
+    assert summarize_files([file], output, model=summarizer, progress=False, **WRITING).summaries == 2
+
+
+def test_more_than_the_decoder_has_positions_for(summarizer: Summarizer, tmp_path: Path) -> None:
+    longest = summarizer.model.config.max_decoder_position_embeddings
+    told = f"max_new_tokens is {longest + 1}, but model '.*' writes {longest} tokens at most; ask for fewer"
+    file, output = write_records(tmp_path / "a.jsonl", make_records(1)), tmp_path / "summaries.jsonl"
+    with pytest.raises(ValueError, match=f"^{told}"):
+        summarize_files([file], output, model=summarizer, progress=False, max_new_tokens=longest + 1)
+    with pytest.raises(ValueError, match=f"^{told}"):
+        summarizer.summarize(["a text"], max_new_tokens=longest + 1)
+    assert summarizer.summarize(["a text"], max_new_tokens=longest, min_new_tokens=longest)
+
+
 def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 

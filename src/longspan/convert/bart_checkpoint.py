@@ -185,8 +185,8 @@ def _check_longer(name: str, positions: int, learned: int, model_type: str, allo
     if positions < learned and not allow_shorter:
         argument = "max_positions" if name == _ENCODER_POSITIONS else "max_decoder_positions"
         raise ValueError(
-            f"{argument} is {positions} but the {model_type} model has {learned} already; ask for at least as many, "
-            "or pass allow_shorter=True to drop the last ones"
+            f"{argument} is {positions} but the {model_type} model has {learned} already; ask for at least as many; "
+            "lengthen_bart(..., allow_shorter=True) drops the last ones"
         )
 
 

@@ -177,7 +177,7 @@ def check_longer(config: PretrainedConfig, learned: int, asked: Lengthening) -> 
     if asked.max_positions < learned and not asked.allow_shorter:
         raise ValueError(
             f"max_positions is {asked.max_positions} but the {config.model_type} model has {learned} "
-            "already; ask for at least as many, or pass allow_shorter=True to drop the last ones"
+            "already; ask for at least as many; lengthen(..., allow_shorter=True) drops the last ones"
         )
 
 

@@ -68,7 +68,9 @@ class SummarizationColumns:
         values, origin = record
         text = self.text or next((name for name in _TEXT_COLUMNS if name in values), None)
         if text is None:
-            raise ValueError(f"{origin} has columns {', '.join(values)}; say which holds the text (text_column)")
+            raise ValueError(
+                f"{origin} has columns {', '.join(values)}; say which holds the text (text_column, --text-column)"
+            )
         summary = self.summary or dict(_KNOWN_COLUMNS).get(text, "summary")
         name = values.get("id", values.get("article_id"))
         return SummarizationExample(

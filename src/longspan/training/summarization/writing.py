@@ -92,7 +92,11 @@ class Summarizer:
             texts: at least one; a blank text has a blank summary.
             queries: what each summary is about; None: everything.
             **generation: what replaces the model's settings, as ``num_beams=4, max_new_tokens=200``.
+
+        Raises:
+            ValueError: as :meth:`check_length`.
         """
+        self.check_length(generation)
         queries = [None] * len(texts) if queries is None else queries
         written = [""] * len(texts)
         real = [number for number, text in enumerate(texts) if text.strip()]
@@ -106,6 +110,19 @@ class Summarizer:
         for number, summary in zip(real, self.decode(ids), strict=True):
             written[number] = summary
         return written
+
+    def check_length(self, generation: dict[str, Any]) -> None:
+        """See that the model has positions for as many tokens as it is to write.
+
+        Raises:
+            ValueError: it hasn't.
+        """
+        asked, (_, longest) = generation.get("max_new_tokens"), position_limits(self.model.config)
+        if asked is not None and longest is not None and asked > longest:
+            raise ValueError(
+                f"max_new_tokens is {asked:,}, but model {self.model.name_or_path!r} writes {longest:,} tokens at "
+                "most; ask for fewer"
+            )
 
     def decode(self, ids: Any) -> list[str]:
         """Summaries of token ids ``[B, T]``."""
@@ -178,6 +195,7 @@ def summarize_files(
         raise FileExistsError(f"{output} exists already; pass force=True (--force) to replace it")
     partial = _Partial(output)
     summarizer = model if isinstance(model, Summarizer) else Summarizer.load(model)
+    summarizer.check_length(generation)
     settings = {
         "model": summarizer.model.name_or_path,
         "max_input_length": summarizer.inputs.max_input_length,
@@ -232,7 +250,8 @@ class _Partial:
 
     def begin(self, settings: dict[str, Any], examples: Iterator[SummarizationExample]) -> int:
         """Take as many examples as there are lines already, and see that they are the ones."""
-        if not self.settings_file.is_file():
+        has_lines = self.lines_file.is_file() and self.lines_file.stat().st_size > 0
+        if not has_lines or not self.settings_file.is_file():  # what failed before its first summary binds nobody
             self.lines_file.unlink(missing_ok=True)
             atomic_text(self.settings_file, json.dumps(settings, default=str), "the settings of the summaries")
             return 0
@@ -243,8 +262,6 @@ class _Partial:
                     f"the summaries for {self.output} were begun with {name} {begun.get(name)!r}, and now it is "
                     f"{value!r}; put it back to go on, or pass force=True (--force) to begin anew"
                 )
-        if not self.lines_file.is_file():
-            return 0
         done = size = 0
         with self.lines_file.open("rb") as stream:
             for line in stream:
