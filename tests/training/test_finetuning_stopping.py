@@ -79,7 +79,7 @@ def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path: Path, longformer_
 def test_numbers_of_the_trainer_are_read_before_the_data(tmp_path: Path, longformer_dir: Path) -> None:
     fields: dict[str, Any] = {"learning_rate": "abc", "optim": "sgd"}
     recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer=fields, train=("gone.jsonl",))
-    with pytest.raises(TypeError, match="^trainer: learning_rate is 'abc'; it must be a finite number"):
+    with pytest.raises(TypeError, match=r"^trainer: learning_rate is 'abc'; it must be a finite number"):
         run(recipe)
     assert trainer_fields({"learning_rate": "3e-5", "eval_accumulation_steps": None, "report_to": "none"}) == {
         "learning_rate": 3e-5,
