@@ -375,3 +375,8 @@ def test_superfluous_weights_are_named(tmp_path: Path, caplog: pytest.LogCapture
     torch.save({**source.state_dict(), "model.extra": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     lengthen_bart(tmp_path, 150)
     assert "no place for 1 of the tensors: extra" in caplog.text
+
+
+def test_a_window_that_stock_refuses_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    lengthen_bart(_source(), 150, [[8, 15, 8, 8], 16])
+    assert "attention_window 15 is odd" in caplog.text

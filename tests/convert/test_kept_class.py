@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor
 
 from longspan.convert import convert_directory, lengthen
+from longspan.models import read_config
 
 SHORT, LONG = 32, 100
 COMMON = {
@@ -108,6 +109,22 @@ def test_a_converted_directory_is_what_lengthen_gives(family: str, tmp_path: Pat
         assert torch.equal(_first(other, batch), _first(opened, batch))
     stock = type(source).from_pretrained(target, attn_implementation="sdpa").eval()  # full attention, if asked for
     assert (_first(stock, batch) - _first(opened, batch)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_again_it_opens_with_its_attention(family: str, tmp_path: Path) -> None:
+    window = None if family == "ModernBert" else 8
+    long = lengthen(_make(family, "ForMaskedLM"), LONG, window)
+    long.save_pretrained(tmp_path / "saved")
+    opened = type(long).from_pretrained(tmp_path / "saved").eval()
+    # As the tools of this package load and save.
+    read = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "saved", config=read_config(tmp_path / "saved"))
+    read.save_pretrained(tmp_path / "again")
+    again = type(long).from_pretrained(tmp_path / "again").eval()
+    batch = _batch(LONG)
+    for model in (opened, again):
+        assert model.config._attn_implementation == "longspan"
+        assert torch.equal(_first(model, batch), _first(long, batch))
 
 
 def test_the_window_is_given_or_512() -> None:

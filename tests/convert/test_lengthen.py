@@ -48,6 +48,18 @@ def test_masked_lm_is_the_source_within_the_window(
         torch.testing.assert_close(real(ours, inputs), real(theirs, inputs), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [15, [14, 16], [15, 14], None])
+def test_a_window_that_stock_refuses_is_told(
+    make_model: Make, batch: Batch, window: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, inputs = make_model(), batch(32)
+    long = lengthen(source, 64, window)
+    told = "attention_window 15 is odd, which stock transformers refuses to compute; 14 is the same window"
+    assert caplog.text.count(told) == (window in (15, [15, 14]))
+    if window == 15:
+        assert torch.equal(long(**inputs).logits, lengthen(source, 64, 14)(**inputs).logits)
+
+
 def test_a_window_too_small_is_seen(make_model: Make, batch: Batch) -> None:
     source, inputs = make_model(), batch(32)
 

@@ -4,14 +4,16 @@ import copy
 import subprocess
 import sys
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 import transformers
 from torch import Tensor, nn
 
-import longspan.integrations  # noqa: F401 - the name is known from here on
 from longspan.attention import AttentionPattern
+from longspan.integrations import attention_interface
+from longspan.integrations.attention_interface import attend
 from tests.models.tiny_models import randomize
 
 LAYERS, HEADS, LENGTH = 3, 3, 29
@@ -34,6 +36,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "camembert": ("Camembert", SIZES),
     "electra": ("Electra", {**SIZES, "embedding_size": 16}),
     "modernbert": ("ModernBert", {**SIZES, **IDS, "local_attention": 12, "global_attn_every_n_layers": 3}),
+    "eurobert": ("EuroBert", {**SIZES, **IDS, "num_key_value_heads": 1, "mask_token_id": 3}),  # keys of all heads
     "bart": (
         "Bart",
         {
@@ -82,8 +85,8 @@ def _attention_modules(model: Any, family: str) -> list[nn.Module]:
     """The self-attention modules of the encoder, in order."""
     if family == "modernbert":
         return [layer.attn for layer in model.layers]
-    if family == "bart":
-        return [layer.self_attn for layer in model.encoder.layers]
+    if family in ("bart", "eurobert"):
+        return [layer.self_attn for layer in (model.encoder if family == "bart" else model).layers]
     return [layer.attention.self for layer in model.encoder.layer]
 
 
@@ -253,6 +256,99 @@ def test_refusals() -> None:
         model(**batch, global_attention_mask=torch.ones(3, 28))
     with pytest.raises(ValueError, match=r"takes an attention_mask \[B, N\]"):
         model(batch["input_ids"], attention_mask=torch.zeros(3, 1, LENGTH, LENGTH))
+
+
+def test_the_mask_that_is_too_short_is_called_as_its_user_calls_it() -> None:
+    model = _build("bert", attention_window=4)
+    model.set_attn_implementation("longspan")
+    out = torch.zeros(3, LENGTH, 24).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    module = model.encoder.layer[0].attention.self
+    with pytest.raises(ValueError, match=r"attention_mask \[B, N\] = \[3, 29\] that marks padding, got shape \[3, 9\]"):
+        attend(module, out, out, out, torch.ones(3, 9, dtype=torch.bool))
+
+
+T5 = {"vocab_size": 61, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": LAYERS, "num_heads": HEADS}
+BOTH_SIDES = {
+    "vocab_size": 61,
+    "d_model": 24,
+    **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in
+       (("layers", 1), ("attention_heads", HEADS), ("ffn_dim", 40))},
+    "num_experts": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "told"),
+    [
+        ("T5EncoderModel", T5, "can't compute T5Attention: it attends with position_bias"),
+        ("T5Model", T5, "can't compute T5Attention: it attends with position_bias"),
+        ("PegasusXModel", BOTH_SIDES, "leaves this PegasusXAttention full attention, by 'sdpa'"),
+        ("NllbMoeModel", BOTH_SIDES, "leaves this NllbMoeAttention full attention, by 'sdpa'"),
+    ],
+)
+def test_attention_of_another_arithmetic_is_refused(name: str, sizes: dict[str, Any], told: str) -> None:
+    config = getattr(transformers, name.replace("EncoderModel", "Model").replace("Model", "Config"))
+    model = getattr(transformers, name)(config(**sizes, attention_window=64))
+    model.set_attn_implementation("longspan")
+    ids = torch.arange(3, 12)[None]
+    with pytest.raises(ValueError, match=told):
+        model(ids, **({} if "Encoder" in name else {"decoder_input_ids": ids}))
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "sinks"])
+def test_arguments_that_change_scores_are_refused(name: str) -> None:
+    module = _build("bert", attention_window=64).encoder.layer[0].attention.self
+    heads = torch.randn(1, HEADS, LENGTH, 8)
+    arguments: dict[str, Any] = {name: None}
+    attend(module, heads, heads, heads, None, **arguments)
+    with pytest.raises(ValueError, match=f"BertSelfAttention: it attends with {name}"):
+        attend(module, heads, heads, heads, None, **{**arguments, name: 1.0})
+
+
+def test_a_text_model_that_says_only_in_the_call_that_it_is_causal() -> None:
+    config = transformers.CLIPTextConfig(
+        vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=HEADS, intermediate_size=40,
+        attention_window=64, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.CLIPTextModel(config).eval()
+    randomize(model)
+    ids = torch.randint(3, 61, (2, LENGTH))
+    theirs = model(ids).last_hidden_state
+    model.set_attn_implementation("longspan")
+    torch.testing.assert_close(model(ids).last_hidden_state, theirs, rtol=1e-4, atol=1e-5)
+    other = torch.cat([ids[:, :20], ids[:, 20:].flip(1)], 1)
+    torch.testing.assert_close(model(other).last_hidden_state[:, :20], theirs[:, :20], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_asked_for_are_said_to_be_missing() -> None:
+    module = _build("bert", attention_window=64).encoder.layer[0].attention.self
+    heads = torch.randn(1, HEADS, LENGTH, 8)
+    warning = MagicMock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_interface._log, "warning_once", warning)
+        attend(module, heads, heads, heads, None)
+        warning.assert_not_called()
+        attend(module, heads, heads, heads, None, output_attentions=True)
+    warning.assert_called_once_with("attn_implementation='longspan' gives no attention weights; use 'eager' for them")
+
+
+def test_a_decoder_compiles_to_one_graph() -> None:
+    model = _build("bert", attention_window=8, is_decoder=True)
+    model.set_attn_implementation("longspan")
+    ids = _batch()["input_ids"]
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        compiled(ids, use_cache=False).last_hidden_state, model(ids, use_cache=False).last_hidden_state
+    )
+
+
+def test_the_module_may_be_what_imports_transformers() -> None:
+    program = """
+import transformers, longspan
+import longspan.integrations.attention_interface
+assert "longspan" in transformers.AttentionInterface._global_mapping
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_a_decoder_with_a_window_of_its_own_is_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 import transformers
 from tiny_models import build_ours, build_stock, make_batch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForMultipleChoice, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 import longspan
 from longspan import AutoModelForSequentialSentenceClassification, add_remote_code
@@ -176,6 +176,25 @@ def test_the_authors_multiple_choice_opens(tmp_path: Path, attentive: bool, give
     again.save_pretrained(tmp_path / "saved")
     saved = LongformerForMultipleChoice.from_pretrained(tmp_path / "saved")
     torch.testing.assert_close(saved(**batch).logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_sentence_length": 8}], ids=["whole", "segments"])
+@pytest.mark.parametrize("named", [False, True], ids=["directory", "auto"])
+def test_multiple_choice_begins_with_a_bare_base(tmp_path: Path, fields: dict[str, Any], named: bool) -> None:
+    base = build_ours("Model", **fields)
+    base.save_pretrained(tmp_path)
+    if named:
+        longspan.register()
+    try:
+        opening = AutoModelForMultipleChoice if named else LongformerForMultipleChoice
+        model, report = opening.from_pretrained(tmp_path, output_loading_info=True)
+    finally:
+        longspan.register(False)
+    assert type(model) is LongformerForMultipleChoice
+    assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+    assert not report["unexpected_keys"]
+    assert (model.config.pooling, model.config.global_attention_policy) == (None, None)
+    torch.testing.assert_close(model.get_parameter("longformer.pooler.dense.weight"), base.pooler.dense.weight)
 
 
 def test_segments_of_an_unknown_length_are_refused(tmp_path: Path) -> None:

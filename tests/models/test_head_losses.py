@@ -190,6 +190,16 @@ def test_wrong_labels_of_questions_and_choices() -> None:
         choice()
 
 
+@pytest.mark.parametrize("head", [CLASSES, TOKENS, SENTENCES, QUESTION, CHOICE])
+def test_labels_that_are_no_tensor(head: str) -> None:
+    model = build_ours(head, num_labels=3, segment_length=8)
+    names = ["start_positions", "end_positions"] if head == QUESTION else ["labels"]
+    inputs = {key: value[None] for key, value in INPUTS.items()} if head == CHOICE else INPUTS
+    for wrong in ([0, 1], "court"):
+        with pytest.raises(TypeError, match=rf"{names[0]} must be a tensor, got (list|str); make one with"):
+            model(**inputs, **dict.fromkeys(names, wrong))
+
+
 def test_refused_labels_decide_nothing() -> None:
     model = build_ours(CLASSES, num_labels=3)
     with pytest.raises(ValueError, match="multi_label_classification"):

@@ -252,6 +252,16 @@ def test_questions_whatever_the_configurations_number_of_labels(num_labels: int,
     torch.testing.assert_close(stock(**inputs).loss, model(**inputs).loss, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", ["Model", "ForMaskedLM", "ForQuestionAnswering"])
+def test_an_attention_that_is_set_chooses_nothing(head: str) -> None:
+    """As in stock transformers, for the encoder and all heads."""
+    model, stock = build_ours(head), build_stock(head)
+    for name in ("sdpa", "eager", "longspan"):
+        stock.set_attn_implementation(name)
+        model.set_attn_implementation(name)
+        assert model.config._attn_implementation == stock.config._attn_implementation
+
+
 def test_answers_outside_the_text_are_no_labels() -> None:
     """Hugging Face's trains a negative position towards token 0, and gives NaN where all are outside."""
     model = build_ours("ForQuestionAnswering")

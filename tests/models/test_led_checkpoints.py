@@ -104,6 +104,40 @@ def test_resized_vocabulary(change: int, tmp_path: Path) -> None:
     torch.testing.assert_close(stock(**inputs).logits, after, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", CLASSES)
+@pytest.mark.parametrize("change", [7, -5])
+def test_resized_vocabulary_of_embeddings_that_are_not_tied(head: str, change: int, tmp_path: Path) -> None:
+    """Stock puts the unused table in place of both stacks' own, and saves one of the three."""
+    model = build_ours(head, tie_word_embeddings=False)
+    size = SIZES["vocab_size"] + change
+    kept = min(size, SIZES["vocab_size"])
+    inputs = {key: value.clamp(max=kept - 1) for key, value in INPUTS.items()}
+    before = model(**inputs)[0]
+    model.resize_token_embeddings(size)
+    after = model(**inputs)[0]
+    torch.testing.assert_close(*((after[..., :kept], before[..., :kept]) if "Generation" in head else (after, before)))
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(_load(CLASSES[head], tmp_path)(**inputs)[0], after)
+    stock = _load(getattr(transformers, f"LED{head}"), tmp_path)
+    torch.testing.assert_close(stock(**inputs)[0], after, atol=1e-5, rtol=1e-5)
+
+
+def test_given_embeddings_are_read_and_saved_tied_or_not(tmp_path: Path) -> None:
+    for tied in (True, False):
+        model = build_ours(tie_word_embeddings=tied)
+        table = torch.nn.Embedding(70, SIZES["d_model"])
+        model.set_input_embeddings(table)
+        for stack in (model.encoder, model.decoder):
+            torch.testing.assert_close(stack.embed_tokens.weight, table.weight)
+            assert (stack.embed_tokens is table) == tied
+        model.config.vocab_size = 70
+        model.save_pretrained(tmp_path / str(tied))
+        torch.testing.assert_close(_load(LEDModel, tmp_path / str(tied))(**INPUTS)[0], model(**INPUTS)[0])
+    encoder = model.get_encoder()
+    encoder.resize_token_embeddings(75)
+    assert encoder.embed_tokens.num_embeddings == 75
+
+
 def test_from_a_stock_configuration_and_in_bfloat16(tmp_path: Path) -> None:
     ours = LEDForConditionalGeneration(transformers.LEDConfig(**SIZES))
     assert type(ours.config).__module__.startswith("longspan")

@@ -41,6 +41,18 @@ def test_training_step_in_one_graph(default_global: bool) -> None:
         )
 
 
+@pytest.mark.parametrize("head", ["Model", "ForConditionalGeneration"])
+def test_exports_without_a_cache(head: str) -> None:
+    model = build_ours(head, encoder_layers=1, decoder_layers=1)
+    inputs = {**TEXTS, **make_targets([9, 9])}
+    with torch.no_grad():
+        exported = torch.export.export(model, (), inputs, strict=False).module()(**inputs)
+        expected = model(**inputs)
+    torch.testing.assert_close(exported[0], expected[0], atol=1e-5, rtol=1e-5)
+    assert exported.get("past_key_values") is None
+    assert expected.past_key_values is not None
+
+
 def test_decoding_step_in_one_graph_for_all_steps() -> None:
     model = build_ours("ForConditionalGeneration", decoder_layers=2)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from tiny_led import SIZES, build_ours
 from tiny_models import make_batch
 from torch import Tensor
 
-from longspan.models import LEDForSequenceClassification
+from longspan.models import LEDConfig, LEDForQuestionAnswering, LEDForSequenceClassification
 
 EOS = 2
 
@@ -22,6 +22,14 @@ def _texts(lengths: list[int], left: bool = False) -> dict[str, Tensor]:
     for row, length in enumerate(lengths):
         batch["input_ids"][row, -1 if left else length - 1] = EOS
     return batch
+
+
+def test_questions_whatever_the_configurations_number_of_labels() -> None:
+    config = LEDConfig(**SIZES, num_labels=5)
+    model = LEDForQuestionAnswering(config)
+    assert (config.num_labels, model.config.num_labels) == (5, 2)
+    assert len(model.config.id2label) == 2
+    assert model.get_encoder().config is model.config
 
 
 def _build(**fields: Any) -> Any:

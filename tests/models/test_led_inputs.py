@@ -43,6 +43,12 @@ TARGET = {"decoder_input_ids": ONES[:, :4] * 5}
             ValueError,
             r"81 tokens, .* for 80; .* longspan\.lengthen",
         ),
+        (
+            {"input_ids": ONES[:, :1].repeat(1, 60)},
+            ValueError,
+            "the text has 60 tokens, .* the decoder reads it too, but has positions for 48; .*max_decoder_positions",
+        ),
+        ({"input_ids": [[3, 4]]}, TypeError, r"input_ids must be a tensor \[B, N\], got list"),
         ({"inputs_embeds": torch.zeros(2, 12, 23), **TARGET}, ValueError, r"\[B, N, 24\] .* got \[2, 12, 23\]"),
     ],
 )
@@ -59,6 +65,14 @@ def test_a_cache_that_is_full_is_refused() -> None:
         model(IDS, decoder_input_ids=ONES[:, :1], past_key_values=output.past_key_values)
 
 
+def test_a_static_cache_writes_no_further_than_there_are_positions() -> None:
+    model = build_ours("ForConditionalGeneration")
+    long = {"max_new_tokens": 60, "min_new_tokens": 60}
+    for given in ({}, {"cache_implementation": "static"}):
+        with pytest.raises(ValueError, match="the target has 49 tokens"):
+            model.generate(IDS, **long, **given)
+
+
 def test_misspelt_arguments_are_refused() -> None:
     for head in ("Model", "ForConditionalGeneration", "ForQuestionAnswering", "ForSequenceClassification"):
         with pytest.raises(TypeError, match="globl_attention_mask"):
@@ -73,6 +87,12 @@ def test_labels_are_checked() -> None:
         model(IDS, labels=ONES * 61)
     with pytest.raises(ValueError, match=r"labels must have shape \[B, T\], got \[12\]"):
         model(IDS, labels=IDS[0])
+    for given in ({}, {"decoder_input_ids": IDS}):
+        with pytest.raises(ValueError, match="labels must be integers, the index of a token each"):
+            model(IDS, labels=IDS.float(), **given)
+        with pytest.raises(TypeError, match="labels must be a tensor, got list"):
+            model(IDS, labels=IDS.tolist(), **given)
+    torch.testing.assert_close(model(IDS, labels=IDS.int()).loss, model(IDS, labels=IDS).loss)
 
 
 def test_start_token_is_needed() -> None:
@@ -92,6 +112,11 @@ def test_start_token_is_needed() -> None:
         ({"attention_dilation": 0}, ValueError, "attention_dilation must be >= 1, got 0"),
         ({"d_model": 25}, ValueError, "d_model must be a multiple of encoder_attention_heads, got 25 and 3"),
         ({"decoder_attention_heads": 5}, ValueError, "multiple of decoder_attention_heads, got 24 and 5"),
+        ({"activation_function": "foo"}, ValueError, "activation_function must be one of 'gelu', .* got 'foo'"),
+        ({"max_decoder_position_embeddings": 0}, ValueError, "max_decoder_position_embeddings must be >= 1, got 0"),
+        ({"vocab_size": 0}, ValueError, "vocab_size must be >= 1, got 0"),
+        ({"pad_token_id": 61}, ValueError, r"pad_token_id must be within the vocabulary, 0 \.\. 60 .*, got 61"),
+        ({"encoder_layers": -1}, ValueError, "encoder_layers must be >= 0, got -1"),
         ({"attention_backend": "fast"}, ValueError, "attention_backend must be one of .*, got 'fast'"),
     ],
 )

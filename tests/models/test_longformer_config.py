@@ -52,6 +52,12 @@ def test_dilation_takes_the_same_forms(dilation: Any, expected: list[Any]) -> No
         ({"attention_dilation": 0}, ValueError, "attention_dilation must be >= 1, got 0"),
         ({"attention_dilation": [1, [1, 2]]}, ValueError, "attention_dilation of layer 1 has 2 entries for 3 heads"),
         ({"num_attention_heads": 5}, ValueError, "hidden_size must be a multiple of num_attention_heads, got 24 and 5"),
+        ({"hidden_act": "foo"}, ValueError, "hidden_act must be one of 'gelu', .* got 'foo'"),
+        ({"max_position_embeddings": 0}, ValueError, "max_position_embeddings must be >= 1, got 0"),
+        ({"max_position_embeddings": 2}, ValueError, "max_position_embeddings must be >= 3, got 2: the first token's"),
+        ({"vocab_size": 0}, ValueError, "vocab_size must be >= 1, got 0"),
+        ({"pad_token_id": 61}, ValueError, r"pad_token_id must be within the vocabulary, 0 \.\. 60 .*, got 61"),
+        ({"num_hidden_layers": -1}, ValueError, "num_hidden_layers must be >= 0, got -1"),
         ({"attention_backend": "fast"}, ValueError, "attention_backend must be one of 'auto', .* got 'fast'"),
     ],
 )

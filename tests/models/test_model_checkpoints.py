@@ -139,6 +139,23 @@ def test_dtype_on_loading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [7, -5])
+def test_resized_vocabulary_of_an_untied_head(change: int, tmp_path: Path) -> None:
+    """Stock leaves a bias of the old size, which nobody can open."""
+    model = build_ours("ForMaskedLM", tie_word_embeddings=False)
+    size = SIZES["vocab_size"] + change
+    inputs = INPUTS | {"input_ids": INPUTS["input_ids"].clamp(max=min(size, 61) - 1)}
+    before = model.lm_head.bias[:size].detach()
+    model.resize_token_embeddings(size)
+    assert model.lm_head.bias.shape == model.lm_head.decoder.bias.shape == (size,)
+    torch.testing.assert_close(model.lm_head.bias[:61], before)
+    model.save_pretrained(tmp_path)
+    for opening in (LongformerForMaskedLM, transformers.LongformerForMaskedLM):
+        again, info = _load(opening, tmp_path)
+        assert not info["missing_keys"]
+        torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [7, -5])
 def test_resized_vocabulary_stays_tied_and_saves(change: int, tmp_path: Path) -> None:
     model = build_ours("ForMaskedLM")
     size = SIZES["vocab_size"] + change

@@ -18,6 +18,8 @@ ONES = torch.ones(2, 12, dtype=torch.long)
         ({"input_ids": IDS, "inputs_embeds": torch.zeros(2, 12, 24)}, ValueError, "not both"),
         ({"input_ids": IDS[0]}, ValueError, r"input_ids must have shape \[B, N\], got \[12\]"),
         ({"input_ids": IDS.float()}, TypeError, "input_ids must be integers, got float32"),
+        ({"input_ids": IDS.to(torch.uint8)}, TypeError, r"must be int64 or int32, got uint8; convert .* \.long\(\)"),
+        ({"input_ids": IDS, "token_type_ids": ONES.short()}, TypeError, "token_type_ids must be int64 .* got int16"),
         ({"input_ids": IDS.tolist()}, TypeError, r"input_ids must be a tensor \[B, N\], got list"),
         ({"input_ids": IDS[:, :0]}, ValueError, r"input_ids is empty, with shape \[2, 0\]"),
         ({"input_ids": IDS[:0]}, ValueError, r"input_ids is empty, with shape \[0, 12\]"),
@@ -38,6 +40,9 @@ ONES = torch.ones(2, 12, dtype=torch.long)
         ),
         ({"input_ids": IDS, "attention_mask": ONES[:, None].repeat(1, 12, 1)}, ValueError, r"got \[2, 12, 12\]"),
         ({"input_ids": IDS, "attention_mask": (ONES - 1) * 1.0 - 1e9}, ValueError, "as an additive mask does"),
+        ({"input_ids": IDS, "attention_mask": (ONES - 1) - 10000 * IDS.lt(20)}, ValueError, "as an additive mask does"),
+        ({"input_ids": IDS, "attention_mask": ONES * torch.nan}, ValueError, "1 for tokens, but holds NaN"),
+        ({"input_ids": IDS, "global_attention_mask": -ONES.int()}, ValueError, "global_attention_mask .* negative"),
         ({"input_ids": IDS, "attention_mask": ONES.tolist()}, TypeError, "attention_mask must be a tensor"),
         ({"input_ids": IDS, "attention_mask": ONES.to("meta")}, ValueError, "is on meta but the input is on cpu"),
         ({"input_ids": IDS, "global_attention_mask": ONES[:1]}, ValueError, r"global_attention_mask .* got \[1, 12\]"),
@@ -63,6 +68,11 @@ def test_labels_are_checked() -> None:
         model(IDS, labels=IDS[:, :5])
     with pytest.raises(ValueError, match=r"labels hold 61, neither a token in 0 \.\. 60 nor -100"):
         model(IDS, labels=ONES * 61)
+    with pytest.raises(ValueError, match=r"labels must be integers, the index of a token each, got torch\.float32"):
+        model(IDS, labels=IDS.float())
+    with pytest.raises(TypeError, match="labels must be a tensor, got list; make one with"):
+        model(IDS, labels=IDS.tolist())
+    torch.testing.assert_close(model(IDS, labels=IDS.int()).loss, model(IDS, labels=IDS).loss)
 
 
 @pytest.mark.parametrize("as_embeddings", [False, True])

@@ -135,6 +135,9 @@ def test_refusals(tokenizer: PreTrainedTokenizerBase) -> None:
             pipe(LONG, max_length=500)
         with pytest.raises(ValueError, match="stride is 126"):
             pipe(LONG, stride=126)
+        for stride in (-3, 9999):
+            with pytest.raises(ValueError, match=f"stride is {stride:,}, .* must be at least 0 and less than a window"):
+                pipe("a short text", stride=stride)
 
 
 def _assert_alike(one: Any, other: Any) -> None:

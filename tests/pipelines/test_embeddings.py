@@ -124,6 +124,8 @@ def test_refusals(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
         _embedder(tokenizer, global_attention_policy="clss")
     with pytest.raises(ValueError, match=r"max_length is 4,096.*at most 128"):
         _embedder(tokenizer, max_length=4096)
+    with pytest.raises(ValueError, match=r"stride is -3, .* at least 0 and less than a window, which has 128"):
+        _embedder(tokenizer, stride=-3)
     with pytest.raises(TypeError, match="document 1 must be a string, got int"):
         _embedder(tokenizer).encode(["a", 3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="documents must be a string or several, got int"):

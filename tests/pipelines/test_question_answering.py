@@ -231,3 +231,6 @@ def test_refusals(tokenizer: PreTrainedTokenizerBase) -> None:
         pipe(question=QUESTION, context=SHORT, max_seq_len=4096)
     with pytest.raises(ValueError, match="stride is 128"):
         pipe(question=QUESTION, context=LONG, doc_stride=128)
+    for stride in (-1, 9999):
+        with pytest.raises(ValueError, match=f"doc_stride is {stride:,}, .* at least 0 and less than a window"):
+            pipe(question=QUESTION, context=SHORT, doc_stride=stride)

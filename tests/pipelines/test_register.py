@@ -94,7 +94,22 @@ def test_undone_it_leaves_no_trace() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_other_pipelines_are_left_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    features = pipeline("feature-extraction", model=build_ours(vocab_size=len(tokenizer)), tokenizer=tokenizer)
+    assert type(features) is transformers.FeatureExtractionPipeline
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_mask_in_a_long_text_is_refused_by_the_model_alone(
+    tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer.deprecation_warnings.clear()  # what has been warned of once isn't again
     model = build_ours("ForMaskedLM", vocab_size=len(tokenizer))
-    fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
-    assert type(fill) is transformers.FillMaskPipeline
-    assert len(fill("the <mask> court")) == 5
+    fill, stock = pipeline("fill-mask", model=model, tokenizer=tokenizer), transformers.FillMaskPipeline
+    assert fill("the <mask> court") == stock(model=model, tokenizer=tokenizer)("the <mask> court")
+    transformers.utils.logging.enable_propagation()
+    try:
+        with pytest.raises(ValueError, match="this model has positions for 128"):
+            fill(f"<mask> {LONG}")
+    finally:
+        transformers.utils.logging.disable_propagation()
+    assert not caplog.records

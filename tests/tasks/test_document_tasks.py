@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longspan.models import LongformerForSequenceClassification
 from longspan.tasks.documents import DocumentLayout, LabelledText, split_by_seed
-from longspan.tasks.hyperpartisan import clean_article, read_hyperpartisan, split_hyperpartisan
+from longspan.tasks.hyperpartisan import clean_article, find_hyperpartisan, read_hyperpartisan, split_hyperpartisan
 from longspan.tasks.imdb import read_imdb, split_imdb
 
 ARTICLES = """<?xml version="1.0" encoding="UTF-8"?><articles>
@@ -159,3 +159,22 @@ def test_layout_and_model(words: PreTrainedTokenizerBase, build: Any) -> None:
     assert torch.isfinite(loss)
     with pytest.raises(ValueError, match="max_length is 2; use at least 3"):
         DocumentLayout(words, max_length=2)
+
+
+def test_articles_of_hyperpartisan_are_found(tmp_path: Path) -> None:
+    articles, truth = tmp_path / "articles-1.xml", tmp_path / "ground-truth-1.xml"
+    for name, kind, message in [
+        (
+            "nowhere",
+            FileNotFoundError,
+            "nowhere does not exist; name the folder of the official XML files, or articles-",
+        ),
+        (".", FileNotFoundError, "holds 0 files articles-"),
+    ]:
+        with pytest.raises(kind, match=message):
+            find_hyperpartisan(tmp_path / name)
+    articles.touch()
+    assert find_hyperpartisan(tmp_path) == find_hyperpartisan(articles) == (articles, truth)
+    truth.touch()
+    with pytest.raises(ValueError, match=r"ground-truth-1.xml is not named articles-"):
+        find_hyperpartisan(truth)

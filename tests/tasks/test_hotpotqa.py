@@ -1,6 +1,7 @@
 """HotpotQA from the official file through both stages to predictions and the official scores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from longspan.tasks import hotpotqa, hotpotqa_metric
-from longspan.tasks.hotpotqa import HotpotLayout, HotpotQuestion, read_hotpotqa
+from longspan.tasks.hotpotqa import HotpotLayout, HotpotQuestion, Paragraph, read_hotpotqa
 from longspan.tasks.hotpotqa_decoding import decode_evidence, decode_hotpotqa, select_paragraphs
 from longspan.tasks.hotpotqa_metric import HotpotPrediction, evaluate_hotpotqa
 from longspan.tasks.hotpotqa_model import LongformerForHotpotQA
@@ -143,6 +144,13 @@ def test_what_does_not_fit_is_counted(
     assert [paragraph.title for paragraph in short.question.paragraphs] == ["Court", "Goods"]
     assert short.paragraph_labels == (1, 0)
     assert short.answer_type == 0  # the occurrence outside the evidence is the only one left
+    empty = replace(questions[0], paragraphs=(Paragraph(title="Court", sentences=()),))
+    with pytest.raises(ValueError, match="question 5a8b: none of its paragraphs has a sentence"):
+        layout.encode(empty)
+    endless = replace(questions[0], paragraphs=(*empty.paragraphs, Paragraph(title="Law", sentences=("law " * 900,))))
+    reason = r"question 5a8b: the question takes \d\d of max_length 512 .* the first sentence 9\d\d, which don't fit"
+    with pytest.raises(ValueError, match=reason):
+        layout.encode(endless)
     with pytest.raises(ValueError, match=r"question 5a8b: the question takes \d+ of max_length 10 tokens"):
         HotpotLayout(words, max_length=10).encode(questions[0])
 

@@ -42,6 +42,8 @@ def test_wikihop(tmp_path: Path) -> None:
     (question,) = read("wikihop", source)
     assert (question.candidates, question.label) == (("b", "c"), 1)
     assert read("wikihop", source, "test")[0].answer is None
+    with pytest.raises(ValueError, match=r"hub:.*d: 'WH_0' has no answer, so it can't be scored; take it out, or name"):
+        TASKS["wikihop"]().read_all([source], "test")
 
 
 def test_hotpotqa(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Every published task from official files to a trained model, official scores and official predictions."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from longspan.models import LongformerConfig, LongformerForMaskedLM
 from longspan.tasks.coreference import read_conll
 from longspan.tasks.hotpotqa_metric import read_hotpotqa_predictions
 from longspan.tasks.registry import TASKS, find_task
-from longspan.training.tasks import TaskPlan, finetune_task, make_task_plan
+from longspan.training.tasks import TaskPlan, finetune_task, make_task_plan, run
 from longspan.training.tasks.prediction import evaluate_official, predict_official
+from longspan.training.tasks.saved import SavedTask
 
 pytest.importorskip("accelerate")
 pytest.importorskip("sklearn")
@@ -63,6 +66,11 @@ def make_plan(folder: Path, base: Path, task: str, **changes: Any) -> TaskPlan:
     elif task not in ("imdb", "hyperpartisan"):
         values["eval"] = [str(official_files.write(folder / "data", task, 4, seed=1))]
     return make_task_plan(values, "the test")
+
+
+def with_sources(plan: TaskPlan, role: str, *sources: Path) -> TaskPlan:
+    changes: dict[str, Any] = {role: tuple(map(str, sources))}
+    return replace(plan, **changes)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
@@ -184,6 +192,7 @@ def test_plans_say_what_is_wrong(tmp_path: Path, base: Path) -> None:
         ),
         ({"evidence": "x"}, ValueError, "task 'wikihop' has no field 'evidence'"),
         ({"epochs": "many"}, TypeError, "epochs is 'many'; it must be a whole number"),
+        ({"seeds": [2**32]}, ValueError, "seeds is 4294967296; it must be from 0 to 4294967295"),
         ({"micro_batch": 3}, ValueError, "batch_size is 32, which micro_batch 3 doesn't divide"),
         ({"task": "wikihopp"}, ValueError, "there is no task 'wikihopp'; did you mean wikihop?"),
         ({"trainer": {"seed": 3}}, ValueError, "trainer holds 'seed', which the recipe decides itself"),
@@ -205,3 +214,112 @@ def test_models_of_other_kinds_are_refused(tmp_path: Path, base: Path) -> None:
         evaluate_official(base, [tmp_path / "x.json"])
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere holds no config.json, so it is no model"):
         finetune_task(make_plan(tmp_path, tmp_path / "nowhere", "wikihop"), progress=False)
+
+
+def test_an_id_stands_in_one_source_of_a_set(tmp_path: Path, base: Path) -> None:
+    first, again, other = (official_files.write(tmp_path / name, "wikihop", 3) for name in ("a", "b", "c"))
+    entries = json.loads(other.read_text())
+    other.write_text(json.dumps([{**entry, "id": f"other {number}"} for number, entry in enumerate(entries)]))
+    task = TASKS["wikihop"]()
+    assert len(task.read_all([str(first), str(other)], "eval")) == 6
+    for sources, message in [
+        ([first, other, again], f"{first} and {again} both hold the id 'WH_0_0'; ids must be unique in all sources"),
+        ([first, first], f"{first} is named twice; name each source once"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            task.read_all([str(source) for source in sources], "eval", with_targets=False)
+    plan = make_plan(tmp_path, base, "wikihop")
+    for role in ("train", "eval", "test"):
+        with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
+            finetune_task(with_sources(plan, role, first, again), progress=False)
+    SavedTask(task=task, max_length=256).save(tmp_path)
+    with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
+        evaluate_official(tmp_path, [first, again], progress=False)
+    with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
+        predict_official(tmp_path, [first, again], tmp_path / "x.json", progress=False)
+
+
+@pytest.mark.parametrize("task", ["imdb", "hyperpartisan"])
+def test_drawn_sets_have_an_id_once_too(tmp_path: Path, task: str) -> None:
+    sources = [str(official_files.write(tmp_path / name, task, 10)) for name in ("a", "b")]
+    with pytest.raises(ValueError, match=r"a/.* and .*b/.* both hold the id '(train/neg/0_2|00000)'"):
+        TASKS[task]().draw(sources, 1)
+
+
+def test_questions_of_both_domains_of_triviaqa_are_apart(tmp_path: Path) -> None:
+    """A question may stand in both, where its answers are kept under other keys."""
+    wikipedia = official_files.write(tmp_path, "triviaqa", 2)
+    web = wikipedia.with_name("web.json")
+    web.write_text(wikipedia.read_text().replace('"Wikipedia"', '"Web"'))
+    assert len(TASKS["triviaqa"]().read_all([str(wikipedia), str(web)], "train")) == 4
+
+
+TARGETS = {"wikihop": "answer", "hotpotqa": "answer with evidence", "triviaqa": "answer", "quality": "label"}
+
+
+@pytest.mark.parametrize("role", ["train", "eval", "test"])
+@pytest.mark.parametrize("task", [*TARGETS, "coreference"])
+def test_what_has_no_target_is_refused_before_training(tmp_path: Path, base: Path, task: str, role: str) -> None:
+    plan = make_plan(tmp_path, base, task)
+    bare = official_files.write(tmp_path / "bare", task, 2, seed=2)
+    targets = r'"(answer|supporting_facts|Answer|gold_label)"|(?<=\* )\(?\d\)?$'
+    bare.write_text(re.sub(targets, lambda found: '"was"' if found[1] else "-", bare.read_text(), flags=re.MULTILINE))
+    use = "learnt from" if role == "train" else "scored"
+    message = f"{bare}: '.*' has no {TARGETS.get(task)}, so it can't be {use}; take it out"
+    if task == "coreference":
+        message = f"no item of {bare} has a cluster of mentions, so it can't be {use}; name annotated data"
+    with pytest.raises(ValueError, match=message):
+        finetune_task(with_sources(plan, role, bare), progress=False)
+    assert not (tmp_path / "run").exists()
+    assert plan.task.read_all([str(bare)], "eval", with_targets=False)  # to predict
+
+
+def test_the_model_is_there_when_its_test_fails(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(tmp_path, base, "wikihop")
+    monkeypatch.setattr(type(plan.task), "write", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    with pytest.raises(OSError, match="no room"):
+        finetune_task(plan, progress=False)
+    assert 0 <= evaluate_official(tmp_path / "run" / "seed-1" / "model", plan.eval, progress=False)["accuracy"] <= 1
+
+
+def test_texts_are_looked_at_before_training(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any, **__: Any) -> None:
+        raise AssertionError("the training began")
+
+    monkeypatch.setattr(run, "TaskTrainer", train)
+    plan = make_plan(tmp_path / "trivia", base, "triviaqa")
+    document = tmp_path / "trivia" / "data" / "evidence" / "wikipedia" / "e0_5.txt"
+    document.write_bytes("the café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"e0_5.txt line 1 is not UTF-8"):
+        finetune_task(plan, progress=False)
+    document.write_text("the buyer")
+    with pytest.raises(AssertionError, match="the training began"):  # one text without the answer may be
+        finetune_task(plan, progress=False)
+    trained = Path(plan.train[0])
+    trained.write_text(trained.read_text().replace("eller", "aler"))
+    with pytest.raises(ValueError, match=r"wikipedia0.json: no text, as far as it is read, holds the answer"):
+        finetune_task(replace(plan, output_dir=str(tmp_path / "other")), progress=False)
+    document.unlink()
+    with pytest.raises(FileNotFoundError, match=r"e0_5.txt, a document of TriviaQA, does not exist"):
+        finetune_task(plan, progress=False)
+    plan = make_plan(tmp_path / "hotpot", base, "hotpotqa")
+    entries = json.loads(Path(plan.train[0]).read_text())
+    entries[3]["context"][0][1][0] = "seller " * 300
+    Path(plan.train[0]).write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"question 0_3: .* of max_length 256 .* the first sentence 30\d"):
+        finetune_task(plan, progress=False)
+
+
+def test_a_full_disk_leaves_no_torn_checkpoint(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    plan = make_plan(tmp_path, base, "wikihop")
+    with monkeypatch.context() as patch:
+        patch.setattr(run.TaskTrainer, "_save_optimizer_and_scheduler", full)
+        with pytest.raises(
+            OSError, match=r"the checkpoint of step 3 could not be written to .*No space left on device"
+        ):
+            finetune_task(plan, progress=False)
+    assert not list((tmp_path / "run" / "seed-1" / "checkpoints").iterdir())
+    assert finetune_task(plan, progress=False).seeds

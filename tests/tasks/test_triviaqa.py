@@ -130,8 +130,14 @@ def test_malformed_files_are_one_sentence(tmp_path: Path, changes: dict[str, Any
 
 def test_missing_evidence_is_one_sentence(tmp_path: Path, words: PreTrainedTokenizerBase) -> None:
     (question,) = read_triviaqa(write(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"wikipedia/Contract.txt does not exist; name a file of TriviaQA evid"):
-        TriviaQALayout(words).encode_question(question, tmp_path)
+    layout = TriviaQALayout(words)
+    with pytest.raises(
+        FileNotFoundError, match=r"wikipedia/Contract.txt, a document of TriviaQA, does not exist; unpack"
+    ):
+        layout.encode_question(question, tmp_path)
+    (tmp_path / "wikipedia" / "Contract.txt").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"wikipedia/Contract.txt, a document of TriviaQA, is a folder; unpack"):
+        layout.encode_question(question, tmp_path)
 
 
 def test_layout_has_one_separator_and_a_global_question(words: PreTrainedTokenizerBase) -> None:

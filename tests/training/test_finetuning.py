@@ -12,10 +12,11 @@ from finetuning_runs import longformer_dir, make_recipe, run, write  # noqa: F40
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from longspan.data.examples import read_examples
+from longspan.training.finetuning.encoding import EncodedExample
 from longspan.training.finetuning.prediction import Predictor, predict_files
 from longspan.training.finetuning.recipe import FinetuneRecipe, load_finetune_recipe
 from longspan.training.finetuning.run import Lengths
-from longspan.training.finetuning.task import load_finetuned
+from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.finetuning.trainer import class_weights, weighted_loss
 
 pytest.importorskip("accelerate")
@@ -111,7 +112,6 @@ def test_balanced_weights_and_lora(tmp_path: Path, longformer_dir: Path) -> None
 def test_class_weights_are_scikit_learns(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     from longspan.data.examples import Example
     from longspan.training.finetuning.encoding import ExampleEncoder
-    from longspan.training.finetuning.task import FinetunedTask
 
     def pieces(task: FinetunedTask, targets: list[Any]) -> list[Any]:
         encode = ExampleEncoder(task, tokenizer).encode
@@ -168,6 +168,20 @@ def test_lengths_say_what_is_cut() -> None:
     assert "8 .. 15" in text
     assert "longest 5,000 tokens" in text
     assert "1 of 4 texts don't fit into max_length 4,098: 17.6% of all tokens are cut" in text
+    task = FinetunedTask(task="nli", labels=("no", "yes"), max_length=64, segment_length=16, layout="segments")
+    (line,) = Lengths.of([EncodedExample(pieces=(), tokens=40, cut=10)], task).what_is_cut()
+    assert "max_length 64, or what stands behind them not into a segment of 16 (segment_length): 25.0% of all" in line
+
+
+def test_what_is_asked_and_cut_is_told(tmp_path: Path, longformer_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "nli", epochs=1)
+    file = Path(recipe.train[0])
+    file.write_text(file.read_text().replace("a seller", "a seller " * 60))
+    with caplog.at_level("INFO"):
+        model = run(recipe).best.model_dir
+    assert "24 of 24 texts don't fit into max_length 64" in caplog.text
+    predict_files(model, [file], tmp_path / "out.jsonl", device="cpu", progress=False)
+    assert all(json.loads(line)["cut"] > 60 for line in (tmp_path / "out.jsonl").read_text().splitlines())
 
 
 def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
@@ -179,6 +193,9 @@ def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
         ({"metric": "bleu"}, "metric is 'bleu'; task 'nli' has accuracy"),
         ({"task": "ner"}, "task is 'ner'; it must be one of"),
         ({"seeds": []}, "seeds is empty"),
+        ({"seeds": [3, 3]}, r"seeds is \[3, 3\]; give each once"),
+        ({"seeds": [1, 2**32]}, "seeds is 4294967296; it must be from 0 to 4294967295"),
+        ({"batch_size": 10**400}, "batch_size is a number of more than 300 digits; give a smaller one"),
         ({"columns": {"text": "x"}}, "columns names 'text', but the columns of task 'nli' are"),
         ({"batch_size": 3, "micro_batch": 2}, "batch_size is 3, which micro_batch 2 doesn't divide"),
         ({"trainer": {"seed": 3}}, "trainer holds 'seed', which the recipe decides"),

@@ -43,9 +43,12 @@ def test_a_hypothesis_stays_whole(tokenizer: PreTrainedTokenizerBase) -> None:
     hypothesis = tokenizer("the seller", add_special_tokens=False)["input_ids"]
     assert piece.input_ids[: len(hypothesis) + 3].tolist() == [S, *hypothesis, E, E]
     assert (piece.length, piece.input_ids[-1]) == (40, E)
-    both = encode(example(premise=make_text(1, 60), hypothesis=make_text(2, 60))).pieces[0]
-    assert both.length == 40
-    assert np.flatnonzero(both.input_ids == E).tolist() == [19, 20, 39]  # half each
+    both = encode(example(premise=make_text(1, 60), hypothesis=make_text(2, 60)))
+    assert both.pieces[0].length == 40
+    assert np.flatnonzero(both.pieces[0].input_ids == E).tolist() == [19, 20, 39]  # half each
+    assert both.cut == both.tokens - 36
+    asked = encode(example(premise="the seller", hypothesis=make_text(2, 60)))
+    assert asked.cut == asked.tokens - (asked.pieces[0].length - 4) > 0
 
 
 def test_several_labels_become_numbers(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,6 +68,9 @@ def test_choices_of_different_number_make_a_batch(tokenizer: PreTrainedTokenizer
     choice = tokenizer("price? yes", add_special_tokens=False)["input_ids"]
     row = first.pieces[0].input_ids[0][first.pieces[0].attention_mask[0] == 1].tolist()
     assert row[-len(choice) - 3 :] == [E, E, *choice, E]
+    long = made.encode(example(choices=("yes", make_text(2, 60), "no"), context="the court", question="price?"))
+    kept = long.pieces[0].attention_mask.sum(-1) - 4
+    assert long.cut == long.tokens - kept[1] > 0
     batch = made.collate([first.pieces[0], second.pieces[0]])
     assert batch["input_ids"].shape == (2, 3, 32)
     assert batch["attention_mask"][0, 2].tolist() == [1] + [0] * 31
@@ -99,6 +105,8 @@ def test_any_overlap_comes_to_an_end(tokenizer: PreTrainedTokenizerBase, overlap
     encoded = made.encode(example(question="q " * 50, context=make_text(3, 80)))
     assert all(piece.length <= 20 for piece in encoded.pieces)
     assert encoded.pieces[-1].places[-1, 2] == len(make_text(3, 80).rstrip())
+    asked = len(made.tokenizer("q " * 50, add_special_tokens=False)["input_ids"])
+    assert encoded.cut == asked - 8  # half of what 4 special tokens leave
 
 
 def test_every_word_has_one_label(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -71,6 +71,9 @@ def test_segments_hold_text_and_tails(longformer_dir: Path) -> None:
     ids = np.asarray(tokenizer(premise, add_special_tokens=False)["input_ids"])
     assert piece.input_ids[piece.places[:, 0]].tolist() == ids[: len(piece.places)].tolist()
     assert encoded.cut == len(ids) - len(piece.places) > 0
+    longer = Example(inputs={**inputs, "hypothesis": FILLER * 3}, target="yes", origin="here")
+    tail = tokenizer(FILLER * 3, add_special_tokens=False)["input_ids"]
+    assert ExampleEncoder(task, tokenizer).encode(longer).cut == encoded.cut + len(tail) - (K - 1) > encoded.cut
     start, stop = piece.places[-1, 1:]
     assert premise[start:stop].strip() in tokenizer.decode([int(piece.input_ids[piece.places[-1, 0]])])
 

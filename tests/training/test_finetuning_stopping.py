@@ -3,15 +3,18 @@
 # ruff: noqa: F811 - fixtures are imported
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finetuning_runs import longformer_dir, make_recipe, run  # noqa: F401
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from longspan.training.finetuning import trainer
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.trainer import newest_checkpoint
 from longspan.training.run_folder import RunFolder
@@ -137,3 +140,45 @@ def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer
         run(recipe)
     with pytest.raises(ValueError, match="holds seeds of a finetuning; choose another output_dir"):
         RunFolder(folder).begin(recipe, resume=True)
+
+
+def test_a_disk_that_fills_up_is_a_sentence_and_leaves_nothing_torn(tmp_path: Path, longformer_dir: Path) -> None:
+    class Fill(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.epoch == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", epochs=3, patience=None)
+    try:
+        with pytest.raises(OSError, match=r"the checkpoint of step 12 could not be written to .*: make room, then run"):
+            run(recipe, callbacks=[Fill()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "run" / "seed-42" / "checkpoints").iterdir()] == ["checkpoint-6"]
+    whole = make_recipe(
+        tmp_path, longformer_dir, "classification", epochs=3, patience=None, output_dir=str(tmp_path / "w")
+    )
+    assert run(recipe).best.eval == run(whole).best.eval
+
+
+def test_the_best_checkpoint_is_kept_and_found_again(
+    tmp_path: Path, longformer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of four epochs is the best; two checkpoints are kept, and a stopped run remembers which."""
+    values = iter([0.9, 0.5, 0.6, 0.4] * 2)
+    scored = trainer.score
+    monkeypatch.setattr(trainer, "score", lambda *given: {**scored(*given), "accuracy": next(values)})
+
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", epochs=4, patience=None, seeds=(1,))
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, callbacks=[StopAt(3)])
+    checkpoints = tmp_path / "run" / "seed-1" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-18", "checkpoint-6"]
+    state = json.loads((checkpoints / "checkpoint-18" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(checkpoints / "checkpoint-6")
+    (seed,) = run(recipe).seeds
+    assert seed.epoch == 1
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["checkpoint-24", "checkpoint-6"]
+    best, kept = (load_file(folder / "model.safetensors") for folder in (checkpoints / "checkpoint-6", seed.model_dir))
+    assert all(torch.equal(best[name], kept[name]) for name in kept)

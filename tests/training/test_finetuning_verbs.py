@@ -68,6 +68,12 @@ def test_options_of_the_wrong_form_are_named(tmp_path: Path) -> None:
         call("finetune", "--task", "nli")
 
 
+def test_a_model_that_is_not_there_is_named_before_the_data(tmp_path: Path) -> None:
+    words = ("--model", tmp_path / "nowhere", "--output", tmp_path / "b.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"there is no model folder .*nowhere"):
+        call("predict", tmp_path, *words)
+
+
 def test_a_report_takes_the_place_of_no_data(tmp_path: Path) -> None:
     data = write(tmp_path / "dev.jsonl", "classification", 2)
     before = data.read_bytes()

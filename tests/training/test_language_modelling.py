@@ -145,6 +145,15 @@ def test_transformers_loads_it_once_registered(trained: tuple[LanguageModelRecip
     assert written == "the court" + generate_text(language_model, "the court", characters=12, temperature=0)
 
 
+@pytest.mark.parametrize("found", ["recipe.yaml", "result.json", "model", "checkpoints", "seed-3"])
+def test_trainings_of_another_kind_are_left_alone(found: str, tmp_path: Path, trained: tuple[Any, Any]) -> None:
+    (tmp_path / found).mkdir()
+    recipe = replace(trained[0], output_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=f"holds {found} of another kind of training, which would be overwritten"):
+        train_language_model(recipe, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([found, ".lock"])
+
+
 def test_a_finished_training_is_only_read(trained: tuple[LanguageModelRecipe, LanguageModelResult]) -> None:
     recipe, result = trained
     weights = (result.model_dir / "model.safetensors").stat()

@@ -40,6 +40,10 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
     [
         ({"sequence_length": 2}, "sequence_length is 2; it must be at least 3"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
+        ({"steps": "1e30"}, r"steps is 1e\+30; it must be less than 2\*\*63"),
+        ({"learning_rate": 10**400}, "learning_rate is a number of more than 300 digits; give a smaller one"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to 4294967295"),
+        ({"seed": 2**53 + 1}, "seed is 9007199254740993; it must be from 0"),
         ({"learning_rate": 0}, "learning_rate is 0.0; it must be greater than 0"),
         ({"mlm_probability": 15}, "mlm_probability is 15.0; it must lie between 0 and 1"),
         ({"warmup_ratio": 1}, "warmup_ratio is 1.0; it must be at least 0 and less than 1"),

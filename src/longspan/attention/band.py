@@ -147,15 +147,13 @@ class Band:
                 out[:, part.positions] = part.residues.join(target)
             torch.mul(part.residues.join(lse2.squeeze(-1)), LN_2, out=lse[:, part.positions])
 
-    def backward(
-        self, grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor, grads: BandGradients
-    ) -> None:
+    def backward(self, grad_out: Tensor, grad_lse: Tensor | None, lse: Tensor, grads: BandGradients) -> None:
         """Write the gradients of the local rows.
 
         Args:
             grad_out: ``[h, N, D]``.
             grad_lse: ``[h, N]``, if the LSE is used.
-            out, lse: ``[h, N, D]`` and ``[h, N]`` from the forward.
+            lse: ``[h, N]`` from the forward.
             grads: overwritten.
         """
         G, plain = self.num_globals, self.residues.dilation == 1
@@ -164,10 +162,8 @@ class Band:
         for part in self._stretches():
             split = part.residues.split
             query, key, value = self._load(part)
-            rows_out = grad_out[:, part.positions].to(self.dtype)
-            rows_lse = None if grad_lse is None else grad_lse[:, part.positions]
-            part_grad_out = split(rows_out)
-            part_delta = split(row_delta(rows_out, rows_lse, out[:, part.positions]))[..., None]
+            part_grad_out = split(grad_out[:, part.positions].to(self.dtype))
+            part_grad_lse = None if grad_lse is None else split(grad_lse[:, part.positions])
             lse2 = split(lse[:, part.positions]).contiguous() * LOG2_E
             dead = self._dead_rows(part)
             if dead is not None:  # an infinite LSE makes every weight of a row exactly 0
@@ -187,7 +183,7 @@ class Band:
                     self._keys(part, key, value, start, stop),
                     lse2[:, at, None],
                     part_grad_out[:, at],
-                    part_delta[:, at],
+                    None if part_grad_lse is None else part_grad_lse[:, at, None],
                     self.scratch,
                     self._row_dropout(start, stop),
                 )
@@ -376,15 +372,6 @@ def _window_mask(rows: int, left: int, right: int, dtype: torch.dtype, device: t
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Scores, softmax and sums are held in at least fp32."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def row_delta(grad_out: Tensor, grad_lse: Tensor | None, out: Tensor) -> Tensor:
-    """What a softmax's backward takes from the gradient of each weight: the row sums of ``grad_out * out`` minus the
-    gradient of the LSE, ``[..., N]``.
-    """
-    dtype = compute_dtype(out.dtype)
-    delta = torch.linalg.vecdot(grad_out.to(dtype), out.to(dtype))
-    return delta if grad_lse is None else delta.sub_(grad_lse)
 
 
 def readable(tensor: Tensor, real: Tensor | None, dtype: torch.dtype) -> Tensor:

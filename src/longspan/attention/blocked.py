@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk, row_delta
+from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
 from longspan.attention.dense_rows import Settings
 from longspan.attention.dropout import Dropout
-from longspan.attention.global_rows import GivenRows, RowGroup, row_groups
+from longspan.attention.global_rows import GivenRows, RowGroup, RowsGiven, row_groups
 from longspan.attention.native_band import NativeBand, suits
 from longspan.attention.pattern import AttentionPattern, index_of
 from longspan.attention.projected_rows import ProjectedRows, Projection
@@ -102,7 +102,7 @@ def blocked_backward(
         for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
             views = [grad[b, heads] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
             heads_grad_lse = None if text_grad_lse is None else text_grad_lse[heads]
-            band.backward(grad_out[b, heads], heads_grad_lse, out[b, heads], lse[b, heads], BandGradients(*views))
+            band.backward(grad_out[b, heads], heads_grad_lse, lse[b, heads], BandGradients(*views))
             if not isinstance(heads, slice):
                 for grad, view in zip(grads, views, strict=True):
                     grad[b, heads] = view
@@ -111,13 +111,16 @@ def blocked_backward(
                 grad[b].zero_()
     for group in _groups(query, texts):
         rows = _global_rows(query, key, value, global_inputs, group, call, scratch, dropout)
-        rows_grad, rows_lse = group.gather(grad_out).to(dtype), group.gather(lse)
-        rows_grad_lse = None if grad_lse is None else group.gather(grad_lse)
-        rows_delta = row_delta(rows_grad, rows_grad_lse, group.gather(out))
+        given = RowsGiven(
+            group.gather(grad_out).to(dtype),
+            None if grad_lse is None else group.gather(grad_lse),
+            group.gather(lse),
+            group.gather(out) if out.dtype == dtype else None,
+        )
         if isinstance(rows, ProjectedRows):
-            rows.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse, Projection(hidden_grads[0], *weight_grads))
+            rows.backward(given, Projection(hidden_grads[0], *weight_grads))
         else:
-            rows.backward(rows_grad, rows_delta, rows_lse, *(global_grads or grads))
+            rows.backward(given, *(global_grads or grads))
     return grads + global_grads + hidden_grads + [grad.to(query.dtype) for grad in weight_grads]
 
 

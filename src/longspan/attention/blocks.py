@@ -117,10 +117,11 @@ def backward_block(
     keys: Keys,
     lse2: Tensor,
     grad_out: Tensor,
-    delta: Tensor,
+    grad_lse: Tensor | None,
     scratch: Scratch,
     dropout: RowDropout | None,
     grad_mass: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> BlockGradients:
     """The exact backward of softmax attention.
 
@@ -128,8 +129,60 @@ def backward_block(
         query, keys, scratch, dropout: as given to the forward.
         lse2: ``[P, R, 1]``, base-2 LSE; +inf for rows that take no part.
         grad_out: ``[P, R, F]``.
-        delta: ``[P, R, 1]``, row sums of ``grad_out * out`` and ``grad_mass * mass`` minus the gradient of the LSE.
+        grad_lse: ``[P, R, 1]``, if the LSE is used.
         grad_mass: ``[P, R, 1]``, gradient of the normalised mass, with dropout only.
+        sums: ``[P, R, 1]``, the weighted mean of the gradients of a row's weights; None: all its keys are here.
+    """
+    weights, kept, grad_out, grad_scores = _products(query, keys, lse2, grad_out, scratch, dropout, grad_mass)
+    grad_value = torch.bmm(kept.mT, grad_out, out=scratch.take("grad_value", *keys.value.shape))
+    if sums is None:
+        sums = mean_gradient(grad_scores.sum(-1, keepdim=True), weights.sum(-1, keepdim=True))
+    if grad_lse is not None:
+        sums = sums - grad_lse
+    # weights * (mask * grad - sums), with the mask already in `kept`
+    grad_scores.addcmul_(weights, sums.expand_as(weights), value=-1.0)
+
+    grad_query = torch.bmm(grad_scores, keys.key, out=scratch.take("grad_query", *query.shape))
+    grad_key = torch.bmm(grad_scores.mT, query, out=scratch.take("grad_key", *keys.key.shape))
+    return BlockGradients(grad_query, grad_key, grad_value, kept)
+
+
+def row_sums(
+    query: Tensor,
+    keys: Keys,
+    lse2: Tensor,
+    grad_out: Tensor,
+    scratch: Scratch,
+    dropout: RowDropout | None,
+    grad_mass: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """For :func:`mean_gradient`, the sums over these keys; arguments as of :func:`backward_block`."""
+    weights, _, _, grad_scores = _products(query, keys, lse2, grad_out, scratch, dropout, grad_mass)
+    return grad_scores.sum(-1, keepdim=True), weights.sum(-1, keepdim=True)
+
+
+def mean_gradient(sums: Tensor, totals: Tensor) -> Tensor:
+    """What a softmax's backward takes from the gradient of each of a row's weights: their weighted mean, of which
+    ``grad_out * out`` adds up to the same, but for the rounding of ``out``.
+
+    Args:
+        sums: ``[P, R, 1]``, of weights times their gradients.
+        totals: ``[P, R, 1]``, of the weights: 1, but for the rounding of a large LSE, or 0 in a row without a key.
+    """
+    return sums / totals.clamp(min=torch.finfo(totals.dtype).tiny)
+
+
+def _products(
+    query: Tensor,
+    keys: Keys,
+    lse2: Tensor,
+    grad_out: Tensor,
+    scratch: Scratch,
+    dropout: RowDropout | None,
+    grad_mass: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights, ``[P, R, n]``, and those that are kept; the gradient of the output over the share that is kept;
+    and the kept weights' products with their gradients, ``[P, R, n]``.
     """
     if dropout is not None:
         grad_out = grad_out / dropout.dropout.keep
@@ -139,20 +192,10 @@ def backward_block(
     if dropout is not None:
         kept = scratch.take("kept", *weights.shape).copy_(weights)
         dropout.drop(kept, scratch)
-    grad_value = torch.bmm(kept.mT, grad_out, out=scratch.take("grad_value", *keys.value.shape))
-
     grad_scores = torch.bmm(grad_out, keys.value.mT, out=scratch.take("grad_scores", *weights.shape))
-    if dropout is None:
-        grad_scores.sub_(delta).mul_(weights)
-    else:
-        if grad_mass is not None:
-            grad_scores.add_(grad_mass)
-        # weights * (mask * grad - delta), with the mask already in `kept`
-        grad_scores.mul_(kept).addcmul_(weights, delta.expand_as(weights), value=-1.0)
-
-    grad_query = torch.bmm(grad_scores, keys.key, out=scratch.take("grad_query", *query.shape))
-    grad_key = torch.bmm(grad_scores.mT, query, out=scratch.take("grad_key", *keys.key.shape))
-    return BlockGradients(grad_query, grad_key, grad_value, kept)
+    if grad_mass is not None:
+        grad_scores.add_(grad_mass)
+    return weights, kept, grad_out, grad_scores.mul_(kept)
 
 
 def _scores(query: Tensor, keys: Keys, scratch: Scratch) -> Tensor:

@@ -19,6 +19,8 @@ from longspan.attention.blocks import (
     backward_block,
     forward_block,
     joined,
+    mean_gradient,
+    row_sums,
 )
 from longspan.attention.dropout import Dropout
 from longspan.attention.workspace import Scratch
@@ -59,6 +61,22 @@ class Seen:
     """int64 ``[T, R]``, where each row's token stands."""
     causal: Tensor | None
     """bool ``[p, R]``, for each of a text's problems; None if nothing is."""
+
+
+class RowsGiven(NamedTuple):
+    """What the backward of rows is given."""
+
+    grad_out: Tensor
+    """``[..., F]``, in the computing dtype."""
+    grad_lse: Tensor | None
+    lse: Tensor
+    out: Tensor | None
+    """``[..., F]`` from the forward, unless it was rounded to 16 bits."""
+
+    def flatten(self) -> "RowsGiven":
+        """The first two dimensions as one."""
+        grad_lse, out = (None if tensor is None else tensor.flatten(0, 1) for tensor in (self.grad_lse, self.out))
+        return RowsGiven(self.grad_out.flatten(0, 1), grad_lse, self.lse.flatten(0, 1), out)
 
 
 class RowGradients(NamedTuple):
@@ -110,31 +128,33 @@ class DenseRows:
 
     def backward(
         self,
-        grad_out: Tensor,
-        delta: Tensor,
-        lse: Tensor,
+        given: RowsGiven,
         store: Store,
         grad_mass: Tensor | None = None,
         *,
         again: bool = False,
     ) -> RowGradients:
-        """``delta`` and ``lse`` are ``[P, R]`` as in :func:`backward_block`; ``again``: give the output once more."""
+        """Gradients, of rows ``[P, R, *]``; ``again``: give the output once more."""
         keep = 1.0 if self.settings.dropout is None else self.settings.dropout.keep
+        lse2, grad_lse = given.lse[..., None] * LOG2_E, None if given.grad_lse is None else given.grad_lse[..., None]
+        grad_mass = None if grad_mass is None else grad_mass[..., None]
+        sums = self._row_sums(given, lse2, grad_mass)
         grad_query = torch.zeros_like(self.query, memory_format=torch.contiguous_format)
-        out = torch.zeros_like(grad_out) if again else None
-        mass = torch.zeros_like(grad_out[..., :1]) if again else None
+        out = torch.zeros_like(given.grad_out) if again else None
+        mass = torch.zeros_like(sums) if again else None
         for part, key, value in self._parts():
             of_keys: list[Tensor] = []
             for query, keys, rows in self._blocks(part, key, value):
                 block = backward_block(
                     query,
                     keys,
-                    lse[:, rows, None] * LOG2_E,
-                    grad_out[:, rows],
-                    delta[:, rows, None],
+                    lse2[:, rows],
+                    given.grad_out[:, rows],
+                    None if grad_lse is None else grad_lse[:, rows],
                     self.settings.scratch,
                     self._row_dropout(rows, part),
-                    None if grad_mass is None else grad_mass[:, rows, None],
+                    None if grad_mass is None else grad_mass[:, rows],
+                    sums[:, rows],
                 )
                 grad_query[:, rows].add_(block.query, alpha=self.settings.scale)
                 if out is not None and mass is not None:
@@ -149,6 +169,26 @@ class DenseRows:
                     of_keys = [block.key, block.value]
             store(part, of_keys[0].mul_(LN_2), of_keys[1])
         return RowGradients(grad_query, out, mass)
+
+    def _row_sums(self, given: RowsGiven, lse2: Tensor, grad_mass: Tensor | None) -> Tensor:
+        """What :func:`mean_gradient` gives, over all keys."""
+        if given.out is not None:
+            return torch.linalg.vecdot(given.grad_out, given.out)[..., None]
+        sums, totals = torch.zeros_like(lse2), torch.zeros_like(lse2)
+        for part, key, value in self._parts():
+            for query, keys, rows in self._blocks(part, key, value):
+                of_part = row_sums(
+                    query,
+                    keys,
+                    lse2[:, rows],
+                    given.grad_out[:, rows],
+                    self.settings.scratch,
+                    self._row_dropout(rows, part),
+                    None if grad_mass is None else grad_mass[:, rows],
+                )
+                for total, more in zip((sums, totals), of_part, strict=True):
+                    total[:, rows] += more
+        return mean_gradient(sums, totals)
 
     def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         for start in range(0, self.seen.length, self.tokens):

@@ -11,6 +11,7 @@ from longspan.attention.exported import exported_attention
 from longspan.attention.ops import attention_op
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
+from longspan.attention.transforms import is_transformed, refuse_transform
 from longspan.attention.unfused import unfused_attention
 
 Backend = Literal["auto", "reference", "blocked", "native", "triton"]
@@ -142,7 +143,9 @@ def longformer_attention(
         backend: ``"triton"``, fused kernels for CUDA GPUs (``pip install longspan[gpu]``; up to fp32 and 256 features
             in a head); ``"native"``, compiled for the CPU when it is first used, up to fp32; ``"blocked"``, torch's
             operations on any device; ``"reference"``, the dense definition, quadratic; ``"auto"``: the fastest that
-            can (``selection.py``), and plain torch operations in a graph that ``torch.export`` traces.
+            can (``selection.py``), and plain torch operations in a graph that ``torch.export`` traces, under
+            ``torch.func``'s transforms and in forward mode. Second derivatives are ``"reference"``'s alone, and those
+            of ``return_probabilities``.
 
     Returns:
         ``[B, H, N, D]`` in the dtype of ``query``, or an :class:`AttentionResult`.
@@ -150,6 +153,8 @@ def longformer_attention(
     Raises:
         TypeError, ValueError: with one sentence naming the argument, its value and the fix.
     """
+    if torch.jit.is_tracing():
+        raise ValueError("torch.jit.trace would hold the masks of its example; use torch.export or torch.compile")
     check_are_tensors({"query": query, "key": key, "value": value, **_named(global_qkv)})
     can_autocast = torch.amp.is_autocast_available(query.device.type)  # not on meta tensors
     if can_autocast and torch.is_autocast_enabled(query.device.type):
@@ -168,19 +173,22 @@ def longformer_attention(
     pattern = AttentionPattern.make(query.shape[1], window, dilation, causal)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
 
-    exporting = torch.compiler.is_exporting() and backend == "auto"
-    if backend == "reference" or return_probabilities or exporting:
+    transformed = is_transformed()
+    plain = backend == "auto" and (transformed or torch.compiler.is_exporting())
+    if backend == "reference" or return_probabilities or plain:
         tensors = _as_tensors(global_qkv, query, key, value, key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
         with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
             if return_probabilities:
                 weights = unfused_attention(*arguments)
                 return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)
-            if exporting:
+            if plain:
                 out, lse = exported_attention(*arguments)
             else:
                 out, lse, _ = reference_attention(*arguments)
     else:
+        if transformed:
+            refuse_transform(backend, "backend 'auto' takes torch's operations for it")
         seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
         out, lse = attention_op(
             query,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.band import Text, compute_dtype, readable
-from longspan.attention.dense_rows import DenseRows, Seen, Settings, texts_at_once
+from longspan.attention.dense_rows import DenseRows, RowsGiven, Seen, Settings, texts_at_once
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import index_of
 
@@ -101,17 +101,17 @@ class GivenRows:
         out, lse, _ = self.rows.forward()
         return out.view(self.shape), lse.view(self.shape[:3])
 
-    def backward(
-        self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor
-    ) -> None:
-        """Add to the gradients of query, key and value ``[B, H, N, D]``; the others are of the rows."""
+    def backward(self, given: RowsGiven, grad_query: Tensor, grad_key: Tensor, grad_value: Tensor) -> None:
+        """Add to the gradients of query, key and value ``[B, H, N, D]``; what is given, ``[T, H, G, *]``, is of the
+        rows.
+        """
         pick, (texts, heads, *_) = self.group.pick, self.shape
 
         def store(part: slice, of_key: Tensor, of_value: Tensor) -> None:
             for grad, of in ((grad_key, of_key), (grad_value, of_value)):
                 grad[pick, :, part] += of.view(texts, heads, *of.shape[1:])
 
-        rows = self.rows.backward(grad_out.flatten(0, 1), delta.flatten(0, 1), lse.flatten(0, 1), store)
+        rows = self.rows.backward(given.flatten(), store)
         self.group.scatter(self.group.gather(grad_query) + rows.query.view(self.shape), grad_query)
 
     def _load(self, part: slice) -> tuple[Tensor, Tensor]:

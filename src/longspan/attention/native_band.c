@@ -517,23 +517,11 @@ static void forward_rows(Room *room, const Call *call, Unit *unit) {
     }
 }
 
-/* Of a block's rows the products of output and its gradient, less the gradient of the LSE: what a softmax's backward
-takes from the gradient of each weight. */
-static void read_deltas(Room *room, const Call *call, const Unit *unit, const Block *block, float *deltas) {
-    read_block(room, call, unit, block, room->spare, &call->out, 1.0f);
-    for (int64_t i = 0; i < block->rows; i++) {
-        const float *grad = room->grad_out + i * room->layout.stride, *out = room->spare + i * room->layout.stride;
-        Vector sum = {0};
-        for (int64_t e = 0; e < room->layout.stride; e += LANES) sum += load(grad + e) * load(out + e);
-        deltas[i] = sum_of(sum);
-        if (call->grad_lse.at) deltas[i] -= *number(&call->grad_lse, unit->head, token_of(call, unit, block->start + i));
-    }
-}
-
 /* Scores to the softmax's weights, as far as they are kept, and products of the gradient with values to gradients of
-the scores, both in place; 0 in a row that isn't local. */
-static void differentiate_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i,
-                              float row_delta) {
+the scores, both in place; 0 in a row that isn't local. What a softmax's backward takes from the gradient of each weight
+is summed up from the weights themselves: from the output it would bring the rounding of 16 bits along. And the weights
+add up to 1 whatever the rounding of a large LSE. */
+static void differentiate_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
     float *weights = room->scores + i * room->width, *grads = room->grads + i * room->width;
     int64_t token = token_of(call, unit, block->start + i);
     if (i >= block->rows || !is_local(call, token)) {
@@ -544,22 +532,36 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
     if (call->positions) add_positions(room, call, block, i);
     mask_row(room, call, unit, block, i);
     Vector lse = all(*number(&call->lse, unit->head, token) * LOG2_E), by = all(room->scores_by);
-    Vector delta = all(row_delta), more = all(1.0f / call->keep); /* what is kept stands for what is dropped */
+    Vector more = all(1.0f / call->keep); /* what is kept stands for what is dropped */
     int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
+    Vector sums[2] = {{0}, {0}}, totals[2] = {{0}, {0}};
+    for (int64_t c = 0; c < block->columns; c++) {
+        const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
+        for (int64_t j = 0; j < ROWS; j += 2 * LANES)
+            for (int v = 0; v < 2; v++) {
+                int64_t at = j + v * LANES, to = c * ROWS + at;
+                Vector weight = exp2_of(load(weights + to) * by - lse), grad = load(grads + to);
+                if (call->key_hash) {
+                    grad = (Vector)((Integers)(grad * more) & kept(call, hash, keys + at));
+                    store(grads + to, grad);
+                }
+                store(weights + to, weight);
+                sums[v] += weight * grad;
+                totals[v] += weight;
+            }
+    }
+    float share = 1.0f / sum_of(totals[0] + totals[1]), less = sum_of(sums[0] + sums[1]) * share;
+    if (call->grad_lse.at) less -= *number(&call->grad_lse, unit->head, token);
+    Vector by_total = all(share), delta = all(less);
     for (int64_t c = 0; c < block->columns; c++, weights += ROWS, grads += ROWS) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
         for (int64_t j = 0; j < ROWS; j += 2 * LANES) {
             Vector left[2], of_scores[2];
             for (int v = 0; v < 2; v++) {
                 int64_t at = j + v * LANES;
-                Vector weight = exp2_of(load(weights + at) * by - lse), grad = load(grads + at);
-                left[v] = weight;
-                if (call->key_hash) {
-                    Integers bits = kept(call, hash, keys + at);
-                    grad = (Vector)((Integers)(grad * more) & bits);
-                    left[v] = (Vector)((Integers)(weight * more) & bits);
-                }
-                of_scores[v] = weight * (grad - delta);
+                left[v] = load(weights + at) * by_total;
+                of_scores[v] = left[v] * (load(grads + at) - delta);
+                if (call->key_hash) left[v] = (Vector)((Integers)(left[v] * more) & kept(call, hash, keys + at));
             }
             put_weights(&room->layout, grads + j, of_scores[0], of_scores[1]);
             put_weights(&room->layout, weights + j, left[0], left[1]);
@@ -579,14 +581,12 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
         flush_panels(room, call, unit, block.first);
         load_panels(room, call, unit, block.last + 1, 1);
         if (read_block(room, call, unit, &block, room->query, &call->query, query_by(room, call))) {
-            float deltas[ROWS] = {0};
             read_block(room, call, unit, &block, room->grad_out, &call->grad_out, 1.0f);
-            read_deltas(room, call, unit, &block, deltas);
             if (call->positions) score_positions(room, call, unit, &block);
             int64_t rows = block.filled_up;
             score_block(room, &block, as_left(layout, rows, room->query, room->left), room->keys_t, room->scores);
             score_block(room, &block, as_left(layout, rows, room->grad_out, room->left_grad), room->values_t, room->grads);
-            for (int64_t i = 0; i < rows; i++) differentiate_row(room, call, unit, &block, i, deltas[i]);
+            for (int64_t i = 0; i < rows; i++) differentiate_row(room, call, unit, &block, i);
             const float *query = as_turned(layout, rows, room->query, room->turned);
             const float *grad_out = as_turned(layout, rows, room->grad_out, room->turned_grad);
             gather_block(room, &block, room->grads, room->keys, room->grad_query);

@@ -128,15 +128,14 @@ class NativeBand:
             out.copy_(written)
 
     def backward(
-        self, grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor, grads: BandGradients
+        self, grad_out: Tensor, grad_lse: Tensor | None, lse: Tensor, grads: BandGradients
     ) -> SharedGradients | None:
         """Write the gradients of the local rows; arguments as of :meth:`longspan.attention.band.Band.backward`.
 
         Returns:
             The gradients of relative positions in fp32, if there are some.
         """
-        for name, tensor in (("grad_out", grad_out), ("out", out)):
-            self._give(name, tensor if tensor.stride(-1) == 1 else tensor.contiguous())
+        self._give("grad_out", grad_out if grad_out.stride(-1) == 1 else grad_out.contiguous())
         if grad_lse is not None:
             self._give("grad_lse", grad_lse)
         self._give("lse", lse)

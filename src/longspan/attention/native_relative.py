@@ -31,7 +31,6 @@ def native_relative_backward(
     key: Tensor,
     value: Tensor,
     positions: Positions,
-    out: Tensor,
     lse: Tensor,
     call: RelativeCall,
 ) -> list[Tensor]:
@@ -40,7 +39,7 @@ def native_relative_backward(
     shared = (positions.table, positions.content_bias, positions.position_bias)
     sums = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in shared]
     for b, heads, band in _bands(query, key, value, positions, call):
-        rows = grad_out[b, heads][0], None, out[b, heads][0], lse[b, heads][0]
+        rows = grad_out[b, heads][0], None, lse[b, heads][0]
         with ExitStack() as stack:
             parts = [stack.enter_context(target_of(grad, b, heads))[:, 0] for grad in grads]
             of_positions = band.backward(*rows, BandGradients(*parts))

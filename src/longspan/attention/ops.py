@@ -15,6 +15,7 @@ from longspan.attention.blocked import Call, blocked_backward, blocked_forward
 from longspan.attention.masks import BatchMasks
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.selection import can_be_fused, select
+from longspan.attention.transforms import complete
 from longspan.attention.workspace import workspace
 
 # They read numbers on the host, which a CUDA graph would keep as they were.
@@ -181,6 +182,7 @@ def _backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tup
 
 
 attention_op.register_autograd(_backward, setup_context=_setup_context)
+complete(attention_backward_op, "backend='reference' has it, and so has return_probabilities=True")
 
 
 def _call(

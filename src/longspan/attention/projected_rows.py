@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from longspan.attention.dense_rows import DenseRows, Settings
+from longspan.attention.dense_rows import DenseRows, RowsGiven, Settings
 from longspan.attention.global_rows import RowGroup, causal_rows
 
 
@@ -63,59 +63,39 @@ class ProjectedRows:
         out += mass[..., None] * self._by_head(self.projection.value_bias)[:, None]
         return self._of_texts(out), self._of_texts(lse + self._key_bias_score())
 
-    def backward(
-        self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_lse: Tensor | None, grads: Projection
-    ) -> None:
-        """Write the gradient of the texts' hidden states and add to the others of ``grads``.
-
-        Args:
-            grad_out: ``[T, H, G, D]``, like the rest of the rows.
-            delta: ``[T, H, G]``, which already holds minus the gradient of the LSE, given apart too.
+    def backward(self, given: RowsGiven, grads: Projection) -> None:
+        """Write the gradient of the texts' hidden states and add to the others of ``grads``; what is given is
+        ``[T, H, G, *]``.
         """
         hidden = _HiddenGradient(grads.hidden, self.group, self.rows_hidden)
         if self.absorbed:
-            grad_query = self._absorbed_backward(grad_out, delta, lse, grad_lse, grads, hidden)  # [H, S, D]
+            grad_query = self._absorbed_backward(given, grads, hidden)  # [H, S, D]
         else:
-            rows = self._plain().backward(
-                grad_out.flatten(0, 1),
-                delta.flatten(0, 1),
-                lse.flatten(0, 1),
-                partial(self._store_projected, grads, hidden),
-            )
+            rows = self._plain().backward(given.flatten(), partial(self._store_projected, grads, hidden))
             grad_query = self._of_heads(rows.query.view(self.texts, -1, rows.query.shape[-1]))
         flat = grad_query.transpose(0, 1).flatten(1)  # [S, H * D]
         grads.query_weight.addmm_(flat.mT, self.rows_hidden)
         grads.query_bias.add_(flat.sum(0))
         hidden.finish(flat @ self.projection.query_weight)
 
-    def _absorbed_backward(
-        self,
-        grad_out: Tensor,
-        delta: Tensor,
-        lse: Tensor,
-        grad_lse: Tensor | None,
-        grads: Projection,
-        hidden: "_HiddenGradient",
-    ) -> Tensor:
+    def _absorbed_backward(self, given: RowsGiven, grads: Projection, hidden: "_HiddenGradient") -> Tensor:
         projection, scale = self.projection, self.settings.scale
         key_weight, value_weight = self._by_head(projection.key_weight), self._by_head(projection.value_weight)
-        dropout = self.settings.dropout
-        grad_out, delta, lse = (self._of_heads(rows.flatten(1, 2)) for rows in (grad_out, delta, lse))
+        grad_out = self._of_heads(given.grad_out.flatten(1, 2))
         grad_context = grad_out @ value_weight  # [H, S, C]
-        # Without dropout the mass is constant 1 and its gradient drops out of the softmax's, as in `delta`.
-        grad_mass = (grad_out * self._by_head(projection.value_bias)[:, None]).sum(-1)  # [H, S]
-        if dropout is None:
-            delta = delta - grad_mass
+        grad_mass = None
+        if self.settings.dropout is not None:  # else the mass is 1, whatever the weights
+            grad_mass = (grad_out * self._by_head(projection.value_bias)[:, None]).sum(-1)  # [H, S]
 
         def store(part: slice, of_key: Tensor, of_value: Tensor) -> None:
             hidden.store(part, of_key.add_(of_value))
 
+        lse = given.lse.flatten(1, 2) - self._of_texts(self._key_bias_score()).flatten(1)
+        grad_lse = None if given.grad_lse is None else given.grad_lse.flatten(1, 2)
         rows = self._absorbed_rows().backward(
-            self._of_texts(grad_context).flatten(1, 2),
-            self._of_texts(delta).flatten(1),
-            self._of_texts(lse - self._key_bias_score()).flatten(1),
+            RowsGiven(self._of_texts(grad_context).flatten(1, 2), grad_lse, lse, out=None),  # the output is another's
             store,
-            None if dropout is None else self._of_texts(grad_mass).flatten(1),
+            None if grad_mass is None else self._of_texts(grad_mass).flatten(1),
             again=True,
         )
         assert rows.out is not None
@@ -126,7 +106,7 @@ class ProjectedRows:
         self._by_head(grads.key_weight).baddbmm_(self.query.mT, grad_absorbed)
         grad_query = grad_absorbed @ key_weight.mT
         if grad_lse is not None:  # the key bias moves every score of a row alike: only the LSE sees it
-            by_head = self._of_heads(grad_lse.flatten(1, 2))[..., None]  # [H, S, 1]
+            by_head = self._of_heads(grad_lse)[..., None]  # [H, S, 1]
             grad_query += scale * by_head * self._by_head(projection.key_bias)[:, None]
             self._by_head(grads.key_bias).add_(scale * (by_head * self.query).sum(1))
         return grad_query

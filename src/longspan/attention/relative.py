@@ -12,6 +12,7 @@ from longspan.attention.native_relative import native_relative_backward, native_
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.relative_band import Positions, RelativeCall, relative_backward, relative_forward
 from longspan.attention.selection import refusal, select
+from longspan.attention.transforms import complete, is_transformed, refuse_transform
 
 RelativeBackend = Literal["auto", "reference", "blocked", "native"]
 
@@ -83,6 +84,8 @@ def relative_attention(
         table = Positions(positions, content_bias, position_bias)
         with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
             return relative_reference(query, key, value, table, RelativeCall(pattern, key_mask, scale, dropout_p))
+    if is_transformed():
+        refuse_transform(backend, "backend 'reference' can")
     seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
     lefts = [left for left, _ in pattern.windows]
     out, _ = relative_op(
@@ -180,7 +183,6 @@ def relative_backward_op(
     positions: Tensor,
     content_bias: Tensor,
     position_bias: Tensor,
-    out: Tensor,
     lse: Tensor,
     key_mask: Tensor | None,
     seed: Tensor | None,
@@ -195,7 +197,7 @@ def relative_backward_op(
     backward = native_relative_backward if _is_native(backend, query, call.pattern) else relative_backward
     with torch.autocast(query.device.type, enabled=False):
         table = Positions(positions, content_bias, position_bias)
-        return backward(grad_out, query, key, value, table, out, lse, call)
+        return backward(grad_out, query, key, value, table, lse, call)
 
 
 @relative_op.register_fake
@@ -214,18 +216,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.rest = lefts, dilations, scale, dropout_p, backend
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*tensors, *output, key_mask, seed)
+    ctx.save_for_backward(*tensors, output[1], key_mask, seed)
 
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    *tensors, out, lse, key_mask, seed = ctx.saved_tensors
+    *tensors, lse, key_mask, seed = ctx.saved_tensors
     if grad_out is None:
         return (None,) * 13
-    grads = relative_backward_op(grad_out, *tensors, out, lse, key_mask, seed, *ctx.rest)
+    grads = relative_backward_op(grad_out, *tensors, lse, key_mask, seed, *ctx.rest)
     return (*grads, *([None] * 7))
 
 
 relative_op.register_autograd(_backward, setup_context=_setup_context)
+complete(relative_backward_op, "backend='reference' has it")
 
 
 def _is_native(backend: str, query: Tensor, pattern: AttentionPattern) -> bool:

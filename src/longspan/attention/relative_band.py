@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longspan.attention.band import compute_dtype, heads_per_chunk, row_delta, rows_per_block
+from longspan.attention.band import compute_dtype, heads_per_chunk, rows_per_block
 from longspan.attention.blocks import LN_2, LOG2_E, Keys, RowDropout, backward_block, forward_block
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
@@ -85,7 +85,6 @@ def relative_backward(
     key: Tensor,
     value: Tensor,
     positions: Positions,
-    out: Tensor,
     lse: Tensor,
     call: RelativeCall,
 ) -> list[Tensor]:
@@ -95,11 +94,9 @@ def relative_backward(
     shared = (positions.table, positions.content_bias, positions.position_bias)
     sums = [torch.zeros_like(tensor, dtype=dtype) for tensor in shared]
     for batch, heads, band in _bands(query, key, value, positions, call):
-        rows_out = grad_out[batch, heads].to(dtype)
-        delta = row_delta(rows_out, None, out[batch, heads])
         with ExitStack() as stack:
             into = [stack.enter_context(target_of(grad, batch, heads)) for grad in grads]
-            given = (tensor.transpose(0, 1) for tensor in (rows_out, delta, lse[batch, heads]))
+            given = (tensor.transpose(0, 1) for tensor in (grad_out[batch, heads].to(dtype), lse[batch, heads]))
             part = band.backward(*given, *into)
         sums[0][heads, : part.table.shape[1]] += part.table
         sums[1][heads] += part.content_bias
@@ -241,7 +238,6 @@ class RelativeBand:
     def backward(
         self,
         grad_out: Tensor,
-        delta: Tensor,
         lse: Tensor,
         grad_query: Tensor,
         grad_key: Tensor,
@@ -251,13 +247,12 @@ class RelativeBand:
 
         Args:
             grad_out: ``[h, b, N, D]``.
-            delta: ``[h, b, N]``, row sums of ``grad_out * out``.
             lse: ``[h, b, N]`` from the forward.
             grad_query, grad_key, grad_value: ``[h, b, N, D]``, overwritten.
         """
         assert self.positions is not None
         assert not self.past
-        grad_out, delta, lse = (tensor.flatten(0, 1) for tensor in (grad_out, delta, lse))
+        grad_out, lse = grad_out.flatten(0, 1), lse.flatten(0, 1)
         grad_table = torch.zeros_like(self.table)  # [h, D, left + 1]
         grad_content = self.table.new_zeros(self.heads, self.features)
         grad_position = torch.zeros_like(grad_content)
@@ -266,7 +261,7 @@ class RelativeBand:
         for number, part in enumerate(stretches):
             rows = self._rows(self.query, part)
             key, value = self._load("key", self.key, part), self._load("value", self.value, part)
-            part_out, part_delta = self._rows(grad_out, part), self._rows(delta, part)[..., None]
+            part_out = self._rows(grad_out, part)
             lse2 = self._rows(lse, part)[..., None] * LOG2_E
             if self.dead is not None:  # an infinite LSE makes every weight of a row exactly 0
                 self._by_text(lse2).masked_fill_(self.dead[:, part.first : part.last, None], torch.inf)
@@ -287,7 +282,7 @@ class RelativeBand:
                     keys,
                     lse2[:, at],
                     part_out[:, at],
-                    part_delta[:, at],
+                    None,
                     self.scratch,
                     self._row_dropout(start, stop),
                 )

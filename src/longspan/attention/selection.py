@@ -46,6 +46,8 @@ def refusal(name: str, query: Tensor) -> str | None:
         return f"needs tensors on a CUDA device, got {query.device}"
     if query.dtype == torch.float64:
         return "computes in at most fp32, got float64"
+    if query.device.type != "cuda" and query.dtype == torch.bfloat16:
+        return "computes bfloat16 on a CUDA device alone: Triton's interpreter gets it wrong"
     if query.shape[-1] > MOST_TRITON_FEATURES:
         return f"takes heads of at most {MOST_TRITON_FEATURES} features, got {query.shape[-1]}"
     if query.device.type == "cuda" and _capability(query.device) < (8, 0):

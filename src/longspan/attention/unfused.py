@@ -9,6 +9,9 @@ from torch.nn.functional import dropout, pad
 from longspan.attention.dilation import Residues
 from longspan.attention.pattern import AttentionPattern
 
+_WIDEST = 2**17
+"""Columns that may lie outside the text."""
+
 
 @dataclass
 class Weights:
@@ -31,8 +34,18 @@ def unfused_attention(
     scale: float,
     dropout_p: float,
 ) -> Weights:
-    """Attention with its weights, ``O(N (W + G))`` memory; arguments as :func:`reference_attention`."""
+    """Attention with its weights, ``O(N (W + G))`` memory; arguments as :func:`reference_attention`.
+
+    Raises:
+        ValueError: a window that is far wider than the text; the weights have a column for each of its places.
+    """
     B, H, N, _ = query.shape
+    for window in pattern.windows:
+        if sum(window) > max(_WIDEST, 2 * N):
+            raise ValueError(
+                f"window {window} is too wide for return_probabilities, which has a column for each of its places; one "
+                f"that covers the {N} tokens will do"
+            )
     dtype = query.dtype
     wide = torch.promote_types(dtype, torch.float32)
     real = torch.ones(B, N, dtype=torch.bool, device=query.device) if key_mask is None else key_mask

@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from longspan import models
 from longspan.convert.bart_families import BartFamily
-from longspan.convert.checkpoint import Lengthening, LongCheckpoint
+from longspan.convert.checkpoint import Lengthening, LongCheckpoint, warn_of_odd_windows
 from longspan.convert.positions import random_positions, tile_positions
 from longspan.convert.weights import LazyTensor, some_of
 from longspan.models import LEDConfig
@@ -255,7 +255,9 @@ def _long_config(family: BartFamily, config: PretrainedConfig, asked: Lengthenin
         carried["attention_window"] = asked.attention_window
     if asked.attention_dilation is not None:
         carried["attention_dilation"] = asked.attention_dilation
-    return LEDConfig(**carried)
+    made = LEDConfig(**carried)
+    warn_of_odd_windows(asked)
+    return made
 
 
 def _check_layout(architecture: str, config: LEDConfig, tensors: Mapping[str, LazyTensor]) -> None:

@@ -132,6 +132,24 @@ def longformer_class(architecture: str) -> type[PreTrainedModel]:
     return getattr(models, architecture, None) or getattr(transformers, architecture)
 
 
+def warn_of_odd_windows(asked: Lengthening) -> None:
+    """Say that stock ``transformers`` opens no model with the windows asked for, if one of them is odd."""
+    waiting, widths = [asked.attention_window], set()
+    while waiting:
+        width = waiting.pop()
+        if isinstance(width, Sequence):
+            waiting.extend(width)
+        elif width is not None:
+            widths.add(width)
+    if odd := [width for width in sorted(widths) if width % 2]:
+        logger.warning(
+            "attention_window %s is odd, which stock transformers refuses to compute; %d is the same window, and opens "
+            "there",
+            odd[0],
+            odd[0] - 1,
+        )
+
+
 def check_encoder(config: PretrainedConfig) -> None:
     """Refuse what isn't an encoder in full precision with absolute positions.
 
@@ -253,7 +271,9 @@ def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Len
         fields["attention_window"] = DEFAULT_WINDOW
     if asked.attention_dilation is not None:
         fields["attention_dilation"] = asked.attention_dilation
-    return LongformerConfig(**fields)
+    made = LongformerConfig(**fields)
+    warn_of_odd_windows(asked)
+    return made
 
 
 def _check_layout(architecture: str, config: LongformerConfig, tensors: Mapping[str, LazyTensor]) -> None:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from longspan.convert.checkpoint import Lengthening, PerLayer, Positions
-from longspan.convert.kept_class import save_config
 from longspan.convert.lengthening import default_positions, read_long_checkpoint
 from longspan.convert.source import LICENSE_FILES, find_source, read_fields
 from longspan.convert.tokenizer_files import copy_tokenizer
@@ -88,7 +87,7 @@ def convert_directory(
     try:
         partial.mkdir()
         write_safetensors(partial / "model.safetensors", long.tensors, progress)
-        save_config(long.config, partial)
+        long.config.save_pretrained(partial)
         if long.generation_config is not None:
             long.generation_config.save_pretrained(partial)
         copy_tokenizer(source, partial, long.tokenizer_class, max_positions)

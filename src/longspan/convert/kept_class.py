@@ -1,6 +1,5 @@
 """Encoders that stay the class they are: longer position tables, and the attention by name."""
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -95,6 +94,8 @@ def kept_checkpoint(
             "too for attention_dilation to apply, to the layers without a window"
         )
     long_config._attn_implementation = NAME
+    # The line above is what transformers leaves out of config.json; a field of this name it writes, and reads as that.
+    long_config.attn_implementation = NAME
 
     long = dict(tensors)
     for table in family.position_tables:
@@ -103,15 +104,6 @@ def kept_checkpoint(
     # Buffers that old versions of transformers saved; they have the old length.
     long = {name: t for name, t in long.items() if not name.endswith(("position_ids", "token_type_ids"))}
     return LongCheckpoint(None, architecture, long_config, long)
-
-
-def save_config(config: PretrainedConfig, directory: Path) -> None:
-    """Writes ``config.json``, with the attention's name if it is this package's, which ``transformers`` leaves out."""
-    config.save_pretrained(directory)
-    if config._attn_implementation == NAME:
-        path = directory / "config.json"
-        fields = json.loads(path.read_text(encoding="utf-8")) | {"attn_implementation": NAME}
-        path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _position_tables(tensors: Mapping[str, LazyTensor], table: str, rows: int) -> list[str]:

@@ -48,9 +48,10 @@ def lengthen(
     * BERT, ELECTRA and ModernBERT keep their class, with ``attn_implementation="longspan"`` (see
       :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of
       ModernBERT, whose positions are rotary, only the configuration changes: its layers keep their windows, and
-      the full ones stay full unless ``attention_window`` is given. ``transformers`` doesn't save
-      ``attn_implementation``: after ``save_pretrained``, open the model with
-      ``from_pretrained(directory, attn_implementation="longspan")``.
+      the full ones stay full unless ``attention_window`` is given. ``save_pretrained`` writes
+      ``attn_implementation`` into ``config.json``, so ``from_pretrained`` gives this attention again and refuses the
+      folder where ``longspan`` isn't imported. ``transformers`` itself drops it: set
+      ``model.config.attn_implementation = "longspan"`` before you save a model that ``from_pretrained`` opened.
 
     Args:
         model_or_directory: a model of one of these families, a directory of one, or its name on the hub. Its

@@ -35,9 +35,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _register_attention() -> None:
-    from longspan.integrations.attention_interface import register_attention
-
-    register_attention()
+    # It registers itself; and this may be called while it is being imported, and imports transformers.
+    import_module("longspan.integrations.attention_interface")
 
 
 def _register_lora_targets() -> None:

@@ -1,5 +1,7 @@
 """``attn_implementation="longspan"``: window and global attention for encoders that ``transformers`` defines.
 
+Importing this module makes the name known to ``transformers``.
+
 An encoder whose attention goes through ``transformers``' attention interface (BERT, RoBERTa, XLM-RoBERTa, CamemBERT,
 ELECTRA, ModernBERT, BART's encoder) gets Longformer's pattern with its own projections. Three things are asked of it:
 
@@ -10,22 +12,32 @@ ELECTRA, ModernBERT, BART's encoder) gets Longformer's pattern with its own proj
 * optionally ``global_attention_mask``, passed to ``forward`` beside ``attention_mask``.
 
 Global tokens use the model's only projections. Decoder self-attention and cross-attention stay full attention.
+Attention of another arithmetic, with biases of positions or capped scores, is refused.
 """
 
+import sys
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+from transformers.utils import logging
 
 from longspan.attention import Window, longformer_attention
 
 NAME = "longspan"
+_OTHER_ARITHMETIC = ("position_bias", "softcap", "s_aux", "sinks", "indices", "block_indices")
+"""Arguments by which attention of ``transformers`` changes scores or keys."""
+_KNOWN_TO_SDPA = ("position_bias", "softcap")
+"""Those that it adds, or refuses itself."""
+_log = logging.get_logger(__name__)
 
 
 def register_attention() -> None:
-    """Make ``attn_implementation="longspan"`` known to ``transformers``; importing :mod:`longspan` does it."""
+    """Make ``attn_implementation="longspan"`` known to ``transformers``; importing :mod:`longspan` does it, too."""
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, make_mask)
 
@@ -70,7 +82,8 @@ def attend(
 
     Args:
         module: the attention module; its ``config`` and ``layer_idx`` say which window.
-        query, key, value: ``[B, H, N, D]``.
+        query: ``[B, H, N, D]``.
+        key, value: the same, or with fewer heads, each for as many neighbouring ones of the query.
         attention_mask: what :func:`make_mask` returned.
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores.
@@ -84,28 +97,34 @@ def attend(
         ``[B, N, H, D]``, and None for the weights, which are never built.
 
     Raises:
-        ValueError: no window is set, one of another form, or a mask of another shape.
+        ValueError: no window is set, one of another form, or a mask of another shape; or the attention has an
+            arithmetic of its own.
     """
-    if _is_cross_attention(module, query, key) or _is_decoder(module):
+    if arguments.get("output_attentions"):
+        _log.warning_once("attn_implementation='longspan' gives no attention weights; use 'eager' for them")
+    if _is_cross_attention(module, query, key) or _is_decoder(module, arguments):
         if sliding_window is not None:
             raise ValueError(
                 f"attn_implementation='longspan' is for encoders, and {type(module).__name__} is a decoder's with a "
                 "sliding window; use 'sdpa' or 'flash_attention_2'"
             )
         return _full(module, query, key, value, attention_mask, dropout, scaling, arguments)
-    if attention_mask is not None and attention_mask.dim() != 2:
+    expected = [query.shape[0], query.shape[2]]
+    if attention_mask is not None and list(attention_mask.shape) != expected:
         raise ValueError(
-            f"attn_implementation='longspan' takes an attention_mask [B, N] that marks padding, got shape "
+            f"attn_implementation='longspan' takes an attention_mask [B, N] = {expected} that marks padding, got shape "
             f"{list(attention_mask.shape)}; who attends whom is set by config.attention_window and "
             "global_attention_mask"
         )
     window, dilation = _layer_pattern(module, sliding_window)
     if window is None:
         return _full(module, query, key, value, attention_mask, dropout, scaling, arguments)
+    _refuse(module, arguments, _OTHER_ARITHMETIC)
+    groups = query.shape[1] // key.shape[1]
     out = longformer_attention(
         query,
-        key,
-        value,
+        repeat_kv(key, groups),
+        repeat_kv(value, groups),
         window=window,
         dilation=dilation,
         global_mask=_global_mask(global_attention_mask, query),
@@ -127,6 +146,12 @@ def _full(
     scaling: float | None,
     arguments: dict[str, Any],
 ) -> tuple[Tensor, None]:
+    _refuse(module, arguments, [name for name in _OTHER_ARITHMETIC if name not in _KNOWN_TO_SDPA])
+    if not _served_by_sdpa(type(module).__module__):  # it may lack a mask, and not say that it is causal
+        raise ValueError(
+            f"attn_implementation='longspan' leaves this {type(module).__name__} full attention, by 'sdpa', which its "
+            "model doesn't support; use 'eager'"
+        )
     if attention_mask is not None and attention_mask.dim() == 2:
         attention_mask = attention_mask[:, None, None]  # [B, 1, 1, N], read by every row: never N x N
     out: Tensor = sdpa_attention_forward(
@@ -139,8 +164,26 @@ def _is_cross_attention(module: nn.Module, query: Tensor, key: Tensor) -> bool:
     return "Cross" in type(module).__name__ or query.shape[2] != key.shape[2]
 
 
-def _is_decoder(module: nn.Module) -> bool:
-    return bool(getattr(module, "is_causal", False) or getattr(module, "is_decoder", False))
+def _is_decoder(module: nn.Module, arguments: dict[str, Any]) -> bool:
+    told = arguments.get("is_causal")
+    causal = getattr(module, "is_causal", False) if told is None else told
+    return bool(causal or getattr(module, "is_decoder", False))
+
+
+def _refuse(module: nn.Module, arguments: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if arguments.get(name) is not None:
+            raise ValueError(
+                f"attn_implementation='longspan' can't compute {type(module).__name__}: it attends with {name}, which "
+                "longspan's attention doesn't have; use the model's own attention, such as 'eager'"
+            )
+
+
+@torch.compiler.assume_constant_result
+def _served_by_sdpa(home: str) -> bool:
+    """Whether the models that a module of Python defines say that they support it."""
+    own: list[Any] = [kind for kind in vars(sys.modules[home]).values() if isinstance(kind, type)]
+    return all(kind._supports_sdpa for kind in own if issubclass(kind, PreTrainedModel) and kind.__module__ == home)
 
 
 def _global_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
@@ -192,7 +235,9 @@ def read_pattern(config: Any) -> tuple[list[int], list[int]]:
 
 
 def _per_layer(config: Any, name: str, value: object, minimum: int) -> list[int]:
-    layers: int = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+    layers: int = config.num_hidden_layers
+    if config.is_encoder_decoder:
+        layers = getattr(config, "encoder_layers", layers)
     values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * layers
     if len(values) != layers:
         raise ValueError(
@@ -204,3 +249,6 @@ def _per_layer(config: Any, name: str, value: object, minimum: int) -> list[int]
         if number < minimum:
             raise ValueError(f"{name} must be >= {minimum}, got {number}")
     return values
+
+
+register_attention()

@@ -41,8 +41,12 @@ def read_config(model: str | Path, **fields: Any) -> PreTrainedConfig:
     """
     name = model_source(model)
     check_hub_name(name)
-    known = _CONFIGS.get(PreTrainedConfig.get_config_dict(name)[0].get("model_type", ""))
+    saved = PreTrainedConfig.get_config_dict(name)[0]
+    known = _CONFIGS.get(saved.get("model_type", ""))
     config: PreTrainedConfig = (known or AutoConfig).from_pretrained(name, **fields)
+    if "attn_implementation" in saved:
+        # Of an encoder made long in its own class; transformers would leave it out when the model is saved again.
+        config.attn_implementation = config._attn_implementation
     return config
 
 

@@ -14,9 +14,11 @@ from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, check_loss_arguments
 from longspan.models.loading import ClearLoading
+from longspan.models.losses import check_token_labels
+from longspan.models.own_attention import OwnAttention
 
 
-class LongformerCausalPreTrainedModel(ClearLoading, PreTrainedModel):
+class LongformerCausalPreTrainedModel(OwnAttention, ClearLoading, PreTrainedModel):
     """What the causal models share: the configuration, and how weights are loaded, saved and initialised."""
 
     config: LongformerCausalConfig
@@ -202,8 +204,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         logits = self.lm_head(hidden_states[:, kept])
         loss = None
         if labels is not None:
-            if labels.shape != logits.shape[:2]:
-                raise ValueError(f"labels must have shape [B, N] = {list(logits.shape[:2])}, got {list(labels.shape)}")
+            check_token_labels(labels, logits.shape[-1], "[B, N]", logits.shape[:2])
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_arguments)
         output = CausalLMOutputWithPast(
             loss=loss,

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, get_args
 import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from longspan.attention import Window
 from longspan.attention.functional import Backend
@@ -53,8 +54,9 @@ class LongformerConfig(transformers.LongformerConfig):
         **kwargs: every field of ``transformers.LongformerConfig``, and unknown keys, which are kept.
 
     Raises:
-        ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, or
-            a ``hidden_size`` that the heads don't divide, or an unknown policy or pooling.
+        ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, activation,
+            policy or pooling, a size below 1, a ``pad_token_id`` beyond the vocabulary or the positions, or a
+            ``hidden_size`` that the heads don't divide.
     """
 
     # What ``from_pretrained(..., distributed_config=...)`` shards: by FSDP2 these units, by tensor parallelism the
@@ -134,6 +136,15 @@ class LongformerConfig(transformers.LongformerConfig):
         Raises:
             ValueError, TypeError: one sentence naming the field, its value and the fix.
         """
+        sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_size", "intermediate_size")
+        check_at_least(self, dict.fromkeys(sizes, 1) | {"num_hidden_layers": 0})
+        check_pad_token(self)
+        pad, rows = self.pad_token_id, self.max_position_embeddings
+        if pad is not None and rows < pad + 2:
+            raise ValueError(
+                f"max_position_embeddings must be >= {pad + 2}, got {rows}: the first token's row is pad_token_id + 1"
+            )
+        check_activation("hidden_act", self.hidden_act)
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         spread_over_layers("attention_window", self.attention_window, layers, heads, minimum=0)
         spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
@@ -184,6 +195,42 @@ class LongformerConfig(transformers.LongformerConfig):
         if isinstance(window, list):
             return [(width // 2, width // 2) for width in window], dilation
         return (window // 2, window // 2), dilation
+
+
+def check_at_least(config: PreTrainedConfig, least: dict[str, int]) -> None:
+    """See that fields are no smaller than the numbers given by their names.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, minimum in least.items():
+        value = getattr(config, name)
+        if value < minimum:
+            raise ValueError(f"{name} must be >= {minimum}, got {value}")
+
+
+def check_pad_token(config: PreTrainedConfig) -> None:
+    """See that ``pad_token_id``, if set, is within the vocabulary.
+
+    Raises:
+        ValueError: it is beyond.
+    """
+    pad, size = config.pad_token_id, config.vocab_size
+    if pad is not None and pad >= size:
+        raise ValueError(
+            f"pad_token_id must be within the vocabulary, 0 .. {size - 1} (vocab_size is {size}), got {pad}"
+        )
+
+
+def check_activation(name: str, value: object) -> None:
+    """See that ``transformers`` has the activation that a field names.
+
+    Raises:
+        ValueError: it hasn't.
+    """
+    if isinstance(value, str) and value not in ACT2FN:
+        known = ", ".join(repr(known) for known in ACT2FN)
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
 def spread_over_layers(name: str, value: object, layers: int, heads: int, minimum: int) -> list[int | list[int]]:

@@ -16,6 +16,7 @@ from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.loading import ClearLoading
+from longspan.models.own_attention import OwnAttention
 from longspan.models.segment_reading import plan_pieces
 from longspan.models.self_attention import LongformerSelfAttention
 
@@ -163,7 +164,7 @@ class LongformerPooler(nn.Module):
         return torch.tanh(self.dense(hidden_states[:, 0]))
 
 
-class LongformerPreTrainedModel(ClearLoading, PreTrainedModel):
+class LongformerPreTrainedModel(OwnAttention, ClearLoading, PreTrainedModel):
     """What all Longformer models share: the configuration, and how weights are loaded, saved and initialised.
 
     ``config`` may also be a ``transformers.LongformerConfig``; building a model leaves the given

@@ -19,6 +19,7 @@ from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.encoder import LongformerIntermediate, LongformerSelfOutput
 from longspan.models.hat_configuration import HATConfig
 from longspan.models.inputs import read_masks
+from longspan.models.own_attention import OwnAttention
 
 
 class HATSelfAttention(nn.Module):
@@ -149,7 +150,7 @@ class HATEncoder(nn.Module):
         return hidden_states, states
 
 
-class HATPreTrainedModel(PreTrainedModel):
+class HATPreTrainedModel(OwnAttention, PreTrainedModel):
     """What all HAT models share."""
 
     config: HATConfig

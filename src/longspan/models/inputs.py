@@ -22,12 +22,14 @@ def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None =
         like: a tensor ``[B, N, ...]`` that gives batch and length, if they are known.
 
     Raises:
-        TypeError: not an integer tensor. ValueError: another shape, no element, or an id out of range.
+        TypeError: not a tensor of int64 or int32. ValueError: another shape, no element, or an id out of range.
     """
     if not isinstance(ids, Tensor):
         raise TypeError(f"{name} must be a tensor [B, N], got {type(ids).__name__}")
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, got {_dtype(ids)}")
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be int64 or int32, got {_dtype(ids)}; convert them with .long()")
     if ids.dim() != 2:
         raise ValueError(f"{name} must have shape [B, N], got {list(ids.shape)}")
     if 0 in ids.shape:
@@ -71,7 +73,7 @@ def read_masks(
         ``(key_mask, global_mask)``: bool ``[B, N]``, or None where it is known to say nothing.
 
     Raises:
-        TypeError: not a tensor. ValueError: another shape or device, or an additive mask.
+        TypeError: not a tensor. ValueError: another shape or device, NaN, or an additive mask.
     """
     key_mask = global_mask = None
     if attention_mask is not None:
@@ -118,10 +120,10 @@ def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
         raise ValueError(f"{name} is on {mask.device} but the input is on {like.device}; move it there")
     # Ordinary callers pass integers; for the rare floating mask a wait for the device is worth a wrong
     # result.
-    if mask.is_floating_point() and not torch.compiler.is_compiling() and bool((mask < 0).any()):
-        raise ValueError(
-            f"{name} must be 0 for padding and 1 for tokens, but holds negative numbers, as an additive mask does"
-        )
+    is_seen = not torch.compiler.is_compiling() if mask.is_floating_point() else can_inspect(mask)
+    if is_seen and mask.dtype != torch.bool and not bool((mask >= 0).all()):
+        held = "NaN" if bool(mask.isnan().any()) else "negative numbers, as an additive mask does"
+        raise ValueError(f"{name} must be 0 for padding and 1 for tokens, but holds {held}")
 
 
 def _dtype(tensor: Tensor) -> str:

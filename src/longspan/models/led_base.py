@@ -35,6 +35,18 @@ class LEDPreTrainedModel(ClearLoading, PreTrainedModel):
     def _can_set_attn_implementation(cls) -> bool:
         return True
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As ``PreTrainedModel.resize_token_embeddings``; where embeddings are not tied, each stack keeps its own."""
+        inner = [module for module in self.modules() if isinstance(module, LEDStack) and module is not self]
+        own = [] if self.config.tie_word_embeddings else [(stack, stack.embed_tokens) for stack in inner]
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        for stack, table in own:
+            stack.embed_tokens = table
+            stack.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        return embeddings
+
     @property
     def dummy_inputs(self) -> dict[str, Tensor]:
         """Two short texts, one of them padded."""

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from longspan.attention.functional import Backend
-from longspan.models.configuration import LongformerConfig
+from longspan.models.configuration import LongformerConfig, check_activation, check_at_least, check_pad_token
 
 
 @strict
@@ -34,8 +34,9 @@ class LEDConfig(transformers.LEDConfig):
     The four names before ``kwargs`` are those of fairseq and of ``transformers``' first ``BartConfig``.
 
     Raises:
-        ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend, or a
-            ``d_model`` that the heads don't divide.
+        ValueError, TypeError: a window or dilation of the wrong form or out of range, an unknown backend or
+            activation, a size below 1, a ``pad_token_id`` beyond the vocabulary, or a ``d_model`` that the heads don't
+            divide.
     """
 
     # What ``from_pretrained(..., distributed_config=...)`` shards is said by the two stacks.
@@ -121,6 +122,11 @@ class LEDConfig(transformers.LEDConfig):
         Raises:
             ValueError, TypeError: one sentence naming the field, its value and the fix.
         """
+        rows = ("vocab_size", "max_encoder_position_embeddings", "max_decoder_position_embeddings")
+        sizes = ("d_model", "encoder_ffn_dim", "decoder_ffn_dim")
+        check_at_least(self, dict.fromkeys(rows + sizes, 1) | {"encoder_layers": 0, "decoder_layers": 0})
+        check_pad_token(self)
+        check_activation("activation_function", self.activation_function)
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             heads = getattr(self, name)
             if heads < 1 or self.d_model % heads != 0:

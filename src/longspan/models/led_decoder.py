@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from longspan.models.inputs import check_embeds, check_ids, read_masks
+from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -104,6 +104,7 @@ class LEDDecoder(LEDStack):
             past_key_values: a cache of earlier tokens, static or growing, which is extended.
             inputs_embeds: ``[B * R, T, C]`` in place of the word embeddings.
             use_cache: return a cache, a new one if none is given; not while training with gradient checkpointing.
+                ``None``: as the configuration, but not in ``torch.export``.
             output_attentions, output_hidden_states, return_dict: as :meth:`LEDModel.forward`.
 
         Returns:
@@ -118,7 +119,8 @@ class LEDDecoder(LEDStack):
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return_dict = config.return_dict if return_dict is None else return_dict
-        use_cache = config.use_cache if use_cache is None else use_cache
+        if use_cache is None:
+            use_cache = config.use_cache and not torch.compiler.is_exporting()  # a graph's outputs are tensors
 
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
@@ -138,8 +140,7 @@ class LEDDecoder(LEDStack):
         past, keys = 0, length
         if past_key_values is not None:
             past, keys = past_key_values.get_seq_length(), past_key_values.get_mask_sizes(length, 0)[0]
-        if isinstance(past, int):
-            self._check_length(past + length)
+        self._check_length(past, length)
         mask = self._self_mask(attention_mask, inputs_embeds, past, keys)
         encoder_mask = _cross_mask(encoder_attention_mask, encoder_hidden_states, inputs_embeds)
 
@@ -173,12 +174,14 @@ class LEDDecoder(LEDStack):
         )
         return output if return_dict else output.to_tuple()
 
-    def _check_length(self, length: int) -> None:
+    def _check_length(self, past: int | Tensor, length: int) -> None:
+        if isinstance(past, Tensor) and not can_inspect(past):
+            return
         longest = self.embed_positions.num_embeddings
-        if length > longest:
+        if past + length > longest:
             raise ValueError(
-                f"the target has {length} tokens, but this model's decoder has positions for {longest}; truncate "
-                f"it, or convert the model with more decoder positions (longspan.convert.lengthen_bart)"
+                f"the target has {past + length} tokens, but this model's decoder has positions for {longest}; "
+                f"truncate it, or convert the model with more decoder positions (longspan.convert.lengthen_bart)"
             )
 
     def _self_mask(

@@ -10,11 +10,11 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.models.led.modeling_led import LEDSeq2SeqLMOutput
 
-from longspan.models.inputs import can_inspect, check_loss_arguments
+from longspan.models.inputs import check_loss_arguments
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, shift_tokens_right
+from longspan.models.losses import IGNORED, check_token_labels
 
-_IGNORED = -100  # what transformers' collators put where no loss is wanted
 _OF_THE_TEXT = ("encoder_outputs", "attention_mask", "global_attention_mask")
 
 
@@ -103,7 +103,7 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
         if labels is not None:
             use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:
-                _check_labels(labels, self.config.vocab_size)
+                check_token_labels(labels, self.config.vocab_size, "[B, T]")
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.led(
             input_ids,
@@ -123,8 +123,9 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state) + self.final_logits_bias
         loss = None
         if labels is not None:
-            _check_labels(labels, logits.shape[-1], list(logits.shape[:2]))
-            loss = _token_loss(logits, labels.to(logits.device), **loss_arguments)
+            hint = ", as the decoder's input"
+            check_token_labels(labels, logits.shape[-1], "[B, T]", logits.shape[:2], hint)
+            loss = _token_loss(logits, labels.to(logits.device).long(), **loss_arguments)
         output = LEDSeq2SeqLMOutput(
             loss=loss, logits=logits, **{key: value for key, value in outputs.items() if key != "last_hidden_state"}
         )
@@ -159,7 +160,7 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
 
 
 def _token_loss(
-    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, ignore_index: int = _IGNORED
+    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, ignore_index: int = IGNORED
 ) -> Tensor:
     """Cross-entropy of ``[B, T, V]`` against ``[B, T]``, summed over labelled positions and divided by their number.
 
@@ -172,15 +173,3 @@ def _token_loss(
     return total / (
         num_items_in_batch.to(total.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch
     )
-
-
-def _check_labels(labels: Tensor, vocab_size: int, shape: list[int] | None = None) -> None:
-    if labels.dim() != 2 or (shape is not None and list(labels.shape) != shape):
-        wanted = "" if shape is None else f" = {shape}, as the decoder's input"
-        raise ValueError(f"labels must have shape [B, T]{wanted}, got {list(labels.shape)}")
-    if can_inspect(labels):
-        wrong = labels[(labels != _IGNORED) & ((labels < 0) | (labels >= vocab_size))]
-        if wrong.numel() > 0:
-            raise ValueError(
-                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {_IGNORED} for no loss"
-            )

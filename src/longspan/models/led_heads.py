@@ -13,6 +13,7 @@ from transformers.models.led.modeling_led import (
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, shift_tokens_right
 from longspan.models.losses import classification_loss, question_answering_loss
+from longspan.models.question_answering import with_two_labels
 
 
 class LEDForQuestionAnswering(LEDPreTrainedModel):
@@ -21,11 +22,12 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
     Weights keep the names of ``transformers.LEDForQuestionAnswering``. The decoder reads the text too, one to the
     right, so it needs as many positions as the text has tokens (``max_decoder_positions`` of the conversion). Each
     text's first token is global unless ``global_attention_mask`` says otherwise; the paper makes the question's
-    tokens global (section 6).
+    tokens global (section 6). The head has two outputs, whatever ``num_labels`` a configuration brings from another
+    task; the model's own configuration says 2.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__(config)
+        super().__init__(with_two_labels(config))
         self.led = LEDModel(self.config, default_global=True)
         self.qa_outputs = nn.Linear(self.config.d_model, 2)
         self.post_init()

@@ -1,5 +1,6 @@
 """The encoder-decoder LED (Beltagy et al. 2020, section 7), without a head."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -8,11 +9,11 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput, LEDSeq2SeqModelOutput
 
+from longspan.models.inputs import check_ids
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_decoder import LEDDecoder
 from longspan.models.led_encoder import LEDEncoder
-
-_IGNORED = -100  # what transformers' collators put where no loss is wanted
+from longspan.models.losses import IGNORED
 
 
 class LEDModel(LEDPreTrainedModel):
@@ -41,12 +42,14 @@ class LEDModel(LEDPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings, which encoder and decoder share."""
+        """The word embeddings, which encoder and decoder share unless ``config.tie_word_embeddings`` is False."""
         return self.shared
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embeddings, in encoder and decoder too."""
-        self.shared = self.encoder.embed_tokens = self.decoder.embed_tokens = value
+        """Replace the word embeddings, in encoder and decoder too; if these are not tied, by copies of their own."""
+        self.shared = value
+        for stack in (self.encoder, self.decoder):
+            stack.embed_tokens = value if self.config.tie_word_embeddings else deepcopy(value)
 
     def forward(
         self,
@@ -80,7 +83,8 @@ class LEDModel(LEDPreTrainedModel):
             past_key_values: a cache of earlier target tokens, static or growing, which is extended.
             inputs_embeds: ``[B, N, C]`` in place of the encoder's word embeddings.
             decoder_inputs_embeds: ``[B, T, C]`` in place of the decoder's.
-            use_cache: return a cache; not while training with gradient checkpointing.
+            use_cache: return a cache; not while training with gradient checkpointing. ``None``: not in
+                ``torch.export`` either, whose graphs return tensors.
             output_attentions: also return the attention probabilities; slower.
             output_hidden_states: also return the hidden states of every layer.
             return_dict: ``False`` returns a tuple. These four default to the configuration's.
@@ -99,6 +103,14 @@ class LEDModel(LEDPreTrainedModel):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give decoder_input_ids: without input_ids there are no tokens to make them from")
+            check_ids("input_ids", input_ids, self.shared.num_embeddings, "is the tokenizer this model's?")
+            longest = self.decoder.embed_positions.num_embeddings
+            if input_ids.shape[1] > longest:
+                raise ValueError(
+                    f"the text has {input_ids.shape[1]} tokens, and without decoder_input_ids the decoder reads it "
+                    f"too, but has positions for {longest}; truncate or split the text, or convert the model with more "
+                    f"decoder positions (max_decoder_positions of longspan.lengthen)"
+                )
             decoder_input_ids = shift_tokens_right(
                 input_ids, self.config.pad_token_id, self.config.decoder_start_token_id
             )
@@ -158,4 +170,4 @@ def shift_tokens_right(ids: Tensor, pad_token_id: int | None, decoder_start_toke
         )
     start = ids.new_full((ids.shape[0], 1), decoder_start_token_id)
     shifted = torch.cat([start, ids], dim=1)[:, :-1]
-    return shifted.masked_fill(shifted == _IGNORED, pad_token_id)
+    return shifted.masked_fill(shifted == IGNORED, pad_token_id)

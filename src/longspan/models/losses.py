@@ -5,6 +5,7 @@ gradients are accumulated, or without it by the number of labels in this batch; 
 -100 is no label in any of them. They are computed in at least fp32.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,8 +41,10 @@ def classification_loss(
         A scalar: mean cross-entropy, binary cross-entropy or squared error.
 
     Raises:
-        ValueError: labels of another shape, or out of range (looked at on a CPU only).
+        TypeError: labels that are no tensor. ValueError: labels of another shape, or out of range (looked at on a CPU
+            only).
     """
+    _check_tensor("labels", labels)
     problem_type = config.problem_type or _infer_problem_type(labels, pooled_logits.shape[-1])
     labels = labels.to(pooled_logits.device)
     if problem_type == "single_label_classification":
@@ -69,8 +72,9 @@ def token_classification_loss(
         num_items_in_batch, ignore_index: as :func:`classification_loss`.
 
     Raises:
-        ValueError: as :func:`classification_loss`.
+        TypeError, ValueError: as :func:`classification_loss`.
     """
+    _check_tensor("labels", labels)
     return _cross_entropy(logits, labels.to(logits.device), num_items_in_batch, ignore_index)
 
 
@@ -92,11 +96,12 @@ def question_answering_loss(
         ignore_index: not read; it is outside every text.
 
     Raises:
-        ValueError: positions of another shape or kind.
+        TypeError: positions that are no tensor. ValueError: positions of another shape or kind.
     """
     losses = []
     named = {"start_positions": (start_positions, start_logits), "end_positions": (end_positions, end_logits)}
     for name, (positions, logits) in named.items():
+        _check_tensor(name, positions)
         batch, length = logits.shape
         if positions.is_floating_point() or positions.shape not in ((batch,), (batch, 1)):
             raise ValueError(
@@ -106,6 +111,40 @@ def question_answering_loss(
         inside = (positions >= 0) & (positions < length)
         losses.append(_cross_entropy(logits, torch.where(inside, positions, IGNORED), num_items_in_batch, IGNORED))
     return (losses[0] + losses[1]) / 2
+
+
+def check_token_labels(
+    labels: Tensor, vocab_size: int, form: str, shape: Sequence[int] | None = None, hint: str = ""
+) -> None:
+    """See that labels are tokens, or -100 where no loss is wanted; the range is looked at on a CPU only.
+
+    Args:
+        labels: int ``[B, N]``.
+        vocab_size: how many tokens there are.
+        form: the names of the dimensions, for a refusal.
+        shape: what they must be, if that is known.
+        hint: what a refusal adds to the shape.
+
+    Raises:
+        TypeError: not a tensor. ValueError: another shape, no integers, or out of range.
+    """
+    _check_tensor("labels", labels)
+    if labels.dim() != 2 or (shape is not None and list(labels.shape) != list(shape)):
+        wanted = "" if shape is None else f" = {list(shape)}{hint}"
+        raise ValueError(f"labels must have shape {form}{wanted}, got {list(labels.shape)}")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, the index of a token each, got {labels.dtype}")
+    if can_inspect(labels):
+        wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))]
+        if wrong.numel() > 0:
+            raise ValueError(
+                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {IGNORED} for no loss"
+            )
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; make one with torch.tensor")
 
 
 def _infer_problem_type(labels: Tensor, outputs: int) -> str:

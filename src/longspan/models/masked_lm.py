@@ -13,7 +13,7 @@ from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_loss_arguments
-from longspan.models.losses import IGNORED
+from longspan.models.losses import IGNORED, check_token_labels
 
 
 class LongformerLMHead(nn.Module):
@@ -62,6 +62,16 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the decoder."""
         self.lm_head.decoder = new_embeddings
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As ``PreTrainedModel.resize_token_embeddings``, both biases of an untied head included."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        bias = self.lm_head.bias
+        if added := self.lm_head.decoder.out_features - bias.shape[0]:  # once tied it is the decoder's already
+            self.lm_head.bias = nn.Parameter(F.pad(bias.detach(), (0, added)), bias.requires_grad)  # negative cuts
+        return embeddings
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -128,8 +138,8 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         if labels is None:
             logits = self.lm_head(hidden_states)
         else:
-            _check_labels(labels, hidden_states, self.lm_head.decoder.out_features)
-            labels = labels.to(hidden_states.device).flatten()
+            check_token_labels(labels, self.lm_head.decoder.out_features, "[B, N]", hidden_states.shape[:2])
+            labels = labels.to(hidden_states.device).flatten().long()
             labelled = labels != IGNORED
             if sparse:
                 scored = logits = self.lm_head(hidden_states.flatten(0, 1)[labelled])  # [L, V]
@@ -166,14 +176,3 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         if torch.is_grad_enabled():
             return self.lm_head(hidden_states.flatten(0, 1)[labelled]), labels
         return logits.flatten(0, 1)[labelled], labels
-
-
-def _check_labels(labels: Tensor, hidden_states: Tensor, vocab_size: int) -> None:
-    if labels.shape != hidden_states.shape[:2]:
-        raise ValueError(f"labels must have shape [B, N] = {list(hidden_states.shape[:2])}, got {list(labels.shape)}")
-    if can_inspect(labels):
-        wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))]
-        if wrong.numel() > 0:
-            raise ValueError(
-                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {IGNORED} for no loss"
-            )

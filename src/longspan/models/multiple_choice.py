@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.longformer.modeling_longformer import LongformerMultipleChoiceModelOutput
 
-from longspan.models.card_multiple_choice import AUTHORS_POOLER, AuthorsPooler, authors_pooling
+from longspan.models.card_multiple_choice import (
+    AUTHORS_POOLER,
+    OF_AUTHORS_POOLER,
+    AuthorsPooler,
+    authors_pooling,
+    check_segment_length,
+)
 from longspan.models.heads import LongformerHead, head_dropout
 from longspan.models.losses import token_classification_loss
 from longspan.models.pooling import Pooling
@@ -53,7 +59,8 @@ class LongformerForMultipleChoice(LongformerHead):
         Their class pools segments, by default the last one's, with a ``pooler`` of its own, and holds an encoder's
         pooler that it doesn't use. Where their keys are found, the model is loaded with them in their places,
         ``pooling`` becomes theirs (attentive if there are weights of it, else ``"last"``) and the global policy
-        ``"cls+sep"``, unless the configuration says something else.
+        ``"cls+sep"``, unless the configuration says something else. The pooler of a :class:`LongformerModel` saved
+        alone, which has their name, is told by the encoder's names and stays the encoder's.
 
         Raises:
             OSError, ValueError: as there, or such a checkpoint without a length of segments.
@@ -67,13 +74,16 @@ class LongformerForMultipleChoice(LongformerHead):
         # Asked of the loading itself: the file may be in pieces, or on the hub.
         found = {key for key in report["unexpected_keys"] if key.startswith("authors_pooler.")}
         if found and key_mapping is None:
-            pooling = authors_pooling(model.config, found, str(pretrained_model_name_or_path))
+            pooling = authors_pooling(model.config, found)
+            fields: dict[str, Any] = {"pooling": pooling}
             if config is not None:
-                config = deepcopy(config)
-                config.pooling = pooling
-            pooler, theirs = load(
-                AuthorsPooler.from_pretrained, **({"pooling": pooling} if config is None else {"config": config})
-            )
+                fields = {"config": deepcopy(config)}
+                fields["config"].pooling = pooling
+            pooler, theirs = load(AuthorsPooler.from_pretrained, key_mapping=OF_AUTHORS_POOLER, **fields)
+            if "bare_encoder" not in theirs["missing_keys"]:
+                model, report = load(super().from_pretrained, config=config, key_mapping=None)
+                return (model, report) if output_loading_info else model
+            check_segment_length(model.config, str(pretrained_model_name_or_path))
             model.config.pooling = pooling
             model.config.global_attention_policy = model.config.global_attention_policy or "cls+sep"
             model.pooling, model.longformer.pooler.dense = pooler.pooling, pooler.authors_pooler["dense"]

@@ -27,10 +27,7 @@ class LongformerForQuestionAnswering(LongformerHead):
     _loss_function = staticmethod(question_answering_loss)
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        if isinstance(config, PreTrainedConfig) and config.num_labels != 2:
-            config = copy.deepcopy(config)
-            config.num_labels = 2
-        super().__init__(config)
+        super().__init__(with_two_labels(config))
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
@@ -97,3 +94,11 @@ class LongformerForQuestionAnswering(LongformerHead):
             global_attentions=encoded.global_attentions,
         )
         return self.finish(output, return_dict)
+
+
+def with_two_labels(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration itself if it says 2 labels, else a copy that does: start and end."""
+    if isinstance(config, PreTrainedConfig) and config.num_labels != 2:
+        config = copy.deepcopy(config)
+        config.num_labels = 2
+    return config

@@ -17,6 +17,7 @@ from longspan.models import LongformerConfig, LongformerModel, make_global_atten
 from longspan.models.global_policies import GlobalPolicy, parse_policy
 from longspan.pipelines.windows import (
     Columns,
+    check_stride,
     most_central,
     special_tokens_around,
     split_into_windows,
@@ -80,6 +81,7 @@ class DocumentEmbedder:
         self.global_attention_policy: GlobalPolicy = "first" if policy is None else policy
         parse_policy(self.global_attention_policy)
         self.max_length, self.stride = window_tokens(self.model, tokenizer, max_length), stride
+        check_stride("stride", stride, self.max_length)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **options: Any) -> "DocumentEmbedder":

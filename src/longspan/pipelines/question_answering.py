@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.pipelines.base import ChunkPipeline
 
-from longspan.pipelines.windows import Columns, split_into_windows, take_columns, window_tokens
+from longspan.pipelines.windows import Columns, check_stride, split_into_windows, take_columns, window_tokens
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         for name, value in at_least_one.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        window_tokens(self.model, self.tokenizer, max_seq_len)
+        check_stride("doc_stride", doc_stride, window_tokens(self.model, self.tokenizer, max_seq_len))
         before = {
             "doc_stride": doc_stride,
             "max_seq_len": max_seq_len,

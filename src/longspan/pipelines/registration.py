@@ -5,17 +5,19 @@ from typing import Any
 from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, pipelines
 
 from longspan.integrations.registration import register_models
+from longspan.pipelines.fill_mask import QuietFillMaskPipeline
 from longspan.pipelines.question_answering import QuestionAnsweringPipeline
 from longspan.pipelines.text_classification import LongTextClassificationPipeline
 from longspan.pipelines.token_classification import LongTokenClassificationPipeline
 from longspan.training.summarization.pipeline import SummarizationPipeline
 
-# Tasks that transformers lacks, and those whose pipelines read longer texts here.
+# Tasks that transformers lacks, and those whose pipelines treat long texts otherwise here.
 _NEW: dict[str, tuple[type, type]] = {
     "question-answering": (QuestionAnsweringPipeline, AutoModelForQuestionAnswering),
     "summarization": (SummarizationPipeline, AutoModelForSeq2SeqLM),
 }
 _LONGER: dict[str, type] = {
+    "fill-mask": QuietFillMaskPipeline,
     "text-classification": LongTextClassificationPipeline,
     "token-classification": LongTokenClassificationPipeline,
 }
@@ -31,7 +33,8 @@ def register(active: bool = True) -> None:
 
     Tasks, for models of any type: ``pipeline("question-answering")`` and ``pipeline("summarization")``, which
     ``transformers`` 5 dropped, are there again; "text-classification" and "token-classification" read texts of any
-    length, in windows where the model reads less, and give what they gave where a text fits. See
+    length, in windows where the model reads less, and give what they gave where a text fits; "fill-mask" gives what it
+    gave, and leaves it to the model to refuse a text that is too long. See
     :class:`longspan.pipelines.QuestionAnsweringPipeline`,
     :class:`longspan.training.summarization.pipeline.SummarizationPipeline`,
     :class:`longspan.pipelines.LongTextClassificationPipeline`,

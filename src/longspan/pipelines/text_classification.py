@@ -8,7 +8,7 @@ import torch
 from transformers import TextClassificationPipeline
 from transformers.pipelines.base import ChunkPipeline
 
-from longspan.pipelines.windows import split_into_windows, take_columns, window_tokens
+from longspan.pipelines.windows import check_stride, split_into_windows, take_columns, window_tokens
 
 WindowAggregation = Literal["mean", "max"]
 """How the logits of a text's windows become the text's: their mean, or the largest of each class."""
@@ -36,11 +36,13 @@ class LongTextClassificationPipeline(TextClassificationPipeline, ChunkPipeline):
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         before, within, after = super()._sanitize_parameters(**kwargs)
+        limit = None
         if kwargs.get("truncation"):
             before |= {} if max_length is None else {"max_length": max_length}
-        elif max_length is not None:
-            window_tokens(self.model, self.tokenizer, max_length)
-            before["window_length"] = max_length
+        else:
+            limit = window_tokens(self.model, self.tokenizer, max_length)
+            before |= {} if max_length is None else {"window_length": max_length}
+        check_stride("stride", stride, limit)
         if stride is not None:
             before["stride"] = stride
         if window_aggregation is not None:

@@ -9,6 +9,7 @@ from transformers import TokenClassificationPipeline
 
 from longspan.pipelines.windows import (
     Columns,
+    check_stride,
     most_central,
     special_tokens_around,
     split_into_windows,
@@ -36,7 +37,7 @@ class LongTokenClassificationPipeline(TokenClassificationPipeline):
         self, stride: int | None = None, max_length: int | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         before, within, after = super()._sanitize_parameters(**kwargs)
-        window_tokens(self.model, self.tokenizer, max_length)
+        check_stride("stride", stride, window_tokens(self.model, self.tokenizer, max_length))
         given = {"stride": stride, "window_length": max_length}
         return before | {name: value for name, value in given.items() if value is not None}, within, after
 

@@ -46,6 +46,22 @@ def window_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     return max_length
 
 
+def check_stride(name: str, stride: int | None, limit: int | None) -> None:
+    """See that windows may share so many tokens, whether or not a text needs more than one.
+
+    Args:
+        name: what the option is called.
+        stride: its value; None: as :func:`split_into_windows` chooses.
+        limit: tokens of a window; None: no limit.
+
+    Raises:
+        ValueError: it is negative, or as long as a window.
+    """
+    if stride is not None and (stride < 0 or (limit is not None and stride >= limit)):
+        below = "" if limit is None else f" and less than a window, which has {limit:,}"
+        raise ValueError(f"{name} is {stride:,}, the tokens that windows share; it must be at least 0{below}")
+
+
 def split_into_windows(kept: Sequence[bool], limit: int | None, stride: int | None = None) -> list[Columns]:
     """Windows over the part of an encoded text that may be cut; what is kept stands in each of them.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from longspan.data.tokenization import tokenize_with_offsets
+from longspan.data.tokenization import OffsetTokens, tokenize_with_offsets
 from longspan.tasks.files import check_new, check_object, read_json_entries, take, take_strings
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
@@ -189,11 +189,11 @@ class HotpotLayout:
         """Lay a question out.
 
         Raises:
-            ValueError: the question leaves no room for a paragraph.
+            ValueError: as :meth:`check`.
         """
-        open_query, close_query, open_title, close_title, sentence_end = self.markers
-        asked = tokenize_with_offsets(self.tokenizer, question.question, leading_space=True).ids
-        ids = [self.first_id, open_query, *asked, close_query]
+        self.check(question)
+        sentence_end = self.markers[-1]
+        ids = self._asked(question)
         question_length = len(ids)
         paragraphs: list[int] = []
         sentences: list[tuple[int, int]] = []
@@ -202,13 +202,9 @@ class HotpotLayout:
         offsets: list[tuple[tuple[int, int], ...]] = []
         full, truncated = False, 0
         for number, paragraph in enumerate(question.paragraphs):
-            head = [
-                open_title,
-                *tokenize_with_offsets(self.tokenizer, paragraph.title, leading_space=True).ids,
-                close_title,
-            ]
+            head = self._head(paragraph)
             for index, sentence in enumerate(paragraph.sentences):
-                tokens = tokenize_with_offsets(self.tokenizer, sentence, leading_space=True)
+                tokens = self._tokens(sentence)
                 opening = head if index == 0 else []
                 if full or len(ids) + len(opening) + len(tokens.ids) + 2 > self.max_length:
                     full, truncated = True, truncated + 1
@@ -221,11 +217,6 @@ class HotpotLayout:
                 ends.append(len(ids) - 1)
                 sentences.append((number, index))
                 offsets.append(tuple(tokens.offsets))
-        if not paragraphs:
-            raise ValueError(
-                f"question {question.id}: the question takes {question_length} of max_length {self.max_length} tokens "
-                f"and leaves no room for a sentence; use a larger max_length"
-            )
         # Paragraphs without a sentence have no <t>; numbers are those of the paragraphs that are in the row.
         kept = sorted({number for number, _ in sentences})
         sentences = [(kept.index(number), index) for number, index in sentences]
@@ -252,6 +243,34 @@ class HotpotLayout:
             sentence_labels=tuple(-100 if evidence is None else int(mark in evidence) for mark in marks),
             truncated=truncated,
         )
+
+    def check(self, question: HotpotQuestion) -> None:
+        """See that a question has a sentence, and that the first one fits beside it into a row.
+
+        Raises:
+            ValueError: it hasn't, or doesn't; the message says what takes the room.
+        """
+        first = next((paragraph for paragraph in question.paragraphs if paragraph.sentences), None)
+        if first is None:
+            raise ValueError(f"question {question.id}: none of its paragraphs has a sentence; take it out")
+        asked, head, sentence = self._asked(question), self._head(first), self._tokens(first.sentences[0]).ids
+        if len(asked) + len(head) + len(sentence) + 2 > self.max_length:
+            raise ValueError(
+                f"question {question.id}: the question takes {len(asked)} of max_length {self.max_length} tokens, the "
+                f"title of its first paragraph {len(head)} and the first sentence {len(sentence)}, which don't fit; "
+                f"use a larger max_length, or take it out"
+            )
+
+    def _asked(self, question: HotpotQuestion) -> list[int]:
+        """``<s> [q] question [/q]``."""
+        return [self.first_id, self.markers[0], *self._tokens(question.question).ids, self.markers[1]]
+
+    def _head(self, paragraph: Paragraph) -> list[int]:
+        """``<t> title </t>``."""
+        return [self.markers[2], *self._tokens(paragraph.title).ids, self.markers[3]]
+
+    def _tokens(self, text: str) -> OffsetTokens:
+        return tokenize_with_offsets(self.tokenizer, text, leading_space=True)
 
     def collate(self, examples: Sequence[HotpotExample]) -> dict[str, Tensor]:
         """A batch, the arguments of :class:`LongformerForHotpotQA`.

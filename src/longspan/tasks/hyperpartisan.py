@@ -48,6 +48,32 @@ def strip_markup(text: str) -> str:
     return " ".join(html.unescape(_MARK.sub("", text)).split())
 
 
+def find_hyperpartisan(source: str | Path) -> tuple[Path, Path]:
+    """The official file of articles, and where that of their labels is to be.
+
+    Args:
+        source: the folder of both, or the file ``articles-*.xml``.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file, or not one file of articles in it. ValueError: the file has
+            another name, from which that of the labels can't be told.
+    """
+    articles = Path(source)
+    if not articles.exists():
+        raise FileNotFoundError(
+            f"{articles} does not exist; name the folder of the official XML files, or articles-*.xml"
+        )
+    if articles.is_dir():
+        found = sorted(articles.glob("articles-*.xml"))
+        if len(found) != 1:
+            raise FileNotFoundError(f"folder {articles} holds {len(found)} files articles-*.xml; name the one to read")
+        (articles,) = found
+    truth = articles.with_name(articles.name.replace("articles-", "ground-truth-", 1))
+    if truth == articles:
+        raise ValueError(f"{articles} is not named articles-*.xml, so the file ground-truth-*.xml can't be found")
+    return articles, truth
+
+
 def read_hyperpartisan(articles: str | Path, truth: str | Path | None, *, clean: bool = True) -> list[LabelledText]:
     """Read the official articles and their labels.
 

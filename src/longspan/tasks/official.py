@@ -51,6 +51,10 @@ class OfficialTask(ABC):
     """What it adds to the vocabulary."""
     suffix: ClassVar[str] = ".json"
     """Of a file of predictions."""
+    target: ClassVar[str] = "label"
+    """What items are learnt from and scored against is called so."""
+    all_have_targets: ClassVar[bool] = True
+    """Whether every item must have one to be learnt from and scored; False: at least one of a set."""
 
     def read(self, source: str, split: Split) -> list[Any]:
         """The items of a source.
@@ -65,6 +69,67 @@ class OfficialTask(ABC):
         if is_hub(source):
             return self.from_hub(read_hub_rows(source, split))
         return self.from_files(source, split)
+
+    def read_all(self, sources: Sequence[str], split: Split, *, with_targets: bool = True) -> list[Any]:
+        """The items of several sources, which are one set.
+
+        Args:
+            sources, split: as :meth:`read`.
+            with_targets: see that there is what they are learnt from or scored against.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`read` and :meth:`check_apart`; or a target is missing.
+        """
+        held = [(source, self.read(source, split)) for source in sources]
+        self.check_apart(held)
+        if with_targets:
+            self._check_targets(held, split)
+        return [item for _, items in held for item in items]
+
+    def check_apart(self, held: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """See that no two sources have predictions under one key, of which the last would be scored for both.
+
+        Args:
+            held: sources with their items.
+
+        Raises:
+            ValueError: two have, or one is named twice.
+        """
+        owner: dict[str, str] = {}
+        for number, (source, items) in enumerate(held):
+            if source in [earlier for earlier, _ in held[:number]]:
+                raise ValueError(f"{source} is named twice; name each source once")
+            keys = dict.fromkeys(key for item in items for key in self.keys(item))
+            twice = next((key for key in keys if key in owner), None)
+            if twice is not None:
+                raise ValueError(
+                    f"{owner[twice]} and {source} both hold the id {twice!r}; ids must be unique in all sources of a "
+                    f"set: rename it, or use the sources apart"
+                )
+            owner |= dict.fromkeys(keys, source)
+
+    def _check_targets(self, held: Sequence[tuple[str, Sequence[Any]]], split: Split) -> None:
+        use = "learnt from" if split == "train" else "scored"
+        if not self.all_have_targets:
+            if not any(self.has_target(item) for _, items in held for item in items):
+                names = ", ".join(source for source, _ in held)
+                raise ValueError(f"no item of {names} has a {self.target}, so it can't be {use}; name annotated data")
+            return
+        for source, items in held:
+            for item in items:
+                if not self.has_target(item):
+                    raise ValueError(
+                        f"{source}: {self.keys(item)[0]!r} has no {self.target}, so it can't be {use}; take it out, or "
+                        f"name annotated data"
+                    )
+
+    def keys(self, item: Any) -> Sequence[str]:
+        """What predictions for an item are kept under, see :meth:`collect`."""
+        return (str(item.id),)
+
+    def has_target(self, item: Any) -> bool:
+        """Whether an item has what it is learnt from and scored against."""
+        return True
 
     @abstractmethod
     def from_files(self, source: str, split: Split) -> list[Any]:
@@ -107,7 +172,7 @@ class OfficialTask(ABC):
         return list(items)
 
     def check(self, layout: Any, units: Sequence[Any], reading_length: int | None) -> None:  # noqa: B027
-        """See before a training that what every row repeats leaves room.
+        """See before a training that its units can be encoded: texts can be read, what rows repeat leaves room.
 
         Args:
             layout: the task's.
@@ -115,8 +180,12 @@ class OfficialTask(ABC):
             reading_length: of a model that reads rows in pieces.
 
         Raises:
-            ValueError: of a unit it doesn't.
+            FileNotFoundError, ValueError: a unit can't.
         """
+
+    def can_teach(self, layout: Any, units: Sequence[Any]) -> bool:
+        """Whether any of the training units holds the answer that is looked for in it; single ones needn't."""
+        return True
 
     def training_unit(self, unit: Any, seed: int) -> Any:
         """The unit as it is trained on in the epoch that ``seed`` belongs to."""

@@ -59,6 +59,7 @@ class WikiHop(OfficialTask):
     name = "wikihop"
     recipe = wikihop.RECIPE
     markers = wikihop.MARKERS
+    target = "answer"
     max_chunks: int | None = None
     """At most so many rows a question; None: all its documents."""
 
@@ -67,6 +68,9 @@ class WikiHop(OfficialTask):
 
     def from_hub(self, rows: hub.Rows) -> list[Any]:
         return hub.wikihop_from_hub(rows)
+
+    def has_target(self, item: Any) -> bool:
+        return item.answer is not None
 
     def model_class(self) -> type[LongformerForWikiHop]:
         return LongformerForWikiHop
@@ -96,6 +100,7 @@ class TriviaQA(OfficialTask):
 
     name = "triviaqa"
     recipe = triviaqa.RECIPE
+    target = "answer"
     evidence: str | None = None
     """The folder ``evidence``; None: that of the official archive, beside the folder ``qa``."""
     max_question_length: int = 55
@@ -116,6 +121,12 @@ class TriviaQA(OfficialTask):
         rows = hub.read_hub_rows(source, split)
         return [(question, "") for question in hub.triviaqa_from_hub(rows, hub.triviaqa_domain(source))]
 
+    def keys(self, item: Any) -> Sequence[str]:
+        return item[0].keys
+
+    def has_target(self, item: Any) -> bool:
+        return item[0].truths is not None
+
     def model_class(self) -> type[LongformerForTriviaQA]:
         return LongformerForTriviaQA
 
@@ -127,6 +138,14 @@ class TriviaQA(OfficialTask):
     def units(self, items: Iterable[Any], max_length: int) -> list[Any]:
         """A question with each of its documents."""
         return [(question, document, evidence) for question, evidence in items for document in question.documents]
+
+    def check(self, layout: triviaqa.TriviaQALayout, units: Sequence[Any], reading_length: int | None) -> None:
+        """Reads every document once."""
+        for document, evidence in dict.fromkeys((document, evidence) for _, document, evidence in units):
+            document.read(evidence)
+
+    def can_teach(self, layout: triviaqa.TriviaQALayout, units: Sequence[Any]) -> bool:
+        return any(layout.encode_document(*unit).has_answer for unit in units)
 
     def encode(self, layout: Any, unit: Any) -> Any:
         return layout.encode_document(*unit)
@@ -156,6 +175,7 @@ class HotpotQA(OfficialTask):
     name = "hotpotqa"
     recipe = hotpotqa.RECIPE
     markers = hotpotqa.MARKERS
+    target = "answer with evidence"
     first_stage: str | None = None
     """Folder of a model of the first stage: only the paragraphs that it finds relevant are read. None: all."""
 
@@ -170,11 +190,18 @@ class HotpotQA(OfficialTask):
     def from_hub(self, rows: hub.Rows) -> list[Any]:
         return hub.hotpotqa_from_hub(rows)
 
+    def has_target(self, item: Any) -> bool:
+        return item.answer is not None and item.supporting_facts is not None
+
     def model_class(self) -> type[LongformerForHotpotQA]:
         return LongformerForHotpotQA
 
     def layout(self, tokenizer: Any, max_length: int) -> hotpotqa.HotpotLayout:
         return hotpotqa.HotpotLayout(tokenizer, max_length)
+
+    def check(self, layout: hotpotqa.HotpotLayout, units: Sequence[Any], reading_length: int | None) -> None:
+        for question in units:
+            layout.check(question)
 
     def decode(self, units: Sequence[Any], examples: Sequence[Any], output: Any) -> list[Decoded]:
         names = ("start_logits", "end_logits", "type_logits", "paragraph_logits", "sentence_logits")
@@ -208,6 +235,8 @@ class Coreference(OfficialTask, CoreferenceSizes):
 
     name = "coreference"
     recipe = coreference.RECIPE
+    target = "cluster of mentions"
+    all_have_targets = False
     suffix = ".conll"
 
     def from_files(self, source: str, split: Split) -> list[Any]:
@@ -215,6 +244,12 @@ class Coreference(OfficialTask, CoreferenceSizes):
 
     def from_hub(self, rows: hub.Rows) -> list[Any]:
         return hub.coreference_from_hub(rows)
+
+    def keys(self, item: Any) -> Sequence[str]:
+        return (item.key,)
+
+    def has_target(self, item: Any) -> bool:
+        return bool(item.clusters)
 
     def model_class(self) -> type[LongformerForCoreference]:
         return LongformerForCoreference
@@ -251,11 +286,8 @@ class _OneLabel(OfficialTask):
 
     labels: ClassVar[tuple[str, ...]]
 
-    def read(self, source: str, split: Split) -> list[Any]:
-        items = super().read(source, split)
-        if split != "test" and any(item.label == NO_LABEL for item in items):
-            raise ValueError(f"{source} holds items without a label, which can't be learnt from or chosen by")
-        return items
+    def has_target(self, item: Any) -> bool:
+        return bool(item.label != NO_LABEL)
 
     def config_fields(self, max_length: int) -> dict[str, Any]:
         named = dict(enumerate(self.labels))
@@ -310,16 +342,7 @@ class Hyperpartisan(_Documents):
     """Clean the texts as the authors' code."""
 
     def from_files(self, source: str, split: Split) -> list[Any]:
-        path = Path(source)
-        articles = path
-        if path.is_dir():
-            found = sorted(path.glob("articles-*.xml"))
-            if len(found) != 1:
-                raise FileNotFoundError(f"folder {path} holds {len(found)} files articles-*.xml; name the one to read")
-            (articles,) = found
-        truth = articles.with_name(articles.name.replace("articles-", "ground-truth-", 1))
-        if truth == articles:
-            raise ValueError(f"{articles} is not named articles-*.xml, so the file ground-truth-*.xml can't be found")
+        articles, truth = hyperpartisan.find_hyperpartisan(source)
         to_predict = split == "test" and not truth.is_file()
         return hyperpartisan.read_hyperpartisan(articles, None if to_predict else truth, clean=self.clean)
 
@@ -327,8 +350,7 @@ class Hyperpartisan(_Documents):
         return hub.hyperpartisan_from_hub(rows, clean=self.clean)
 
     def draw(self, sources: Sequence[str], seed: int) -> dict[Split, list[Any]]:
-        documents = [document for source in sources for document in self.read(source, "train")]
-        train, dev, test = hyperpartisan.split_hyperpartisan(documents, seed)
+        train, dev, test = hyperpartisan.split_hyperpartisan(self.read_all(sources, "train"), seed)
         return {"train": train, "eval": dev, "test": test}
 
     def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
@@ -356,6 +378,7 @@ class Imdb(_Documents):
         return hub.imdb_from_hub(rows)
 
     def draw(self, sources: Sequence[str], seed: int) -> dict[Split, list[Any]]:
+        held: list[tuple[str, list[Any]]] = []
         train, dev = [], []
         for source in sources:
             if hub.is_hub(source):
@@ -366,8 +389,10 @@ class Imdb(_Documents):
                 if split != "train":
                     raise ValueError(f"{source}: development data is drawn from training data; give aclImdb/train")
                 parts = imdb.split_imdb(folder, seed)
+            held.append((source, [*parts[0], *parts[1]]))
             train += parts[0]
             dev += parts[1]
+        self.check_apart(held)
         return {"train": train, "eval": dev}
 
     @staticmethod

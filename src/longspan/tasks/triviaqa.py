@@ -68,11 +68,18 @@ class TriviaQADocument:
             evidence: the folder ``evidence``, which holds ``wikipedia`` and ``web``.
 
         Raises:
-            FileNotFoundError: it isn't there. ValueError: it isn't UTF-8.
+            FileNotFoundError: it isn't there, or is a folder. ValueError: it isn't UTF-8.
         """
         if self.text is not None:
             return self.text
-        return read_text(Path(evidence) / self.folder / self.filename, "TriviaQA evidence")
+        path = Path(evidence) / self.folder / self.filename
+        if not path.is_file():
+            reason = "is a folder" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(
+                f"{path}, a document of TriviaQA, {reason}; unpack evidence of the official archive again, or set "
+                f"evidence to its folder"
+            )
+        return read_text(path, "TriviaQA evidence")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from longspan.data.corpus import LengthUnit
 from longspan.data.layout import GlobalTokens
 from longspan.data.text import TxtDocument
-from longspan.training.recipe_fields import check_names, convert_fields, read_fields
+from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number type of the matrix products; weights and optimizer stay in fp32."""
@@ -142,12 +142,13 @@ class PretrainRecipe:
             "sequence_length": 3, "segment_length": 2, "min_length": 0, "sequences_per_step": 1, "micro_batch": 1,
             "steps": 1, "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "source_positions": 1,
             "log_every": 1, "eval_every": 1, "eval_documents": 1, "eval_tokens": 1, "eval_batch": 1, "save_every": 1,
-            "keep_checkpoints": 1, "seed": 0,
+            "keep_checkpoints": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        check_seeds("seed", self.seed)
         for name in ("learning_rate", "eps", "power", "mean_span"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")

@@ -11,6 +11,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+_LARGEST_SEED = 2**32 - 1
+
 
 def read_fields(path: str | Path) -> dict[str, Any]:
     """The ``field: value`` lines of a YAML file.
@@ -49,6 +51,19 @@ def check_names(kind: type, values: Mapping[str, Any], origin: str) -> None:
         raise ValueError(f"{origin}: {' and '.join(options)} must be given")
 
 
+def check_seeds(name: str, *seeds: int) -> None:
+    """See that a field's seeds are different and what NumPy takes.
+
+    Raises:
+        ValueError: they aren't.
+    """
+    wrong = next((seed for seed in seeds if not 0 <= seed <= _LARGEST_SEED), None)
+    if wrong is not None:
+        raise ValueError(f"{name} is {wrong}; it must be from 0 to {_LARGEST_SEED}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{name} is {list(seeds)}; give each once")
+
+
 def convert_fields(instance: Any, but: tuple[str, ...] = ()) -> None:
     """Bring YAML's values to the types of a frozen dataclass's fields, except the fields ``but``.
 
@@ -69,7 +84,7 @@ def as_kind(name: str, value: object, kind: Any) -> object:
         kind: the annotation: a number, str, bool, ``Literal``, a tuple of these, or one of these or None.
 
     Raises:
-        TypeError: a value of another type. ValueError: none of a ``Literal``'s values.
+        TypeError: a value of another type. ValueError: none of a ``Literal``'s values, or a number that is too large.
     """
     options = get_args(kind) if get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     if value is None and type(None) in options:
@@ -92,10 +107,14 @@ def as_kind(name: str, value: object, kind: Any) -> object:
             number = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             number = math.nan
+        except OverflowError as error:
+            raise ValueError(f"{name} is a number of more than 300 digits; give a smaller one") from error
         if wanted is float and math.isfinite(number):
             return number
+        if wanted is int and abs(number) >= 2**63:
+            raise ValueError(f"{name} is {number:g}; it must be less than 2**63")
         if wanted is int and number.is_integer():
-            return int(number)
+            return value if isinstance(value, int) else int(number)
     names = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
     raise TypeError(f"{name} is {value!r}; it must be {names[wanted]}{optional}")
 

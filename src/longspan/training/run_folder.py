@@ -128,9 +128,18 @@ class RunFolder:
         """Where the files of a checkpoint are written before it is whole."""
         return staging_directory(self.checkpoints_dir / f"checkpoint-{step}")
 
-    def keep_newest(self, number: int) -> None:
-        """Delete all but the newest checkpoints."""
-        for _, folder in self.checkpoints()[:-number]:
+    def keep_newest(self, number: int | None, best: int | None = None) -> None:
+        """Delete all but so many of the newest checkpoints.
+
+        Args:
+            number: how many stay; ``None`` or 0: all, as in ``Trainer``.
+            best: the step of one that stays, if need be in the place of a newer one that isn't the newest.
+        """
+        if not number:
+            return
+        found = self.checkpoints()
+        spare = [folder for step, folder in found[:-1] if step != best]
+        for folder in spare[: max(0, len(found) - number)]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def read_log(self) -> list[LogEntry]:

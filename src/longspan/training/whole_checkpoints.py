@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 
 from longspan.data.progress import no_transformers_bars
 from longspan.training.run_folder import RunFolder
@@ -16,8 +17,8 @@ class WholeCheckpoints(Trainer):
 
     folder: RunFolder
     """Where checkpoints go."""
-    keep_checkpoints: int
-    """How many of them are kept."""
+    keep_checkpoints: int | None
+    """How many of them are kept, the best one among them; None: all."""
 
     def _complete(self, checkpoint: Path) -> None:
         """Called on every process when ``Trainer`` has written its files, before the checkpoint takes its place."""
@@ -42,10 +43,21 @@ class WholeCheckpoints(Trainer):
                 for file in inner.iterdir():
                     file.rename(place / file.name)
                 inner.rmdir()
+            self._name_best(place)
             self._complete(place)
         if main:
-            self.folder.keep_newest(self.keep_checkpoints)
+            self.folder.keep_newest(self.keep_checkpoints, self.state.best_global_step)
         self.accelerator.wait_for_everyone()
+
+    def _name_best(self, checkpoint: Path) -> None:
+        """Have the state say where the best checkpoint is: ``Trainer`` looks for it where it writes the newest."""
+        best = self.state.best_global_step
+        place = self.folder.checkpoints_dir / f"checkpoint-{best}"
+        if best is None or not (best == self.state.global_step or place.is_dir()):
+            return
+        self.state.best_model_checkpoint = str(place)
+        if self.is_world_process_zero():
+            self.state.save_to_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Warn of keys that a checkpoint lacks, but not of tied weights, which are saved once."""

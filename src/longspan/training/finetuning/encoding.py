@@ -1,7 +1,7 @@
 """Examples into the tokens a model reads, with the way back from its outputs to the example.
 
-An example becomes one piece or several. A text to classify is one piece, cut at the model's length: how much was
-cut is told. Sentences, words and contexts to search are cut nowhere: what doesn't fit goes on in another piece.
+An example becomes one piece or several. A text to classify is one piece, cut at the model's length. Sentences, words
+and contexts to search go on in another piece where they don't fit. How much is cut is told.
 
 =================  =================================================================================
 task               tokens
@@ -14,9 +14,11 @@ tokens             ``<s> words </s>``, pieces that end between words
 sequential         segments, each headed by ``<s>`` or ``</s>``, one or more for a sentence
 =================  =================================================================================
 
-With the layout ``segments``, the first three are segments as well: the text's, then one for each text that is kept.
+With the layout ``segments``, the first three are segments as well: the text's, then one for each text that stands with
+it.
 
-Separators are those of the tokenizer. The part that is kept takes at most half of the tokens.
+Separators are those of the tokenizer. What stands with a text, a hypothesis, a question or a choice, is cut as well: to
+half of the tokens, of a text that is cut, or to its segment. So is a sentence that fills more than a piece.
 """
 
 from collections.abc import Sequence
@@ -73,7 +75,7 @@ class EncodedExample:
     pieces: tuple[EncodedPiece, ...]
     """At least one."""
     tokens: int
-    """Tokens of the longest text that was to be read, without special tokens."""
+    """Tokens of its texts, without special tokens; of several choices those with the one that loses, or has, most."""
     cut: int
     """How many of them are in no piece."""
 
@@ -162,6 +164,7 @@ class ExampleEncoder:
         else:
             texts = [f"{inputs['question']} {choice}".strip() for choice in inputs["choices"]]
             rows = [self._cut_pair(text, inputs["context"], kept_last=True) for text in texts]
+        cut, tokens = max((cut, tokens) for _, tokens, cut in rows)
         width = max(piece.input_ids.size for piece, _, _ in rows)
 
         def stack(arrays: list[NDArray[Any]], fill: int) -> NDArray[Any]:
@@ -174,11 +177,12 @@ class ExampleEncoder:
             targets={} if target is None else {"labels": target},
             places=rows[0][0].places,
         )
-        return EncodedExample(pieces=(piece,), tokens=rows[0][1], cut=max(cut for _, _, cut in rows))
+        return EncodedExample(pieces=(piece,), tokens=tokens, cut=cut)
 
     def _contexts(self, inputs: dict[str, Any], target: tuple[Answer, ...] | None) -> EncodedExample:
         room = self.task.max_length - self._pair.size
-        question = self._ids(inputs["question"])[0][: room // 2]
+        asked = self._ids(inputs["question"])[0]
+        question = asked[: room // 2]
         ids, offsets = self._ids(inputs["context"])
         room -= len(question)
         # A step of a quarter at least: an overlap that leaves nothing new would never come to an end.
@@ -191,7 +195,7 @@ class ExampleEncoder:
             pieces.append(_with(piece, places, {} if target is None else _span(places, target)))
             if start + room >= len(ids):
                 break
-        return EncodedExample(pieces=tuple(pieces), tokens=len(ids), cut=0)
+        return EncodedExample(pieces=tuple(pieces), tokens=len(asked) + len(ids), cut=len(asked) - len(question))
 
     def _words(self, words: Sequence[str], target: tuple[str, ...] | None) -> EncodedExample:
         stops = np.cumsum([len(word) + 1 for word in words]) - 1  # of each word in the joined text
@@ -256,19 +260,19 @@ class ExampleEncoder:
     # ---- tokens
 
     def _in_segments(self, text: str, tails: Sequence[str]) -> tuple[EncodedPiece, int, int]:
-        """A text in segments, its end cut, and short texts behind it in one each, as :meth:`_cut_pair` gives it."""
+        """A text in segments, its end cut, and short texts behind it in one each, as :meth:`_cut_pair` gives them."""
         assert self._layout is not None
         row = encode_with_tails(self._layout, self.tokenizer, text, tails)
         ids, offsets = self._ids(text)
-        behind = sum(min(len(self._ids(tail)[0]), self._layout.segment_length - 1) for tail in tails)
-        kept = len(row.positions) - behind
+        behind = [len(self._ids(tail)[0]) for tail in tails]
+        kept = len(row.positions) - sum(min(size, self._layout.segment_length - 1) for size in behind)
         piece = EncodedPiece(
             input_ids=row.input_ids.astype(np.int32),
             attention_mask=row.attention_mask.astype(np.int8),
             token_type_ids=np.zeros(len(row.input_ids), dtype=np.int8),
             places=np.column_stack([row.positions[:kept], offsets[:kept]]),
         )
-        return piece, len(ids), len(ids) - kept
+        return piece, len(ids) + sum(behind), row.truncated
 
     def _ids(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
         """Token ids ``[n]`` and offsets ``[n, 2]`` of a text."""
@@ -309,10 +313,11 @@ class ExampleEncoder:
         return _with(piece, _places(len(self._single.before), offsets[: len(kept)]), {}), len(ids), len(ids) - len(kept)
 
     def _cut_pair(self, kept_text: str, cut_text: str, kept_last: bool = False) -> tuple[EncodedPiece, int, int]:
-        """A pair of a text that stays and one that is cut."""
+        """A pair of a text that stays, up to half of the room, and one that is cut; all tokens, and those cut."""
         room = self.task.max_length - self._pair.size
         stays, (long, offsets) = self._ids(kept_text)[0], self._ids(cut_text)
-        if len(stays) + len(long) > room:
+        tokens = len(stays) + len(long)
+        if tokens > room:
             stays = stays[: room // 2]
         kept = long[: room - len(stays)]
         first = len(self._pair.before)
@@ -321,7 +326,7 @@ class ExampleEncoder:
         else:
             piece = self._joined(self._pair, stays, kept)
             first += len(stays) + len(self._pair.between)
-        return _with(piece, _places(first, offsets[: len(kept)]), {}), len(long), len(long) - len(kept)
+        return _with(piece, _places(first, offsets[: len(kept)]), {}), tokens, tokens - len(stays) - len(kept)
 
 
 @dataclass(frozen=True)

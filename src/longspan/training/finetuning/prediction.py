@@ -166,11 +166,11 @@ def predict_files(
             end in ``.jsonl``, is a folder or one of ``files``. FileExistsError: another process is writing it.
             OSError: ``output`` can't be written; what is predicted stays.
     """
+    task = FinetunedTask.load(model)
     paths, output = find_record_files(files), Path(output)
     if output.suffix != ".jsonl":
         raise ValueError(f"output {output} must end in .jsonl; predictions are written as JSON lines")
     check_output(output, paths)
-    task = FinetunedTask.load(model)
     columns = {**task.columns, **(columns or {})}
     with progress_bar("check", "examples", shown=progress) as bar:
         total = 0

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from longspan.data.examples import TaskName, task_columns
 from longspan.training.finetuning.metrics import DEFAULT_METRICS, METRICS
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, convert_fields, read_fields
+from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
 
 _RESERVED = frozenset(
     {"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_strategy"}
@@ -124,8 +124,7 @@ class FinetuneRecipe:
         for name in ("train", "eval", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; give at least one")
-        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds is {list(self.seeds)}; give different whole numbers from 0")
+        check_seeds("seeds", *self.seeds)
         if self.labels is not None:
             if self.task in ("multiple-choice", "qa"):
                 raise ValueError(f"labels are given, but task {self.task!r} has none; leave them away")

@@ -34,6 +34,7 @@ from longspan.training.finetuning.trainer import (
     predict_together,
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.run_folder import RunFolder
 from longspan.training.trainer_setup import (
     checkpoint_activations,
     device_fields,
@@ -63,14 +64,18 @@ class Lengths:
     """Tokens of each that the model doesn't get."""
     max_length: int
     """Tokens that the model is given at most."""
+    tail_length: int | None = None
+    """Where what stands behind a text is cut to one segment, its tokens."""
 
     @classmethod
-    def of(cls, encoded: Sequence[EncodedExample], max_length: int) -> "Lengths":
+    def of(cls, encoded: Sequence[EncodedExample], task: FinetunedTask) -> "Lengths":
         """Those of encoded examples."""
+        with_tails = task.layout == "segments" and task.task in _TAILS
         return cls(
             tokens=tuple(example.tokens for example in encoded),
             cut=tuple(example.cut for example in encoded),
-            max_length=max_length,
+            max_length=task.max_length,
+            tail_length=task.segment_length if with_tails else None,
         )
 
     def histogram(self, width: int = 40) -> str:
@@ -90,9 +95,12 @@ class Lengths:
         if not affected:
             return []
         share = sum(self.cut) / sum(self.tokens)
+        room = f"max_length {self.max_length:,}"
+        if self.tail_length is not None:
+            room += f", or what stands behind them not into a segment of {self.tail_length} (segment_length)"
         return [
-            f"{affected:,} of {len(self.cut):,} texts don't fit into max_length {self.max_length:,}: {share:.1%} "
-            f"of all tokens are cut; a longer model reads them: longspan convert MODEL NEW_MODEL --max-positions N"
+            f"{affected:,} of {len(self.cut):,} texts don't fit into {room}: {share:.1%} of all tokens are cut; "
+            f"a longer model reads them: longspan convert MODEL NEW_MODEL --max-positions N"
         ]
 
 
@@ -168,11 +176,11 @@ def finetune(
     encoded = {
         name: _Split(examples=rows, encoded=[encoder.encode(row) for row in rows]) for name, rows in splits.items()
     }
-    lengths = Lengths.of(encoded["train"].encoded, length)
+    lengths = Lengths.of(encoded["train"].encoded, task)
     if arguments.process_index == 0:
         logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
         for name in ("eval", "test"):
-            for line in Lengths.of(encoded[name].encoded, length).what_is_cut():
+            for line in Lengths.of(encoded[name].encoded, task).what_is_cut():
                 logger.info("Of those for %s %s", name, line)
 
     def train(seed: int, place: Path) -> None:
@@ -271,14 +279,16 @@ def _train_seed(
 ) -> None:
     model = _load(recipe, task, seed)
     pieces = [piece for example in splits["train"].encoded for piece in example.pieces]
-    arguments = _training_arguments(recipe, place / "checkpoints", seed, len(pieces))
+    folder = RunFolder(place)
+    arguments = _training_arguments(recipe, folder.checkpoints_dir, seed, len(pieces))
     predictor = Predictor(model, tokenizer, task, batch_size=recipe.micro_batch, precision=recipe.precision)
-    newest = newest_checkpoint(place / "checkpoints")
+    newest = newest_checkpoint(folder.checkpoints_dir)
     with missing_trackers():
         trainer = FinetuningTrainer(
             predictor=predictor,
             held_out=(splits["eval"].examples, splits["eval"].encoded),
             class_weights=class_weights(task, pieces) if recipe.class_weights == "balanced" else None,
+            folder=folder,
             model=model,
             args=arguments,
             train_dataset=pieces,

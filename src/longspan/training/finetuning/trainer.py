@@ -26,15 +26,18 @@ from longspan.training.finetuning.encoding import IGNORED, EncodedExample, Encod
 from longspan.training.finetuning.metrics import score
 from longspan.training.finetuning.prediction import Prediction, Predictor
 from longspan.training.finetuning.task import FinetunedTask
+from longspan.training.run_folder import RunFolder
+from longspan.training.whole_checkpoints import WholeCheckpoints
 
 
-class FinetuningTrainer(Trainer):
+class FinetuningTrainer(WholeCheckpoints):
     """See the module. Made by :func:`longspan.training.finetuning.finetune`.
 
     Args:
         predictor: of the model that is trained.
         held_out: examples with targets, and the same encoded.
         class_weights: ``[L]``, see :func:`class_weights`, or None.
+        folder: of the seed; ``output_dir`` is its folder of checkpoints.
         trainer_arguments: of ``Trainer``.
     """
 
@@ -46,11 +49,13 @@ class FinetuningTrainer(Trainer):
         predictor: Predictor,
         held_out: tuple[Sequence[Example], Sequence[EncodedExample]],
         class_weights: Tensor | None,
+        folder: RunFolder,
         **trainer_arguments: Any,
     ) -> None:
         super().__init__(**trainer_arguments)
         self.pop_callback(PrinterCallback)
         self.predictor, self.held_out = predictor, held_out
+        self.folder, self.keep_checkpoints = folder, self.args.save_total_limit
         self.class_weights = None if class_weights is None else class_weights.to(self.args.device)
         # The loss below divides by the labels of the whole step, so have Trainer count them.
         self.own_loss = class_weights is not None or predictor.task.task == "multiple-choice"

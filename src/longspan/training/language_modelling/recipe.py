@@ -9,7 +9,7 @@ from typing import Any, Literal
 from longspan.data.characters import Unit
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, convert_fields, read_fields
+from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
 
 _LAPTOP: dict[str, Any] = {
     "hidden_size": 256,
@@ -146,13 +146,14 @@ class LanguageModelRecipe:
         if not self.text:
             raise ValueError("text is empty; name files or folders to train on")
         at_least: dict[str, float] = {
-            "weight_decay": 0, "max_grad_norm": 0, "seed": 0, "log_every": 1, "eval_every": 1, "eval_characters": 1,
+            "weight_decay": 0, "max_grad_norm": 0, "log_every": 1, "eval_every": 1, "eval_characters": 1,
             "save_every": 1, "keep_checkpoints": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        check_seeds("seed", self.seed)
         if self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"eps is {self.eps} and betas {self.betas}; they must be as 1e-8 and [0.9, 0.999]")
         self.configuration(self.stages[0], vocab_size=256)

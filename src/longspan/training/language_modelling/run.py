@@ -85,7 +85,8 @@ def train_language_model(
     Raises:
         FileNotFoundError, ValueError: the text can't be used, see
             :meth:`longspan.data.characters.CharacterCorpus.of_files`, or is too short.
-        ValueError: the folder holds a training of another recipe; the message names the field that changed.
+        ValueError: the folder holds a training of another recipe, whose field that changed the message names, or a
+            pretraining or finetuning.
         FileExistsError: the folder holds a training, and ``resume`` is False; or another process is training in it.
         OSError: something can't be written. What was saved before is still whole.
         FloatingPointError: the loss became infinite or NaN.
@@ -104,6 +105,7 @@ def train_language_model(
         if process == 0:
             stack.enter_context(RunFolder(output).alone())
             first = _folder(output, 1)
+            _check_free_of_others(RunFolder(output), first)
             if not resume and (first.checkpoints() or first.result_file.exists()):
                 raise FileExistsError(
                     f"output_dir {output} already holds a training; resume it, choose another output_dir or delete it"
@@ -141,6 +143,24 @@ def _read_texts(recipe: LanguageModelRecipe) -> _Texts:
             "more text, or held-out text as eval"
         )
     return _Texts(corpus.part("train"), held_out, corpus.alphabet, corpus.digest)
+
+
+def _check_free_of_others(folder: RunFolder, first: RunFolder) -> None:
+    if first.path.exists():
+        return
+    ends = (
+        folder.recipe_file,
+        folder.result_file,
+        folder.model_dir,
+        folder.checkpoints_dir,
+        *folder.path.glob("seed-*"),
+    )
+    found = next((path for path in ends if path.exists()), None)
+    if found is not None:
+        raise ValueError(
+            f"output_dir {folder.path} holds {found.name} of another kind of training, which would be overwritten; "
+            "choose another output_dir"
+        )
 
 
 def _folder(output: Path, number: int) -> RunFolder:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, convert_fields, read_fields
+from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
 from longspan.training.summarization.texts import SummarizationColumns
 
 
@@ -111,12 +111,13 @@ class SummarizationRecipe:
             "max_input_length": 16, "max_target_length": 2, "examples_per_step": 1, "micro_batch": 1, "steps": 1,
             "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "num_beams": 1, "max_new_tokens": 1,
             "min_new_tokens": 0, "no_repeat_ngram_size": 0, "log_every": 1, "eval_every": 1, "eval_examples": 1,
-            "eval_batch": 1, "save_every": 1, "keep_checkpoints": 1, "seed": 0,
+            "eval_batch": 1, "save_every": 1, "keep_checkpoints": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        check_seeds("seed", self.seed)
         for name in ("learning_rate", "eps", "epochs"):
             value = getattr(self, name)
             if value is not None and value <= 0:

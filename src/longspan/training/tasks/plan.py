@@ -9,7 +9,7 @@ from longspan.tasks.official import OfficialTask
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.registry import find_task
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import as_kind
+from longspan.training.recipe_fields import as_kind, check_seeds
 
 _RECIPE_FIELDS = tuple(entry.name for entry in fields(TaskRecipe) if entry.name not in ("task", "published"))
 _RESERVED = frozenset({"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "eval_strategy"})
@@ -60,6 +60,7 @@ class TaskPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        check_seeds("seeds", *self.recipe.seeds)
         if not self.train:
             raise ValueError("train is empty; give at least one source")
         if self.recipe.batch_size % self.micro_batch:

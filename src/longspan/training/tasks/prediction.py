@@ -39,7 +39,7 @@ def evaluate_official(
     Raises:
         FileNotFoundError, ValueError: the model or the data can't be used, see their readers.
     """
-    items = _read(SavedTask.load(model), sources, split)[:max_items]
+    items = SavedTask.load(model).task.read_all([str(source) for source in sources], split)[:max_items]
     predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
     task = predictor.saved.task
     units = predictor.units(items)
@@ -86,7 +86,7 @@ def predict_official(
         raise ValueError(f"output {output} must end in {saved.task.suffix}, for task {saved.task.name!r}")
     paths = [Path(source) for source in sources if not is_hub(str(source))]
     check_output(output, paths)
-    items = _read(saved, sources, split)
+    items = saved.task.read_all([str(source) for source in sources], split, with_targets=False)
     partial = output.with_name(f".{output.name}.decoded")
     begun = output.with_name(f".{output.name}.begun")
     plan = json.dumps(
@@ -121,7 +121,3 @@ def predict_official(
         partial.unlink()
         begun.unlink(missing_ok=True)
         return len(predictions)
-
-
-def _read(saved: SavedTask, sources: Sequence[str | Path], split: Split) -> list[Any]:
-    return [item for source in sources for item in saved.task.read(str(source), split)]

@@ -19,6 +19,7 @@ from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.plan import TaskPlan
 from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
 from longspan.training.tasks.trainer import TaskTrainer, TrainingUnits, decode_together
@@ -51,8 +52,9 @@ def finetune_task(
 ) -> TaskResult:
     """Train a published task by its recipe, once for each seed, or go on where it stopped.
 
-    All data is read before anything is trained. In ``plan.output_dir`` each seed has a folder with its ``model``,
-    predictions for the development and test data in the official form, and ``result.json``, which is written last;
+    All data is read before anything is trained, and must have what it is learnt from or scored against. In
+    ``plan.output_dir`` each seed has a folder with its ``model``, which is written before it is scored, predictions for
+    the development and test data in the official form, and ``result.json``, which is written last;
     ``results.md`` has the table of all. Called again, finished seeds are kept and an unfinished one goes on from its
     newest checkpoint. Several processes are an option of the launch (``torchrun``, ``accelerate launch``).
 
@@ -103,14 +105,14 @@ def finetune_task(
 
 
 def _read(plan: TaskPlan, seed: int) -> dict[Split, list[Any]]:
-    """The items of each role; those without a source are drawn by the seed, or there are none."""
+    """The items of each role, with targets; those without a source are drawn by the seed, or there are none."""
     sources = {"train": plan.train, "eval": plan.eval, "test": plan.test}
     data: dict[Split, list[Any]] = {}
     if not plan.eval:
         data |= plan.task.draw(plan.train, seed)
     for role in _ROLES:
         if sources[role] and not (role in data and role == "train"):
-            data[role] = [item for source in sources[role] for item in plan.task.read(source, role)]
+            data[role] = plan.task.read_all(sources[role], role)
     return {role: items[: plan.max_items] for role, items in data.items()}
 
 
@@ -133,7 +135,8 @@ def _train_seed(
     progress: bool,
 ) -> None:
     tokenizer, network = _load(plan, saved, seed)
-    arguments = _training_arguments(plan, place / "checkpoints", seed)
+    folder = RunFolder(place)
+    arguments = _training_arguments(plan, folder.checkpoints_dir, seed)
     # Trainer moves the model later; the first stage of HotpotQA runs before.
     predictor = UnitPredictor(
         network.to(arguments.device), tokenizer, saved, batch_size=plan.micro_batch, precision=plan.precision
@@ -141,14 +144,20 @@ def _train_seed(
     units = {role: predictor.units(items) for role, items in data.items()}
     for of_role in units.values():
         plan.task.check(predictor.layout, of_role, plan.reading_length)
+    if not plan.task.can_teach(predictor.layout, units["train"]):
+        raise ValueError(
+            f"{', '.join(plan.train)}: no text, as far as it is read, holds the answer to its question, so there is "
+            f"nothing to learn; name questions with their own texts"
+        )
     recipe = plan.recipe
     training = TrainingUnits(predictor, units["train"], seed)
-    newest = newest_checkpoint(place / "checkpoints")
+    newest = newest_checkpoint(folder.checkpoints_dir)
     with missing_trackers():
         trainer = TaskTrainer(
             predictor=predictor,
             recipe=recipe,
             held_out=(data["eval"], units["eval"]),
+            folder=folder,
             model=network,
             args=arguments,
             train_dataset=training,
@@ -167,6 +176,11 @@ def _train_seed(
     seconds = time.perf_counter() - begun if newest is None else None
     # Trainer has put the best checkpoint's weights into its model.
     predictor.model = trainer.model
+    if arguments.process_index == 0:
+        with atomic_directory(place / "model", "the trained model") as staging:
+            network.save_pretrained(staging)
+            tokenizer.save_pretrained(staging)
+            saved.save(staging)
     values: dict[str, dict[str, float] | None] = {"eval": None, "test": None}
     for role in ("eval", "test"):
         if role in data:
@@ -175,10 +189,6 @@ def _train_seed(
             if arguments.process_index == 0:
                 saved.task.write(place / f"{role}_predictions{saved.task.suffix}", data[role], made)
     if arguments.process_index == 0:
-        with atomic_directory(place / "model", "the trained model") as staging:
-            network.save_pretrained(staging)
-            tokenizer.save_pretrained(staging)
-            saved.save(staging)
         result = {**values, "epoch": best_epoch(trainer, recipe.metric), "seconds": seconds}
         atomic_text(place / "result.json", json.dumps(result, indent=1) + "\n", "the result")
 

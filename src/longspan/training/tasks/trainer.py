@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from longspan.tasks.official import Decoded
 from longspan.tasks.recipe import TaskRecipe
 from longspan.training.finetuning.trainer import diverged_at
+from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.saved import UnitPredictor
+from longspan.training.whole_checkpoints import WholeCheckpoints
 
 _ENCODER = "longformer."
 
@@ -50,13 +52,14 @@ class _Epochs(TrainerCallback):
         self.units.epoch = int(state.epoch or 0)
 
 
-class TaskTrainer(Trainer):
+class TaskTrainer(WholeCheckpoints):
     """See the module. Made by :func:`longspan.training.tasks.finetune_task`.
 
     Args:
         predictor: of the model that is trained.
         recipe: its learning rates.
         held_out: development items, and their units.
+        folder: of the seed; ``output_dir`` is its folder of checkpoints.
         trainer_arguments: of ``Trainer``; ``train_dataset`` is a :class:`TrainingUnits`.
     """
 
@@ -69,12 +72,14 @@ class TaskTrainer(Trainer):
         predictor: UnitPredictor,
         recipe: TaskRecipe,
         held_out: tuple[Sequence[Any], Sequence[Any]],
+        folder: RunFolder,
         **trainer_arguments: Any,
     ) -> None:
         super().__init__(**trainer_arguments)
         self.pop_callback(PrinterCallback)
         self.add_callback(_Epochs(trainer_arguments["train_dataset"]))
         self.predictor, self.recipe, self.held_out = predictor, recipe, held_out
+        self.folder, self.keep_checkpoints = folder, self.args.save_total_limit
         # The models' losses are means over a micro-batch, so have Trainer average over the accumulated ones.
         self.model_accepts_loss_kwargs = False
 
