@@ -229,9 +229,10 @@ def test_an_id_stands_in_one_source_of_a_set(tmp_path: Path, base: Path) -> None
         with pytest.raises(ValueError, match=re.escape(message)):
             task.read_all([str(source) for source in sources], "eval", with_targets=False)
     plan = make_plan(tmp_path, base, "wikihop")
-    for role in ("train", "eval", "test"):
+    for role in ("eval", "test"):
         with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
             finetune_task(with_sources(plan, role, first, again), progress=False)
+    assert len(task.read_all([str(first), str(first)], "train", apart=False)) == 6  # nothing is kept by id
     SavedTask(task=task, max_length=256).save(tmp_path)
     with pytest.raises(ValueError, match="both hold the id 'WH_0_0'"):
         evaluate_official(tmp_path, [first, again], progress=False)

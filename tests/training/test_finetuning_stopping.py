@@ -3,7 +3,6 @@
 # ruff: noqa: F811 - fixtures are imported
 
 import json
-import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from finetuning_runs import longformer_dir, make_recipe, run  # noqa: F401
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from longspan.training.finetuning import trainer
 from longspan.training.finetuning.recipe import FinetuneRecipe
@@ -60,6 +59,21 @@ def test_a_resumed_training_stops_where_it_would_have(tmp_path: Path, longformer
     assert whole.best.eval == resumed.best.eval
     assert whole.best.seconds is not None
     assert resumed.best.seconds is None
+
+
+def test_checkpoints_are_uploaded_from_their_places(
+    tmp_path: Path, longformer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads: list[tuple[Path, bool, Path]] = []
+
+    def push(trainer: Trainer, checkpoint: str) -> None:
+        uploads.append((Path(checkpoint), Path(checkpoint).is_dir(), Path(trainer.args.output_dir)))
+
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda *_, **__: None)
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", push)
+    run(make_recipe(tmp_path, longformer_dir, "classification", epochs=1, trainer={"push_to_hub": True}))
+    place = tmp_path / "run" / "seed-42" / "checkpoints"
+    assert uploads == [(place / "checkpoint-6", True, place)]
 
 
 def test_a_training_that_diverges_is_one_sentence(tmp_path: Path, longformer_dir: Path) -> None:
@@ -143,6 +157,8 @@ def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer
 
 
 def test_a_disk_that_fills_up_is_a_sentence_and_leaves_nothing_torn(tmp_path: Path, longformer_dir: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of Unix")
+
     class Fill(TrainerCallback):
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.epoch == 2:

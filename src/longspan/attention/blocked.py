@@ -111,11 +111,12 @@ def blocked_backward(
                 grad[b].zero_()
     for group in _groups(query, texts):
         rows = _global_rows(query, key, value, global_inputs, group, call, scratch, dropout)
+        rows_grad = group.gather(grad_out).to(dtype)
         given = RowsGiven(
-            group.gather(grad_out).to(dtype),
+            rows_grad,
             None if grad_lse is None else group.gather(grad_lse),
             group.gather(lse),
-            group.gather(out) if out.dtype == dtype else None,
+            torch.linalg.vecdot(rows_grad, group.gather(out)) if out.dtype == dtype else None,
         )
         if isinstance(rows, ProjectedRows):
             rows.backward(given, Projection(hidden_grads[0], *weight_grads))

@@ -70,13 +70,13 @@ class RowsGiven(NamedTuple):
     """``[..., F]``, in the computing dtype."""
     grad_lse: Tensor | None
     lse: Tensor
-    out: Tensor | None
-    """``[..., F]`` from the forward, unless it was rounded to 16 bits."""
+    sums: Tensor | None
+    """``[...]``, of ``grad_out * out``, unless the output was rounded to 16 bits."""
 
     def flatten(self) -> "RowsGiven":
         """The first two dimensions as one."""
-        grad_lse, out = (None if tensor is None else tensor.flatten(0, 1) for tensor in (self.grad_lse, self.out))
-        return RowsGiven(self.grad_out.flatten(0, 1), grad_lse, self.lse.flatten(0, 1), out)
+        grad_lse, sums = (None if tensor is None else tensor.flatten(0, 1) for tensor in (self.grad_lse, self.sums))
+        return RowsGiven(self.grad_out.flatten(0, 1), grad_lse, self.lse.flatten(0, 1), sums)
 
 
 class RowGradients(NamedTuple):
@@ -172,8 +172,8 @@ class DenseRows:
 
     def _row_sums(self, given: RowsGiven, lse2: Tensor, grad_mass: Tensor | None) -> Tensor:
         """What :func:`mean_gradient` gives, over all keys."""
-        if given.out is not None:
-            return torch.linalg.vecdot(given.grad_out, given.out)[..., None]
+        if given.sums is not None:
+            return given.sums[..., None]
         sums, totals = torch.zeros_like(lse2), torch.zeros_like(lse2)
         for part, key, value in self._parts():
             for query, keys, rows in self._blocks(part, key, value):

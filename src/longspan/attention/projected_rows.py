@@ -83,9 +83,10 @@ class ProjectedRows:
         key_weight, value_weight = self._by_head(projection.key_weight), self._by_head(projection.value_weight)
         grad_out = self._of_heads(given.grad_out.flatten(1, 2))
         grad_context = grad_out @ value_weight  # [H, S, C]
-        grad_mass = None
-        if self.settings.dropout is not None:  # else the mass is 1, whatever the weights
-            grad_mass = (grad_out * self._by_head(projection.value_bias)[:, None]).sum(-1)  # [H, S]
+        grad_mass = (grad_out * self._by_head(projection.value_bias)[:, None]).sum(-1)  # [H, S]
+        sums = None if given.sums is None else self._of_heads(given.sums.flatten(1, 2))
+        if self.settings.dropout is None:  # the mass is 1, whatever the weights
+            sums = None if sums is None else sums - grad_mass
 
         def store(part: slice, of_key: Tensor, of_value: Tensor) -> None:
             hidden.store(part, of_key.add_(of_value))
@@ -93,9 +94,14 @@ class ProjectedRows:
         lse = given.lse.flatten(1, 2) - self._of_texts(self._key_bias_score()).flatten(1)
         grad_lse = None if given.grad_lse is None else given.grad_lse.flatten(1, 2)
         rows = self._absorbed_rows().backward(
-            RowsGiven(self._of_texts(grad_context).flatten(1, 2), grad_lse, lse, out=None),  # the output is another's
+            RowsGiven(
+                self._of_texts(grad_context).flatten(1, 2),
+                grad_lse,
+                lse,
+                None if sums is None else self._of_texts(sums).flatten(1),
+            ),
             store,
-            None if grad_mass is None else self._of_texts(grad_mass).flatten(1),
+            None if self.settings.dropout is None else self._of_texts(grad_mass).flatten(1),
             again=True,
         )
         assert rows.out is not None

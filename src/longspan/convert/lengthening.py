@@ -49,7 +49,8 @@ def lengthen(
       :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of
       ModernBERT, whose positions are rotary, only the configuration changes: its layers keep their windows, and
       the full ones stay full unless ``attention_window`` is given. ``save_pretrained`` writes
-      ``attn_implementation`` into ``config.json``, so ``from_pretrained`` gives this attention again and refuses the
+      ``attn_implementation`` into ``config.json``, so ``from_pretrained`` gives this attention again (also after
+      ``set_attn_implementation("sdpa")``, unless ``config.attn_implementation`` is set with it) and refuses the
       folder where ``longspan`` isn't imported. ``transformers`` itself drops it: set
       ``model.config.attn_implementation = "longspan"`` before you save a model that ``from_pretrained`` opened.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
@@ -205,8 +206,8 @@ class CharacterCorpus:
             if not folder.exists():
                 if official:
                     _check_official(files[0], *official)
-                for file in map(Path, given):
-                    if file.is_file():
+                else:
+                    for file in filter(Path.is_file, map(Path, given)):
                         _check_named(file, unit)
                 _write(folder, files, unit, alphabet)
         meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
@@ -279,7 +280,7 @@ def _find(paths: list[str | Path]) -> list[Path]:
                 for file in path.rglob("*")
                 if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
-            texts = [file for file in inside if _look(file) is None]
+            texts = [file for file in inside if _look(file, 1 if _packed(file) else None) is None]
             if not texts:
                 raise FileNotFoundError(f"folder {path} holds no UTF-8 text; put text files into it")
             if len(texts) < len(inside):
@@ -303,16 +304,16 @@ class _NoText(NamedTuple):
     """Offset of a byte of 0, which texts of no common 8-bit encoding have; None: the bytes can't be decoded."""
 
 
-def _look(file: Path) -> _NoText | None:
-    """Whether a file, unpacked, is something else than UTF-8 text."""
+def _look(file: Path, pieces: int | None = None) -> _NoText | None:
+    """Whether a file, unpacked, is something else than UTF-8 text, as far as so many pieces of it tell."""
     decoder, offset = codecs.getincrementaldecoder("utf-8")(), 0
     try:
-        for piece in _pieces(file):
+        for piece in islice(_pieces(file), pieces):
             if (at := piece.find(b"\0")) >= 0:
                 return _NoText(offset + at)
             decoder.decode(piece)
             offset += len(piece)
-        decoder.decode(b"", final=True)
+        decoder.decode(b"", final=pieces is None)
     except UnicodeDecodeError:
         return _NoText(None)
     return None

@@ -182,7 +182,7 @@ def _refuse(module: nn.Module, arguments: dict[str, Any], names: Iterable[str]) 
 @torch.compiler.assume_constant_result
 def _served_by_sdpa(home: str) -> bool:
     """Whether the models that a module of Python defines say that they support it."""
-    own: list[Any] = [kind for kind in vars(sys.modules[home]).values() if isinstance(kind, type)]
+    own: list[Any] = [kind for kind in vars(sys.modules.get(home, object)).values() if isinstance(kind, type)]
     return all(kind._supports_sdpa for kind in own if issubclass(kind, PreTrainedModel) and kind.__module__ == home)
 
 

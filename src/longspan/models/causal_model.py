@@ -205,7 +205,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             check_token_labels(labels, logits.shape[-1], "[B, N]", logits.shape[:2])
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_arguments)
+            loss = self.loss_function(logits, labels.long(), vocab_size=logits.shape[-1], **loss_arguments)
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -1,7 +1,10 @@
 """Weights files that can't be read, said in a sentence."""
 
 import errno
+import logging
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,6 +46,21 @@ class ClearLoading:
                 raise _damaged(name, error) from error
             raise
         return loaded
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keep back the table of missing weights, where a part of a checkpoint is looked at."""
+    log = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
 
 
 def _damaged(name: str, error: Exception) -> OSError:

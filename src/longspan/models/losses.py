@@ -135,7 +135,8 @@ def check_token_labels(
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, the index of a token each, got {labels.dtype}")
     if can_inspect(labels):
-        wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= vocab_size))]
+        numbers = labels.long()  # -100 is none of uint8's
+        wrong = numbers[(numbers != IGNORED) & ((numbers < 0) | (numbers >= vocab_size))]
         if wrong.numel() > 0:
             raise ValueError(
                 f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {IGNORED} for no loss"

@@ -15,6 +15,7 @@ from longspan.models.card_multiple_choice import (
     check_segment_length,
 )
 from longspan.models.heads import LongformerHead, head_dropout
+from longspan.models.loading import without_load_report
 from longspan.models.losses import token_classification_loss
 from longspan.models.pooling import Pooling
 
@@ -79,7 +80,8 @@ class LongformerForMultipleChoice(LongformerHead):
             if config is not None:
                 fields = {"config": deepcopy(config)}
                 fields["config"].pooling = pooling
-            pooler, theirs = load(AuthorsPooler.from_pretrained, key_mapping=OF_AUTHORS_POOLER, **fields)
+            with without_load_report():
+                pooler, theirs = load(AuthorsPooler.from_pretrained, key_mapping=OF_AUTHORS_POOLER, **fields)
             if "bare_encoder" not in theirs["missing_keys"]:
                 model, report = load(super().from_pretrained, config=config, key_mapping=None)
                 return (model, report) if output_loading_info else model

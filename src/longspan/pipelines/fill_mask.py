@@ -4,12 +4,14 @@ from typing import Any
 
 from transformers import FillMaskPipeline
 
+from longspan.models.encoder import LongformerPreTrainedModel
+
 
 class QuietFillMaskPipeline(FillMaskPipeline):
-    """``transformers.FillMaskPipeline`` whose tokenizer doesn't warn of long texts.
+    """``transformers.FillMaskPipeline`` that doesn't warn of long texts before a Longformer of this package.
 
-    What the tokenizer foretells, "indexing errors", doesn't come: a Longformer says how many tokens it reads. Results
-    are the stock pipeline's.
+    What the tokenizer foretells, "indexing errors", doesn't come there: the model says how many tokens it reads. All
+    else is the stock pipeline's.
     """
 
     def preprocess(
@@ -20,5 +22,6 @@ class QuietFillMaskPipeline(FillMaskPipeline):
         **preprocess_parameters: Any,
     ) -> Any:
         """The tokens of one text."""
-        quiet = {"verbose": False} | (tokenizer_kwargs or {})
-        return super().preprocess(inputs, return_tensors, quiet, **preprocess_parameters)
+        if isinstance(self.model, LongformerPreTrainedModel):
+            tokenizer_kwargs = {"verbose": False} | (tokenizer_kwargs or {})
+        return super().preprocess(inputs, return_tensors, tokenizer_kwargs, **preprocess_parameters)

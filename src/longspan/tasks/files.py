@@ -32,7 +32,7 @@ def read_text(path: str | Path, what: str) -> str:
         FileNotFoundError: there is no such file. ValueError: it isn't UTF-8 or is damaged.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe will do
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {reason}; name a file of {what}")
     try:

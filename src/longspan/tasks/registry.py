@@ -140,7 +140,7 @@ class TriviaQA(OfficialTask):
         return [(question, document, evidence) for question, evidence in items for document in question.documents]
 
     def check(self, layout: triviaqa.TriviaQALayout, units: Sequence[Any], reading_length: int | None) -> None:
-        """Reads every document once."""
+        """Reads every document once, as each epoch of the training does."""
         for document, evidence in dict.fromkeys((document, evidence) for _, document, evidence in units):
             document.read(evidence)
 

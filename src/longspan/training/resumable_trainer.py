@@ -171,8 +171,8 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         self.tokens += int(tokens)
         if not scored:
             raise ValueError(
-                f"no token of the last steps up to step {self.state.global_step:,} can be learnt: their sequences hold "
-                "separators alone; raise sequence_length"
+                f"nothing can be learnt from the last steps up to step {self.state.global_step:,}: no token of their "
+                "sequences has a loss; raise sequence_length, or look at the text"
             )
         loss = nats / scored
         entry = {

@@ -61,7 +61,12 @@ class RunFolder:
         if self.path.is_file():
             raise NotADirectoryError(f"output_dir {self.path} is a file; name a folder")
         check_writable(self.path, "output_dir", inside=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"output_dir {self.path} can't be made ({error.strerror or error}); name another place"
+            ) from error
         try:
             with FileLock(self.path / ".lock", timeout=0):
                 yield

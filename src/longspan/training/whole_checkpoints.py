@@ -19,6 +19,7 @@ class WholeCheckpoints(Trainer):
     """Where checkpoints go."""
     keep_checkpoints: int | None
     """How many of them are kept, the best one among them; None: all."""
+    _is_staging = False
 
     def _complete(self, checkpoint: Path) -> None:
         """Called on every process when ``Trainer`` has written its files, before the checkpoint takes its place."""
@@ -32,10 +33,12 @@ class WholeCheckpoints(Trainer):
             self.accelerator.wait_for_everyone()
             try:
                 self.args.output_dir = str(place)
+                self._is_staging = True
                 with no_transformers_bars():
                     super()._save_checkpoint(model, trial)
             finally:
                 self.args.output_dir = output_dir
+                self._is_staging = False
             self.accelerator.wait_for_everyone()
             if main:
                 # Trainer has put everything into a folder of its own.
@@ -45,9 +48,16 @@ class WholeCheckpoints(Trainer):
                 inner.rmdir()
             self._name_best(place)
             self._complete(place)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(self.folder.checkpoints_dir / f"checkpoint-{step}"))
         if main:
             self.folder.keep_newest(self.keep_checkpoints, self.state.best_global_step)
         self.accelerator.wait_for_everyone()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload a checkpoint that is in its place: where it is written, it is taken away again."""
+        if not self._is_staging:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _name_best(self, checkpoint: Path) -> None:
         """Have the state say where the best checkpoint is: ``Trainer`` looks for it where it writes the newest."""

@@ -149,7 +149,6 @@ def _check_free_of_others(folder: RunFolder, first: RunFolder) -> None:
     if first.path.exists():
         return
     ends = (
-        folder.recipe_file,
         folder.result_file,
         folder.model_dir,
         folder.checkpoints_dir,

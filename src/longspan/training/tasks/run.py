@@ -112,7 +112,7 @@ def _read(plan: TaskPlan, seed: int) -> dict[Split, list[Any]]:
         data |= plan.task.draw(plan.train, seed)
     for role in _ROLES:
         if sources[role] and not (role in data and role == "train"):
-            data[role] = plan.task.read_all(sources[role], role)
+            data[role] = plan.task.read_all(sources[role], role, apart=role != "train")
     return {role: items[: plan.max_items] for role, items in data.items()}
 
 
