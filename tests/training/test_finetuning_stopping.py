@@ -142,6 +142,8 @@ def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer
     folder.write_text("")
     with pytest.raises(NotADirectoryError, match=r"output_dir .*run is a file; name a folder"):
         run(recipe)
+    with pytest.raises(NotADirectoryError, match=r"output_dir .*run is a file"):  # before the data is looked for
+        run(FinetuneRecipe(**{**recipe.to_dict(), "train": ("gone.jsonl",)}))
     with pytest.raises(NotADirectoryError, match=r"output_dir .* lies in .*run, which is a file; name another place"):
         run(FinetuneRecipe(**{**recipe.to_dict(), "output_dir": str(folder / "deeper")}))
     folder.unlink()

@@ -50,6 +50,16 @@ class RunFolder:
         self.checkpoints_dir = self.path / "checkpoints"
         self.tensorboard_dir = self.path / "tensorboard"
 
+    def check_place(self) -> None:
+        """See that the folder can be made and written to, before longer work.
+
+        Raises:
+            NotADirectoryError: it is, or lies in, a file. OSError: as :func:`longspan.data.atomic.check_writable`.
+        """
+        if self.path.is_file():
+            raise NotADirectoryError(f"output_dir {self.path} is a file; name a folder")
+        check_writable(self.path, "output_dir", inside=True)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Make the folder, and keep other processes out of it.
@@ -58,9 +68,7 @@ class RunFolder:
             FileExistsError: another process is at work in it. NotADirectoryError: it is a file. OSError: as
                 :func:`longspan.data.atomic.check_writable`.
         """
-        if self.path.is_file():
-            raise NotADirectoryError(f"output_dir {self.path} is a file; name a folder")
-        check_writable(self.path, "output_dir", inside=True)
+        self.check_place()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -149,6 +149,7 @@ def finetune(
         KeyboardInterrupt: Ctrl-C; its message says how to go on.
     """
     folder = Path(recipe.output_dir)
+    RunFolder(folder).check_place()
     arguments = _training_arguments(recipe, folder, recipe.seeds[0])
     if recipe.batch_size % (recipe.micro_batch * arguments.world_size):
         raise ValueError(

@@ -71,6 +71,7 @@ def finetune_task(
         KeyboardInterrupt: Ctrl-C; its message says how to go on.
     """
     folder = Path(plan.output_dir)
+    RunFolder(folder).check_place()
     arguments = _training_arguments(plan, folder, plan.recipe.seeds[0])
     saved = SavedTask(task=plan.task, max_length=plan.recipe.max_length)
     with loading(plan.model):
