@@ -32,8 +32,9 @@ class RowGroup:
     def __post_init__(self) -> None:
         self.pick = index_of(self.texts)
         """The texts as an index into the batch."""
-        self._numbers = self.positions.new_full((1, 1), self.texts[0])  # of one text without a copy to its device
-        if len(self.texts) > 1:
+        if len(self.texts) == 1:  # without a copy to the device
+            self._numbers = self.positions.new_full((1, 1), self.texts[0])
+        else:
             self._numbers = self.positions.new_tensor(self.texts)[:, None]
 
     def gather(self, tensor: Tensor) -> Tensor:

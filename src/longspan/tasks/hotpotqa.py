@@ -191,7 +191,6 @@ class HotpotLayout:
         Raises:
             ValueError: as :meth:`check`.
         """
-        self.check(question)
         sentence_end = self.markers[-1]
         ids = self._asked(question)
         question_length = len(ids)
@@ -217,6 +216,8 @@ class HotpotLayout:
                 ends.append(len(ids) - 1)
                 sentences.append((number, index))
                 offsets.append(tuple(tokens.offsets))
+        if not sentences:
+            self.check(question)  # says why
         # Paragraphs without a sentence have no <t>; numbers are those of the paragraphs that are in the row.
         kept = sorted({number for number, _ in sentences})
         sentences = [(kept.index(number), index) for number, index in sentences]
