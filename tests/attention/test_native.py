@@ -58,6 +58,15 @@ def test_any_number_of_features(features: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("count", [1, 32, 33, 64, 65])
+def test_global_keys_in_a_narrow_panel_and_in_wide_ones(count: int, dtype: torch.dtype) -> None:
+    every_third = marked(230, range(5, 5 + 3 * count, 3))
+    case = random_case((1, 2, 230, 24), window=(40, 9), global_mask=every_third)
+    assert_equals_reference(case, dtype, backend="native")
+
+
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
     case = random_case(
@@ -71,29 +80,29 @@ def test_equals_reference_at_a_models_size(dtype: torch.dtype) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("dtype", "equal"), [(torch.bfloat16, 0.98), (torch.float16, 0.95)])
+@pytest.mark.parametrize(("dtype", "equal"), [(torch.bfloat16, 0.99), (torch.float16, 0.96)])
 def test_halves_are_rounded_where_they_come_out_and_nowhere_else(dtype: torch.dtype, equal: float) -> None:
     case = random_case((1, 2, 500, 64), dtype=dtype, window=(100, 100))
     exact = case.to(torch.float64).evaluate(backend="reference")
     actual = case.evaluate(backend="native")
-    # Weights of one bf16 number each, as other implementations have them, would give 0.6 of the bf16 outputs. The
-    # gradients of queries and keys start from the output as it was rounded.
-    for name, least in (("out", equal), ("value", equal), ("query", 0.85), ("key", 0.85)):
-        assert (actual[name] == exact[name].to(dtype)).float().mean() > least, name
+    # Weights of one bf16 number each, as other implementations have them, would give 0.6 of the bf16 outputs.
+    for name in ("out", "value", "query", "key"):
+        assert (actual[name] == exact[name].to(dtype)).float().mean() > equal, name
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("dilation", [1, 3])
-def test_drops_what_the_blocked_path_drops(dilation: int) -> None:
+def test_drops_what_the_blocked_path_drops(dilation: int, dtype: torch.dtype) -> None:
     case = random_case(
-        (1, 2, 400, 16), dtype=torch.float32, window=(40, 9), dilation=dilation, global_mask=marked(400, [3, 70])
+        (1, 2, 400, 16), dtype=dtype, window=(40, 9), dilation=dilation, global_mask=marked(400, [3, 70])
     )
 
     def run(backend: str) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         return case.evaluate(backend=backend, dropout_p=0.3)
 
-    assert_near(run("native"), run("blocked"), LIMITS[torch.float32])
+    assert_near(run("native"), run("blocked"), LIMITS[dtype])
     kept = case.evaluate(backend="native", dropout_p=0.0)["out"]
     assert (run("native")["out"] - kept).abs().max() > 0.1
 
