@@ -93,7 +93,9 @@ def test_pretrain_says_what_is_wrong(tmp_path: Path, roberta_dir: Path, texts: P
     assert "train and output_dir (--output) and sequence_length and steps must be given" in sentence(
         run("pretrain", "--model", roberta_dir)
     )
-    assert "no field 'learning_rte'; did you mean learning_rate" in sentence(run(*arguments, "--set", "learning_rte=1"))
+    assert "no field 'learning_rte'; did you mean 'learning_rate'" in sentence(
+        run(*arguments, "--set", "learning_rte=1")
+    )
     assert "--set 'steps' has no '='" in sentence(run(*arguments, "--set", "steps"))
     assert "--set 'betas=[': the value is not valid YAML" in sentence(run(*arguments, "--set", "betas=["))
     assert "there is no recipe" in sentence(run("pretrain", "--recipe", tmp_path / "none.yaml"))

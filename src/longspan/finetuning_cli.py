@@ -1,6 +1,5 @@
 """The verb ``finetune``, for all tasks, and what ``evaluate`` prints of a model that it made."""
 
-import difflib
 import json
 import os
 from pathlib import Path
@@ -91,13 +90,13 @@ def finetune(
 
 def _check_task_name(name: str) -> None:
     from longspan.data.examples import TaskName
+    from longspan.data.spelling import hint
     from longspan.tasks.registry import TASKS
 
     known = [*get_args(TaskName), "summarization", *TASKS]
     if name.replace("_", "-") not in known:
-        near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"--task is {name!r}; {hint}")
+        meant = hint(name, known, f"there are {', '.join(known)}", most=2)
+        raise ValueError(f"--task is {name!r}; {meant}")
 
 
 def _finetune_official(fields: dict[str, Any], *, resume: bool) -> None:

@@ -194,7 +194,7 @@ def test_plans_say_what_is_wrong(tmp_path: Path, base: Path) -> None:
         ({"epochs": "many"}, TypeError, "epochs is 'many'; it must be a whole number"),
         ({"seeds": [2**32]}, ValueError, "seeds is 4294967296; it must be from 0 to 4294967295"),
         ({"micro_batch": 3}, ValueError, "batch_size is 32, which micro_batch 3 doesn't divide"),
-        ({"task": "wikihopp"}, ValueError, "there is no task 'wikihopp'; did you mean wikihop?"),
+        ({"task": "wikihopp"}, ValueError, "there is no task 'wikihopp'; did you mean 'wikihop'?"),
         ({"trainer": {"seed": 3}}, ValueError, "trainer holds 'seed', which the recipe decides itself"),
     ]:
         with pytest.raises(kind, match=message):

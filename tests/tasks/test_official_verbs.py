@@ -57,7 +57,7 @@ def test_finetune_evaluate_and_predict(tmp_path: Path, base: Path) -> None:  # n
         "evaluate", dev, "--model", base, "--split", "test"
     )
     assert "must end in .json" in refusal("predict", dev, "--model", model, "--output", tmp_path / "x.csv")
-    assert "--task is 'wikihoop'; did you mean wikihop" in refusal("finetune", "--task", "wikihoop")
+    assert "--task is 'wikihoop'; did you mean 'wikihop'" in refusal("finetune", "--task", "wikihoop")
 
 
 def test_the_page_names_every_task_and_its_commands_exist() -> None:

@@ -199,7 +199,7 @@ def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
         ({"columns": {"text": "x"}}, "columns names 'text', but the columns of task 'nli' are"),
         ({"batch_size": 3, "micro_batch": 2}, "batch_size is 3, which micro_batch 2 doesn't divide"),
         ({"trainer": {"seed": 3}}, "trainer holds 'seed', which the recipe decides"),
-        ({"epoch": 3}, "no field 'epoch'; did you mean epochs"),
+        ({"epoch": 3}, "no field 'epoch'; did you mean 'epochs'"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_finetune_recipe(file, **fields)

@@ -99,7 +99,7 @@ def test_a_report_takes_the_place_of_no_data(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_task_is_told_all_tasks(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--task is 'clasification'; did you mean classification"):
+    with pytest.raises(ValueError, match="--task is 'clasification'; did you mean 'classification'"):
         call("finetune", "--task", "clasification")
     with pytest.raises(ValueError, match=r"--task is 'zzz'; there are classification, .* summarization, wikihop"):
         call("finetune", "--task", "zzz")

@@ -276,10 +276,10 @@ def test_ctrl_c_says_how_to_go_on_and_other_text_is_refused(tmp_path: Path) -> N
         ({"stages": [{"sequence_length": 32, "steps": 1, "learning_rate": 0}]}, r"stage 1: learning_rate is 0\.0"),
         (
             {"stages": [{"sequence_length": 32, "steps": 1, "learing_rate": 1}]},
-            "stage 1: there is no field 'learing_rate'; did you mean learning_rate",
+            "stage 1: there is no field 'learing_rate'; did you mean 'learning_rate'",
         ),
         ({"stages": []}, "stages is .*; it must be a list of at least one stage"),
-        ({"model": {"hiden_size": 3}}, r"model: hiden_size is no field of the model; did you mean hidden_size"),
+        ({"model": {"hiden_size": 3}}, r"model: hiden_size is no field of the model; did you mean 'hidden_size'"),
         ({"model": {"vocab_size": 3}}, "model: vocab_size is the number of the text's symbols"),
         ({"model": {"attention_window": 0}}, "attention_window must be >= 1, got 0"),
         ({"text": ()}, "text is empty"),

@@ -85,7 +85,7 @@ def test_the_default_is_a_growing_schedule_of_a_small_model() -> None:
         ({"output_dir": "run"}, "the test: text must be given"),
         (
             {"text": "a", "output_dir": "run", "outptu_dir": 3},
-            "there is no field 'outptu_dir'; did you mean output_dir",
+            "there is no field 'outptu_dir'; did you mean 'output_dir'",
         ),
         ({"text": "a", "output_dir": "run", "model": [1]}, "model is .*; it must be fields of the configuration"),
         ({"text": "a", "output_dir": "run", "stages": [3]}, "stage 1 is 3; it must hold fields"),

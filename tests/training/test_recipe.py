@@ -85,7 +85,7 @@ def test_types_are_refused(fields: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: m\nlearning_rte: 1\n", "there is no field 'learning_rte'; did you mean learning_rate"),
+        ("model: m\nlearning_rte: 1\n", "there is no field 'learning_rte'; did you mean 'learning_rate'"),
         ("zzz: 1\n", "there is no field 'zzz'; the fields are model, "),
         ("model: m\nsteps: 3\n", r"train and output_dir \(--output\) and sequence_length must be given"),
         ("- a\n", "must hold lines of 'field: value', it holds list"),

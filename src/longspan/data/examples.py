@@ -19,7 +19,6 @@ Lists in ``.csv`` and ``.tsv`` files are JSON (``["a", "b"]``), or entries with 
 one answer as it stands.
 """
 
-import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from longspan.data.examples_files import Record, read_records
 from longspan.data.json_text import check_characters
+from longspan.data.spelling import hint
 
 TaskName = Literal["classification", "multi-label", "nli", "sequential", "multiple-choice", "qa", "tokens"]
 """The tasks, by the name that ``--task`` takes."""
@@ -208,9 +208,8 @@ def _column_names(task: TaskName, columns: Mapping[str, str]) -> dict[str, str]:
     roles = task_columns(task)
     for role in columns:
         if role not in roles:
-            near = difflib.get_close_matches(role, roles, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"they are {', '.join(roles)}"
-            raise ValueError(f"task {task!r} has no column {role!r}; {hint}")
+            meant = hint(role, roles, f"they are {', '.join(roles)}", most=1)
+            raise ValueError(f"task {task!r} has no column {role!r}; {meant}")
     return {role: columns.get(role, role) for role in roles}
 
 
@@ -266,11 +265,10 @@ def _check_labels(task: TaskName, target: Any, known: frozenset[str] | None, ori
         return
     for label in labels_of(task, target):
         if label not in known:
-            near = difflib.get_close_matches(label, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the labels are {', '.join(sorted(known)[:20])}"
+            meant = hint(label, known, f"the labels are {', '.join(sorted(known)[:20])}", most=1)
             raise ValueError(
                 f"{origin}: label {label!r} is not one of the {len(known)} labels, which are those of the training "
-                f"examples or of a label file; {hint}"
+                f"examples or of a label file; {meant}"
             )
 
 

@@ -15,6 +15,9 @@ from longspan.models.hub_names import check_hub_name
 
 # Options that say where else than on the hub of everybody a model lies.
 _ELSEWHERE = frozenset({"cache_dir", "local_files_only", "token"})
+_TRANSFORMERS = logging.getLogger("transformers.modeling_utils")
+# The table, and what is said before it of a head whose tied biases are missing both.
+_REPORT_SIGNS = ("LOAD REPORT", "The tied weights mapping for this model")
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 # What torch and transformers say of a pickle that ends too soon, or isn't one.
 _SIGNS = ("PytorchStreamReader", "unexpected EOF", "Unable to load weights", "corrupt", "zip archive")
@@ -48,19 +51,35 @@ class ClearLoading:
         return loaded
 
 
+class LoadReport(logging.Filter):
+    """What ``transformers`` says of weights that a checkpoint lacks or has too many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is another, to be shown now."""
+        is_held = any(sign in record.getMessage() for sign in _REPORT_SIGNS)
+        if is_held:
+            self.records.append(record)
+        return not is_held
+
+    def show(self) -> None:
+        """Say it after all."""
+        for record in self.records:
+            _TRANSFORMERS.handle(record)
+
+
 @contextmanager
-def without_load_report() -> Iterator[None]:
-    """Keep back the table of missing weights, where a part of a checkpoint is looked at."""
-    log = logging.getLogger("transformers.modeling_utils")
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    log.addFilter(is_other)
+def load_report_held() -> Iterator[LoadReport]:
+    """Keep the report back while a checkpoint is loaded: a part of it is wanted, or it is said in other words."""
+    report = LoadReport()
+    _TRANSFORMERS.addFilter(report)
     try:
-        yield
+        yield report
     finally:
-        log.removeFilter(is_other)
+        _TRANSFORMERS.removeFilter(report)
 
 
 def _damaged(name: str, error: Exception) -> OSError:

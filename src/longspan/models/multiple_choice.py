@@ -15,7 +15,7 @@ from longspan.models.card_multiple_choice import (
     check_segment_length,
 )
 from longspan.models.heads import LongformerHead, head_dropout
-from longspan.models.loading import without_load_report
+from longspan.models.loading import load_report_held
 from longspan.models.losses import token_classification_loss
 from longspan.models.pooling import Pooling
 
@@ -80,7 +80,7 @@ class LongformerForMultipleChoice(LongformerHead):
             if config is not None:
                 fields = {"config": deepcopy(config)}
                 fields["config"].pooling = pooling
-            with without_load_report():
+            with load_report_held():
                 pooler, theirs = load(AuthorsPooler.from_pretrained, key_mapping=OF_AUTHORS_POOLER, **fields)
             if "bare_encoder" not in theirs["missing_keys"]:
                 model, report = load(super().from_pretrained, config=config, key_mapping=None)

@@ -2,7 +2,6 @@
 
 # ruff: noqa: D102
 
-import difflib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from longspan.data.atomic import atomic_text
 from longspan.data.segments import SegmentLayout
+from longspan.data.spelling import hint
 from longspan.models import (
     HATForMultipleChoice,
     HATForSequenceClassification,
@@ -579,9 +579,8 @@ def find_task(name: str) -> type[OfficialTask]:
     """
     found = TASKS.get(name.replace("_", "-"))
     if found is None:
-        near = difflib.get_close_matches(name, TASKS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(TASKS)}"
-        raise ValueError(f"there is no task {name!r}; {hint}")
+        meant = hint(name, TASKS, f"there are {', '.join(TASKS)}", most=2)
+        raise ValueError(f"there is no task {name!r}; {meant}")
     return found
 
 

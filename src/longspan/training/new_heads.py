@@ -8,28 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longspan.data.progress import no_transformers_bars
+from longspan.models.loading import load_report_held
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
-_TRANSFORMERS = logging.getLogger("transformers.modeling_utils")
-# The table, and what is said before it of a head whose tied biases are missing both.
-_SIGNS = ("LOAD REPORT", "The tied weights mapping for this model")
-
-
-class _Held(logging.Filter):
-    """Keeps back what is said of missing weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        is_held = any(sign in record.getMessage() for sign in _SIGNS)
-        if is_held:
-            self.records.append(record)
-        return not is_held
 
 
 @cache
@@ -56,15 +40,10 @@ def load_with_head(builder: Any, model: str | Path, config: Any, *, new_head: bo
     Raises:
         MissingHeadError: the folder lacks the head, or a part of it, and ``new_head`` is False.
     """
-    held = _Held()
-    _TRANSFORMERS.addFilter(held)
-    try:
-        with no_transformers_bars():
-            network, found = builder.from_pretrained(
-                str(model), config=config, dtype=torch.float32, output_loading_info=True
-            )
-    finally:
-        _TRANSFORMERS.removeFilter(held)
+    with load_report_held() as report, no_transformers_bars():
+        network, found = builder.from_pretrained(
+            str(model), config=config, dtype=torch.float32, output_loading_info=True
+        )
     of_encoder = f"{network.base_model_prefix}."
     of_head = sorted({key.split(".")[0] for key in found["missing_keys"] if not key.startswith(of_encoder)})
     if of_head and not new_head:
@@ -73,8 +52,7 @@ def load_with_head(builder: Any, model: str | Path, config: Any, *, new_head: bo
         )
     differing = [*found["missing_keys"], *found["unexpected_keys"]]
     if found["mismatched_keys"] or any(key.startswith(of_encoder) for key in differing):
-        for record in held.records:
-            _TRANSFORMERS.handle(record)
+        report.show()
     elif of_head:
         _tell_once(
             f"{model} has no head of {type(network).__name__}; its {', '.join(of_head)} begins with random weights."

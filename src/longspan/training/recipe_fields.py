@@ -1,6 +1,5 @@
 """Recipes are dataclasses that a YAML file holds: reading the file, checking its names, and its values' types."""
 
-import difflib
 import math
 import types
 import typing
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
+
+from longspan.data.spelling import hint
 
 _LARGEST_SEED = 2**32 - 1
 
@@ -41,9 +42,8 @@ def check_names(kind: type, values: Mapping[str, Any], origin: str) -> None:
     known = {entry.name: entry for entry in fields(kind)}
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
-            raise ValueError(f"{origin}: there is no field {name!r}; {hint}")
+            meant = hint(str(name), known, f"the fields are {', '.join(known)}")
+            raise ValueError(f"{origin}: there is no field {name!r}; {meant}")
     required = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
     missing = [name for name in required if name not in values]
     if missing:

@@ -1,12 +1,12 @@
 """Everything that decides the training of a character language model, in dataclasses that a YAML file can hold."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from longspan.data.characters import Unit
+from longspan.data.spelling import hint
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.training.recipe import Precision
 from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
@@ -167,10 +167,9 @@ class LanguageModelRecipe:
         known = {entry.name for entry in fields(LongformerCausalConfig)}
         for name in self.model:
             if name not in known or name == "vocab_size":
-                near = difflib.get_close_matches(name, known - {"vocab_size"}, n=3)
-                hint = f"did you mean {' or '.join(near)}?" if near else "see LongformerCausalConfig"
                 reason = "is the number of the text's symbols" if name == "vocab_size" else "is no field of the model"
-                raise ValueError(f"model: {name} {reason}; {hint}")
+                meant = hint(name, known - {"vocab_size"}, "see LongformerCausalConfig")
+                raise ValueError(f"model: {name} {reason}; {meant}")
         values = {**(_LAPTOP if self.size == "laptop" else {}), **self.model, "vocab_size": vocab_size}
         if self.size == "laptop":
             config = LongformerCausalConfig(**values)

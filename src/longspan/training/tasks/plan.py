@@ -1,10 +1,10 @@
 """What a training of a published task is: its data and model, the task's settings, and its recipe with changes."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, get_type_hints
 
+from longspan.data.spelling import hint
 from longspan.tasks.official import OfficialTask
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.registry import find_task
@@ -101,9 +101,8 @@ def make_task_plan(values: Mapping[str, Any], origin: str) -> TaskPlan:
     known |= {entry.name: TaskPlan for entry in fields(TaskPlan) if entry.name not in ("task", "recipe")}
     for name, value in rest.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
-            raise ValueError(f"{origin}: task {kind.name!r} has no field {name!r}; {hint}")
+            meant = hint(name, known, f"the fields are {', '.join(known)}")
+            raise ValueError(f"{origin}: task {kind.name!r} has no field {name!r}; {meant}")
         owner = known[name]
         groups[owner][name] = value if name == "trainer" else as_kind(name, value, get_type_hints(owner)[name])
     missing = [name for name in ("model", "train", "output_dir") if name not in groups[TaskPlan]]
