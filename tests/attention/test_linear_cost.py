@@ -4,30 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from attention_cases import Case, lengths_mask, marked, random_case
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from largest_tensor import LargestTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
 from longspan.attention.workspace import Scratch
-
-
-class _LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
 
 
 def _forward_and_backward(case: Case, dropout_p: float = 0.0) -> None:
@@ -60,7 +45,7 @@ def test_no_tensor_is_quadratic(global_qkv: object, dilation: int, dropout_p: fl
         key_mask=lengths_mask(N, N - 1),
         global_qkv=global_qkv,
     )
-    with _LargestTensor() as largest:
+    with LargestTensor() as largest:
         _forward_and_backward(case, dropout_p)
     assert 0 < largest.elements < N * N / 16
 
@@ -70,7 +55,7 @@ def test_no_tensor_is_quadratic_with_probabilities() -> None:
     case = random_case(
         (1, 2, N, 8), dtype=torch.float32, window=(8, 8), dilation=[1, 7], global_mask=marked(N, [0, 3999])
     )
-    with _LargestTensor() as largest:
+    with LargestTensor() as largest:
         result = case.run(return_probabilities=True)
         (result.out.sum() + result.local_probabilities.square().sum()).backward()
     assert 0 < largest.elements < N * N / 16

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from largest_tensor import LargestTensor
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from longspan.attention import AttentionPattern, native, relative_band
 from longspan.attention.relative import relative_attention, relative_op
@@ -216,17 +215,6 @@ def test_dropout_keeps_the_mean_and_its_gradient_is_that_of_its_mask() -> None:
     assert torch.autograd.gradcheck(drawn, inputs)
 
 
-class _LargestTensor(TorchDispatchMode):
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
-
-
 @pytest.mark.parametrize("dilation", [1, 7])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1])
 def test_no_tensor_is_quadratic(dilation: int, dropout_p: float) -> None:
@@ -234,7 +222,7 @@ def test_no_tensor_is_quadratic(dilation: int, dropout_p: float) -> None:
     query, key, value, *rest = (tensor.detach() for tensor in random_inputs((1, 2, N, 8), dtype=torch.float32))
     pattern = AttentionPattern.make(2, (16, 0), dilation, causal=True)
     call = RelativeCall(pattern, torch.ones(1, N, dtype=torch.bool), 0.3, dropout_p)
-    with _LargestTensor() as largest:
+    with LargestTensor() as largest:
         out, lse = relative_forward(query, key, value, Positions(*rest), call)
         relative_backward(out, query, key, value, Positions(*rest), lse, call)
     assert 0 < largest.elements < N * N / 16

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_linear_memory import _LargestTensor
+from largest_tensor import LargestTensor
 from tiny_led import build_ours, make_targets
 from tiny_models import make_batch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -90,7 +90,7 @@ def test_memory_is_linear_in_the_text(output_attentions: bool) -> None:
         "ForConditionalGeneration", max_encoder_position_embeddings=3000, encoder_layers=1, decoder_layers=1
     ).train()
     inputs = make_batch([3000, 2990], [[0], [0, 1500]])
-    with _LargestTensor() as largest:
+    with LargestTensor() as largest:
         labels = make_targets([9, 4])["decoder_input_ids"]
         model(**inputs, labels=labels, output_attentions=output_attentions).loss.backward()
     assert any("bmm" in name for name in largest.operations)

@@ -3,42 +3,16 @@
 from typing import Any
 
 import pytest
-import torch
+from largest_tensor import LargestTensor
 from tiny_models import build_ours, make_batch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from longspan.attention import release_workspace, selection
+from longspan.attention import selection
 
 
-class _LargestTensor(TorchDispatchMode):
-    """Records the size of the largest storage that any operation returns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements = 0
-        self.operations: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        self.operations.add(str(func))
-        if func.namespace == "longspan":
-            # Past this mode into the op's own kernel, with the mode on again for what happens in there.
-            with self:
-                out = func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs)
-        else:
-            out = func(*args, **kwargs)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return out
-
-
-def _largest_tensor(length: int, globals_: list[int], output_attentions: bool = False, **fields: Any) -> _LargestTensor:
+def _largest_tensor(length: int, globals_: list[int], output_attentions: bool = False, **fields: Any) -> LargestTensor:
     model = build_ours("ForMaskedLM", max_position_embeddings=length + 2, **fields).train()
     inputs = make_batch([length], [globals_])
-    release_workspace()  # what larger calls before this one left is not its own
-    with _LargestTensor() as largest:
+    with LargestTensor() as largest:
         output = model(**inputs, labels=inputs["input_ids"], output_attentions=output_attentions)
         output.loss.backward()
     return largest

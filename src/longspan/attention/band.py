@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longspan.attention.blocks import LN_2, LOG2_E, Keys, RowDropout, backward_block, forward_block
+from longspan.attention.blocks import LN_2, LOG2_E, GivenBlock, Keys, RowDropout, backward_block, forward_block
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import Window
@@ -178,14 +178,15 @@ class Band:
             grad_query = grads.query[:, part.positions] if plain else torch.empty_like(query)
             for start, stop in self._blocks(part):
                 at = slice(start - part.first, stop - part.first)
-                block = backward_block(
+                given = GivenBlock(
                     query[:, at],
                     self._keys(part, key, value, start, stop),
                     lse2[:, at, None],
                     part_grad_out[:, at],
-                    None if part_grad_lse is None else part_grad_lse[:, at, None],
-                    self.scratch,
                     self._row_dropout(start, stop),
+                )
+                block = backward_block(
+                    given, self.scratch, None if part_grad_lse is None else part_grad_lse[:, at, None]
                 )
                 torch.mul(block.query, self.scale, out=grad_query[:, at])
                 low, high = self._key_range(start, stop)

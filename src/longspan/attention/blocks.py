@@ -63,6 +63,21 @@ class Sums(NamedTuple):
     """``[P, R, 1]``, sums of unnormalised weights after dropout; None without dropout."""
 
 
+class GivenBlock(NamedTuple):
+    """What a block's backward starts from."""
+
+    query: Tensor
+    """``[P, R, E]``, as given to the forward; so are ``keys`` and ``dropout``."""
+    keys: Keys
+    lse2: Tensor
+    """``[P, R, 1]``, base-2 LSE; +inf for rows that take no part."""
+    grad_out: Tensor
+    """``[P, R, F]``."""
+    dropout: RowDropout | None
+    grad_mass: Tensor | None = None
+    """``[P, R, 1]``, gradient of the normalised mass, with dropout only."""
+
+
 class BlockGradients(NamedTuple):
     """What a block gives back, in buffers that the next block uses."""
 
@@ -113,27 +128,18 @@ def joined(sums: Sums, others: Sums) -> Sums:
 
 
 def backward_block(
-    query: Tensor,
-    keys: Keys,
-    lse2: Tensor,
-    grad_out: Tensor,
-    grad_lse: Tensor | None,
-    scratch: Scratch,
-    dropout: RowDropout | None,
-    grad_mass: Tensor | None = None,
-    sums: Tensor | None = None,
+    given: GivenBlock, scratch: Scratch, grad_lse: Tensor | None = None, sums: Tensor | None = None
 ) -> BlockGradients:
     """The exact backward of softmax attention.
 
     Args:
-        query, keys, scratch, dropout: as given to the forward.
-        lse2: ``[P, R, 1]``, base-2 LSE; +inf for rows that take no part.
-        grad_out: ``[P, R, F]``.
+        given: the block.
+        scratch: buffers.
         grad_lse: ``[P, R, 1]``, if the LSE is used.
-        grad_mass: ``[P, R, 1]``, gradient of the normalised mass, with dropout only.
         sums: ``[P, R, 1]``, the weighted mean of the gradients of a row's weights; None: all its keys are here.
     """
-    weights, kept, grad_out, grad_scores = _products(query, keys, lse2, grad_out, scratch, dropout, grad_mass)
+    query, keys = given.query, given.keys
+    weights, kept, grad_out, grad_scores = _products(given, scratch)
     grad_value = torch.bmm(kept.mT, grad_out, out=scratch.take("grad_value", *keys.value.shape))
     if sums is None:
         sums = mean_gradient(grad_scores.sum(-1, keepdim=True), weights.sum(-1, keepdim=True))
@@ -147,17 +153,9 @@ def backward_block(
     return BlockGradients(grad_query, grad_key, grad_value, kept)
 
 
-def row_sums(
-    query: Tensor,
-    keys: Keys,
-    lse2: Tensor,
-    grad_out: Tensor,
-    scratch: Scratch,
-    dropout: RowDropout | None,
-    grad_mass: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """For :func:`mean_gradient`, the sums over these keys; arguments as of :func:`backward_block`."""
-    weights, _, _, grad_scores = _products(query, keys, lse2, grad_out, scratch, dropout, grad_mass)
+def row_sums(given: GivenBlock, scratch: Scratch) -> tuple[Tensor, Tensor]:
+    """For :func:`mean_gradient`, the sums over these keys."""
+    weights, _, _, grad_scores = _products(given, scratch)
     return grad_scores.sum(-1, keepdim=True), weights.sum(-1, keepdim=True)
 
 
@@ -172,22 +170,15 @@ def mean_gradient(sums: Tensor, totals: Tensor) -> Tensor:
     return sums / totals.clamp(min=torch.finfo(totals.dtype).tiny)
 
 
-def _products(
-    query: Tensor,
-    keys: Keys,
-    lse2: Tensor,
-    grad_out: Tensor,
-    scratch: Scratch,
-    dropout: RowDropout | None,
-    grad_mass: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _products(given: GivenBlock, scratch: Scratch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The weights, ``[P, R, n]``, and those that are kept; the gradient of the output over the share that is kept;
     and the kept weights' products with their gradients, ``[P, R, n]``.
     """
+    keys, dropout, grad_out, grad_mass = given.keys, given.dropout, given.grad_out, given.grad_mass
     if dropout is not None:
         grad_out = grad_out / dropout.dropout.keep
         grad_mass = None if grad_mass is None else grad_mass / dropout.dropout.keep
-    weights = _scores(query, keys, scratch).sub_(lse2).exp2_()  # [P, R, n]
+    weights = _scores(given.query, keys, scratch).sub_(given.lse2).exp2_()  # [P, R, n]
     kept = weights
     if dropout is not None:
         kept = scratch.take("kept", *weights.shape).copy_(weights)

@@ -13,6 +13,7 @@ from torch import Tensor
 from longspan.attention.blocks import (
     LN_2,
     LOG2_E,
+    GivenBlock,
     Keys,
     RowDropout,
     Sums,
@@ -144,16 +145,11 @@ class DenseRows:
         mass = torch.zeros_like(sums) if again else None
         for part, key, value in self._parts():
             of_keys: list[Tensor] = []
-            for query, keys, rows in self._blocks(part, key, value):
+            for block_given, rows in self._given_blocks(part, key, value, given, lse2, grad_mass):
                 block = backward_block(
-                    query,
-                    keys,
-                    lse2[:, rows],
-                    given.grad_out[:, rows],
-                    None if grad_lse is None else grad_lse[:, rows],
+                    block_given,
                     self.settings.scratch,
-                    self._row_dropout(rows, part),
-                    None if grad_mass is None else grad_mass[:, rows],
+                    None if grad_lse is None else grad_lse[:, rows],
                     sums[:, rows],
                 )
                 grad_query[:, rows].add_(block.query, alpha=self.settings.scale)
@@ -176,16 +172,8 @@ class DenseRows:
             return given.sums[..., None]
         sums, totals = torch.zeros_like(lse2), torch.zeros_like(lse2)
         for part, key, value in self._parts():
-            for query, keys, rows in self._blocks(part, key, value):
-                of_part = row_sums(
-                    query,
-                    keys,
-                    lse2[:, rows],
-                    given.grad_out[:, rows],
-                    self.settings.scratch,
-                    self._row_dropout(rows, part),
-                    None if grad_mass is None else grad_mass[:, rows],
-                )
+            for block_given, rows in self._given_blocks(part, key, value, given, lse2, grad_mass):
+                of_part = row_sums(block_given, self.settings.scratch)
                 for total, more in zip((sums, totals), of_part, strict=True):
                     total[:, rows] += more
         return mean_gradient(sums, totals)
@@ -201,6 +189,14 @@ class DenseRows:
             rows = slice(start, min(start + self.block, total))
             query = self.query[:, rows] * (self.settings.scale * LOG2_E)
             yield query, Keys(key, value, partial(self._mask, part=part, rows=rows)), rows
+
+    def _given_blocks(
+        self, part: slice, key: Tensor, value: Tensor, given: RowsGiven, lse2: Tensor, grad_mass: Tensor | None
+    ) -> Iterator[tuple[GivenBlock, slice]]:
+        for query, keys, rows in self._blocks(part, key, value):
+            of_rows = None if grad_mass is None else grad_mass[:, rows]
+            dropout = self._row_dropout(rows, part)
+            yield GivenBlock(query, keys, lse2[:, rows], given.grad_out[:, rows], dropout, of_rows), rows
 
     def _row_dropout(self, rows: slice, part: slice) -> RowDropout | None:
         if self.settings.dropout is None or self.hashes is None:

@@ -159,7 +159,7 @@ class _Rows:
 
         Args:
             grad_out: ``[B, P, R, E]``, contiguous.
-            delta, lse, grad_mass: ``[B, P, R]``, as in :func:`longspan.attention.blocks.backward_block`.
+            delta, lse, grad_mass: ``[B, P, R]``, as in :class:`longspan.attention.blocks.GivenBlock`.
             into: where the gradients of key and value go, like ``key``; one tensor for their sum if they are one.
             add: whether to add to what is there.
         """

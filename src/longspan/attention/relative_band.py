@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.band import compute_dtype, heads_per_chunk, rows_per_block
-from longspan.attention.blocks import LN_2, LOG2_E, Keys, RowDropout, backward_block, forward_block
+from longspan.attention.blocks import LN_2, LOG2_E, GivenBlock, Keys, RowDropout, backward_block, forward_block
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import AttentionPattern, index_of
@@ -277,15 +277,8 @@ class RelativeBand:
                 query, position_query = self._queries(rows[:, at])
                 assert position_query is not None
                 keys = self._keys(part, key, value, position_query, start, stop)
-                block = backward_block(
-                    query,
-                    keys,
-                    lse2[:, at],
-                    part_out[:, at],
-                    None,
-                    self.scratch,
-                    self._row_dropout(start, stop),
-                )
+                given = GivenBlock(query, keys, lse2[:, at], part_out[:, at], self._row_dropout(start, stop))
+                block = backward_block(given, self.scratch)
                 span = self._span(part, start, stop)
                 of_keys[0][:, span].add_(block.key)
                 of_keys[1][:, span].add_(block.value)
