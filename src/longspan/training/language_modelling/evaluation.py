@@ -14,6 +14,7 @@ from torch import Tensor
 
 from longspan.data.characters import Symbols
 from longspan.data.progress import progress_bar
+from longspan.training.evaluation import perplexity
 
 if TYPE_CHECKING:
     from longspan.models import LongformerForCausalLM
@@ -136,7 +137,7 @@ def evaluate_language_model(
     return LanguageModelMetrics(
         bits_per_character=loss / math.log(2),
         loss=loss,
-        perplexity=math.exp(loss),
+        perplexity=perplexity(loss),
         characters=scored,
         read=read,
         seconds=time.perf_counter() - started,
