@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from longspan.attention.pattern import AttentionPattern, Window
+from longspan.attention.transforms import unwrapped
 
 _ROWS = 128
 _WIDEST = 2**17  # keys of a row that a graph for any length may hold
@@ -89,7 +90,8 @@ class _Globals:
         N = mask.shape[1]
         rank = mask.long().cumsum(1)  # [B, N]: of a global token, its place among them from 1
         count = rank[:, -1:]  # [B, 1]
-        G: Any = count.max().clamp(min=1).item()  # a symbol under tracing, which int() would ask for a value
+        # A symbol under tracing, which int() would ask for a value; under vmap the most of all that is mapped over.
+        G: Any = unwrapped(count).max().clamp(min=1).item()
         torch._check(G >= 1)
         torch._check(G <= N)
         slot = torch.arange(G, device=mask.device)
