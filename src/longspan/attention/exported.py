@@ -83,7 +83,7 @@ def exported_attention(
 
 
 class _Globals:
-    """The global tokens of a batch, gathered into G slots, G the most that a text has and at least one."""
+    """The global tokens of a batch, gathered into G slots, G the most that a text has and at least two."""
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
@@ -91,9 +91,10 @@ class _Globals:
         rank = mask.long().cumsum(1)  # [B, N]: of a global token, its place among them from 1
         count = rank[:, -1:]  # [B, 1]
         # A symbol under tracing, which int() would ask for a value; under vmap the most of all that is mapped over.
-        G: Any = unwrapped(count).max().clamp(min=1).item()
-        torch._check(G >= 1)
-        torch._check(G <= N)
+        # Inductor's products would ask whether it is 1.
+        G: Any = unwrapped(count).max().clamp(min=2).item()
+        torch._check(G >= 2)
+        torch._check(G <= N + 1)
         slot = torch.arange(G, device=mask.device)
         self.present = slot < count  # [B, G]
         self.position = (rank[:, None] <= slot[:, None]).sum(-1).clamp(max=N - 1)  # [B, G]: tokens before the g-th
