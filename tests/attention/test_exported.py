@@ -1,5 +1,7 @@
 """What ``torch.export`` traces: the same numbers as the reference, plain torch operations, any batch and length."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from attention_cases import Case, assert_near, cases, marked, repeatable
@@ -60,6 +62,23 @@ def test_a_graph_serves_any_batch_length_and_number_of_globals(window: int, dila
         n = max(lengths)
         inputs = torch.randn(len(lengths), n, 8), marked(n, *globals_), torch.arange(n) < torch.tensor(lengths)[:, None]
         torch.testing.assert_close(program.module()(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow  # and the warnings are inductor's own
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
+def test_a_graph_is_packaged_by_aot_inductor(tmp_path: Path) -> None:
+    module = _Attention(3, 1, False)
+    batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=1, max=4096)
+    example = torch.randn(2, 20, 8), marked(20, [0], [3]), torch.arange(20) < torch.tensor([[20], [11]])
+    shapes = {name: {0: batch, 1: length} for name in ("hidden", "global_mask", "key_mask")}
+    with torch.no_grad():
+        program = torch.export.export(module, example, dynamic_shapes=shapes)
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "attention.pt2"))
+    packaged = torch._inductor.aoti_load_package(path)
+    for globals_ in ([[0, 3], [7, 1, 5]], [[], []], [[39], []]):
+        inputs = torch.randn(2, 40, 8), marked(40, *globals_), torch.ones(2, 40, dtype=torch.bool)
+        torch.testing.assert_close(packaged(*inputs), module(*inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_a_window_without_bound_is_refused() -> None:

@@ -80,6 +80,19 @@ def test_texts_are_mapped() -> None:
         torch.testing.assert_close(mapped[index], attend(query[index], key[index], value[index]))
 
 
+def test_masks_are_mapped() -> None:
+    query = torch.randn(3, 1, 2, N, D, dtype=torch.float64)
+    global_mask = marked(N, [0, 9, 20], [], [39])[:, None]
+    key_mask = lengths_mask(N, N, N - 2, N)[:, None]
+
+    def attend(query: Tensor, *masks: Tensor) -> Tensor:
+        return longformer_attention(query, query, query, window=(3, 2), global_mask=masks[0], key_mask=masks[1])
+
+    mapped = torch.vmap(attend)(query, global_mask, key_mask)
+    for index in range(3):
+        torch.testing.assert_close(mapped[index], attend(query[index], global_mask[index], key_mask[index]))
+
+
 @pytest.mark.parametrize("backend", ["native", "blocked"])
 def test_a_backend_that_was_asked_for_refuses(backend: str) -> None:
     with pytest.raises(ValueError, match=f"backend '{backend}' can't be transformed by torch.func nor"):

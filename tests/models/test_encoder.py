@@ -254,14 +254,56 @@ def test_adapters_on_the_global_projections_count() -> None:
         assert model.encoder.layer[0].attention.self.query_global.up.weight.grad is not None
 
 
-def test_hooks_on_the_global_projections_run() -> None:
+@pytest.mark.parametrize(
+    "register",
+    ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"],
+)
+def test_hooks_on_the_global_projections_run(register: str) -> None:
     model = build_ours()
-    seen: list[tuple[int, ...]] = []
-    model.encoder.layer[1].attention.self.value_global.register_forward_hook(
-        lambda _, args, out: seen.append(out.shape)
-    )
-    model(**RAGGED)
-    assert seen == [(3, 29, 24)]
+    seen: list[str] = []
+    for name in ("query_global", "key_global", "value_global"):
+        module = getattr(model.encoder.layer[1].attention.self, name)
+        getattr(module, register)(lambda *_, name=name: seen.append(name))
+    model(**RAGGED).last_hidden_state.sum().backward()
+    assert sorted(seen) == ["key_global", "query_global", "value_global"]
+
+
+class _Quantized(Tensor):
+    """An int8 weight with a scale for each row, which only ``linear`` reads: as torchao builds it."""
+
+    def __new__(cls, weight: Tensor) -> "_Quantized":
+        return torch.Tensor._make_wrapper_subclass(cls, weight.shape, dtype=weight.dtype)  # type: ignore[attr-defined]
+
+    def __init__(self, weight: Tensor) -> None:
+        self.scale = weight.abs().amax(1, keepdim=True) / 127
+        self.rounded = (weight / self.scale).round().to(torch.int8)
+
+    def dequantized(self) -> Tensor:
+        return self.rounded * self.scale
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            return func(args[0], args[1].dequantized(), *args[2:])
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        raise NotImplementedError(f"no {func} of a quantised weight")
+
+
+def test_weights_that_are_quantized_tensors() -> None:
+    model, rounded = build_ours(), build_ours()
+    for module, other in zip(model.modules(), rounded.modules(), strict=True):
+        if isinstance(module, nn.Linear):
+            weight = _Quantized(module.weight.detach())
+            module.weight = nn.Parameter(weight, requires_grad=False)
+            other.weight.data = weight.dequantized()
+    expected = rounded(**RAGGED).last_hidden_state
+    torch.testing.assert_close(model(**RAGGED).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_weights_offloaded_by_accelerate() -> None:

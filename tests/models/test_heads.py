@@ -149,6 +149,23 @@ def test_every_parameter_has_a_gradient(head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_gradients_of_each_text_by_vmap(head: str) -> None:
+    model, inputs = build_ours(head, **FIELDS), _inputs(head, labels=True)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], text: dict[str, Tensor]) -> Tensor:
+        one = {name: tensor[None] for name, tensor in text.items()}
+        result: Tensor = torch.func.functional_call(model, parameters, (), one).loss
+        return result
+
+    together = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, inputs)
+    for row in range(2):
+        alone = torch.func.grad(loss)(parameters, {name: tensor[row] for name, tensor in inputs.items()})
+        for name in parameters:
+            torch.testing.assert_close(together[name][row], alone[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_one_graph(head: str) -> None:
     model, inputs = build_ours(head, **FIELDS), _inputs(head, labels=True)
     expected = model(**inputs)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from longspan.attention.pattern import AttentionPattern, Window
+from longspan.attention.transforms import unwrapped
 
 _ROWS = 128
 _WIDEST = 2**17  # keys of a row that a graph for any length may hold
@@ -82,16 +83,18 @@ def exported_attention(
 
 
 class _Globals:
-    """The global tokens of a batch, gathered into G slots, G the most that a text has and at least one."""
+    """The global tokens of a batch, gathered into G slots, G the most that a text has and at least two."""
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
         N = mask.shape[1]
         rank = mask.long().cumsum(1)  # [B, N]: of a global token, its place among them from 1
         count = rank[:, -1:]  # [B, 1]
-        G: Any = count.max().clamp(min=1).item()  # a symbol under tracing, which int() would ask for a value
-        torch._check(G >= 1)
-        torch._check(G <= N)
+        # A symbol under tracing, which int() would ask for a value; under vmap the most of all that is mapped over.
+        # Inductor's products would ask whether it is 1.
+        G: Any = unwrapped(count).max().clamp(min=2).item()
+        torch._check(G >= 2)
+        torch._check(G <= N + 1)
         slot = torch.arange(G, device=mask.device)
         self.present = slot < count  # [B, G]
         self.position = (rank[:, None] <= slot[:, None]).sum(-1).clamp(max=N - 1)  # [B, G]: tokens before the g-th

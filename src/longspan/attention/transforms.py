@@ -18,6 +18,18 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` is under way on a tensor, whose values can't be looked at then."""
+    return is_transformed() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The values of all that a tensor is mapped over at once, ``[V, ...]``; of others, themselves."""
+    while is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def refuse_transform(backend: str, way_out: str) -> None:
     """Say that a backend has no rule for what :func:`is_transformed` found.
 

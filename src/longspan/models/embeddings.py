@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from longspan.models.configuration import LongformerConfig
-from longspan.models.inputs import check_embeds, check_ids
+from longspan.models.inputs import check_embeds, check_ids, has_values
 
 
 class LongformerEmbeddings(nn.Module):
@@ -89,7 +89,7 @@ class LongformerEmbeddings(nn.Module):
         is_token = input_ids.ne(self.padding_idx)
         # Padding takes no position: only a text that is long on paper is counted, so ordinary lengths cost no
         # wait.
-        if length > self.max_tokens and not torch.compiler.is_compiling():
+        if length > self.max_tokens and has_values(is_token):
             longest = int(is_token.sum(1).max())
             if longest > self.max_tokens:
                 raise ValueError(self._too_long(longest))

@@ -5,10 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longspan.attention.transforms import is_wrapped
+
 
 def can_inspect(tensor: Tensor) -> bool:
-    """Whether values may be looked at: free on a CPU, a wait elsewhere, wrong while a graph is traced."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    """Whether values may be looked at: free on a CPU, a wait elsewhere, wrong where :func:`has_values` denies them."""
+    return tensor.device.type == "cpu" and has_values(tensor)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether there are values: not while a graph is traced, nor of what ``torch.vmap`` maps over."""
+    return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and not is_wrapped(tensor)
 
 
 def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None = None) -> None:
@@ -120,7 +127,7 @@ def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
         raise ValueError(f"{name} is on {mask.device} but the input is on {like.device}; move it there")
     # Ordinary callers pass integers; for the rare floating mask a wait for the device is worth a wrong
     # result.
-    is_seen = not torch.compiler.is_compiling() if mask.is_floating_point() else can_inspect(mask)
+    is_seen = has_values(mask) if mask.is_floating_point() else can_inspect(mask)
     if is_seen and mask.dtype != torch.bool and not bool((mask >= 0).all()):
         held = "NaN" if bool(mask.isnan().any()) else "negative numbers, as an additive mask does"
         raise ValueError(f"{name} must be 0 for padding and 1 for tokens, but holds {held}")

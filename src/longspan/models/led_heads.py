@@ -10,6 +10,7 @@ from transformers.models.led.modeling_led import (
     LEDSeq2SeqSequenceClassifierOutput,
 )
 
+from longspan.models.inputs import has_values
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, shift_tokens_right
 from longspan.models.losses import classification_loss, question_answering_loss
@@ -207,7 +208,7 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
             input_ids = torch.where((column == longest - 1) & (count > longest), eos, kept)
             decoder_attention_mask = None
         is_eos = input_ids == eos
-        if not torch.compiler.is_compiling() and not bool(is_eos.any(1).all()):
+        if has_values(is_eos) and not bool(is_eos.any(1).all()):
             row = int(is_eos.any(1).int().argmin())
             raise ValueError(
                 f"text {row} has no end-of-sequence token (id {eos}), at which it would be classified; end each text "

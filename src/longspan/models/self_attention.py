@@ -98,7 +98,10 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether calling a module is its weights alone: no adapter, quantisation, hook or offloading."""
     return (
         type(module) is nn.Linear
+        and type(module.weight) in (nn.Parameter, Tensor)  # torchao's are quantised tensors, which linear alone knows
         and "forward" not in module.__dict__
         and not module._forward_hooks
         and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
     )
