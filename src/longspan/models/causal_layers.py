@@ -13,6 +13,7 @@ from longspan.attention.relative import relative_attention
 from longspan.attention.relative_band import Positions
 from longspan.models.causal_cache import RollingLayer
 from longspan.models.causal_configuration import LongformerCausalConfig
+from longspan.models.fused_linear import apply_linear
 
 
 class Rotation(NamedTuple):
@@ -177,8 +178,8 @@ class CausalFeedForward(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, N, C]``."""
-        inner = F.dropout(self.activation(self.up_proj(hidden_states)), self.dropout, self.training)
-        return self.down_proj(inner)
+        inner = F.dropout(apply_linear(self.up_proj, hidden_states, self.activation), self.dropout, self.training)
+        return apply_linear(self.down_proj, inner)
 
 
 class LongformerCausalLayer(GradientCheckpointingLayer):

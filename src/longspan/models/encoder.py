@@ -13,6 +13,7 @@ from transformers.models.longformer.modeling_longformer import (
 from longspan.attention import survey_masks
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
+from longspan.models.fused_linear import apply_linear
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.loading import ClearLoading
@@ -36,7 +37,7 @@ class LongformerSelfOutput(nn.Module):
 
     def forward(self, hidden_states: Tensor, residual: Tensor) -> Tensor:
         """``[B, N, in_features]`` and the residual ``[B, N, C]`` to ``[B, N, C]``."""
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+        return self.LayerNorm(self.dropout(apply_linear(self.dense, hidden_states)) + residual)
 
 
 class LongformerAttention(nn.Module):
@@ -70,7 +71,7 @@ class LongformerIntermediate(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, N, intermediate_size]``."""
-        return self.activation(self.dense(hidden_states))
+        return apply_linear(self.dense, hidden_states, self.activation)
 
 
 class LongformerLayer(GradientCheckpointingLayer):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
+from longspan.models.fused_linear import apply_linear
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.self_attention import LongformerSelfAttention
 
@@ -31,7 +32,7 @@ class LEDEncoderAttention(nn.Module):
         context, local, global_ = self.longformer_self_attn(
             hidden_states, key_mask, global_mask, output_attentions, mask_survey
         )
-        return self.output(context), local, global_
+        return apply_linear(self.output, context), local, global_
 
 
 class LEDDecoderAttention(nn.Module):
@@ -80,8 +81,8 @@ class LEDDecoderAttention(nn.Module):
         rows, length = hidden_states.shape[:2]
         key, value = self._keys_and_values(hidden_states, key_value_states, past_key_values)
         texts = key.shape[0]
-        query = self.q_proj(hidden_states).reshape(texts, -1, self.num_heads, self.head_dim)  # [B, R * T, H, D]
-        query = query.transpose(1, 2)
+        query = apply_linear(self.q_proj, hidden_states)
+        query = query.reshape(texts, -1, self.num_heads, self.head_dim).transpose(1, 2)  # [B, H, R * T, D]
         dropout = self.dropout if self.training else 0.0
         probabilities = None
         if output_attentions or self.config._attn_implementation == "eager":
@@ -94,16 +95,16 @@ class LEDDecoderAttention(nn.Module):
             )
         context = context.transpose(1, 2).reshape(rows, length, -1)  # [B, H, R * T, D] -> [B * R, T, C]
         if probabilities is None or not output_attentions:
-            return self.out_proj(context), None
+            return apply_linear(self.out_proj, context), None
         probabilities = probabilities.unflatten(2, (rows // texts, length)).transpose(1, 2)
-        return self.out_proj(context), probabilities.flatten(0, 1)  # [B, R, H, T, S] -> [B * R, H, T, S]
+        return apply_linear(self.out_proj, context), probabilities.flatten(0, 1)  # [B, R, H, T, S] -> [B * R, H, T, S]
 
     def _keys_and_values(
         self, hidden_states: Tensor, key_value_states: Tensor | None, past_key_values: Cache | None
     ) -> tuple[Tensor, Tensor]:
         """``[B, H, S, D]`` each, through the cache if there is one."""
         if key_value_states is None:
-            key, value = self._heads(self.k_proj(hidden_states)), self._heads(self.v_proj(hidden_states))
+            key, value = self._project(hidden_states)
             if past_key_values is None:
                 return key, value
             cache = _part(past_key_values, "self_attention_cache")
@@ -111,7 +112,7 @@ class LEDDecoderAttention(nn.Module):
         if isinstance(past_key_values, EncoderDecoderCache) and past_key_values.is_updated.get(self.layer_id):
             layer = past_key_values.cross_attention_cache.layers[self.layer_id]
             return layer.keys, layer.values
-        key, value = self._heads(self.k_proj(key_value_states)), self._heads(self.v_proj(key_value_states))
+        key, value = self._project(key_value_states)
         if isinstance(past_key_values, EncoderDecoderCache):
             # Read at every step from now on, which is twice as fast in one piece.
             key, value = past_key_values.cross_attention_cache.update(
@@ -119,6 +120,9 @@ class LEDDecoderAttention(nn.Module):
             )
             past_key_values.is_updated[self.layer_id] = True
         return key, value
+
+    def _project(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return self._heads(apply_linear(self.k_proj, states)), self._heads(apply_linear(self.v_proj, states))
 
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # [B, S, C] -> [B, H, S, D]

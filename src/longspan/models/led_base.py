@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
+from longspan.models.fused_linear import apply_linear
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.loading import ClearLoading
 
@@ -78,8 +79,8 @@ class LEDLayer(nn.Module):
         return hidden_states if self.normalize_before else norm(hidden_states)
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
-        expanded = self.activation_fn(self.fc1(self._before(self.final_layer_norm, hidden_states)))
-        part = self.fc2(F.dropout(expanded, self.activation_dropout, self.training))
+        expanded = apply_linear(self.fc1, self._before(self.final_layer_norm, hidden_states), self.activation_fn)
+        part = apply_linear(self.fc2, F.dropout(expanded, self.activation_dropout, self.training))
         return self._after(self.final_layer_norm, part, hidden_states)
 
 

@@ -11,6 +11,7 @@ from transformers.models.longformer.modeling_longformer import LongformerMaskedL
 
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
+from longspan.models.fused_linear import apply_linear
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_loss_arguments
 from longspan.models.losses import IGNORED, check_token_labels
@@ -28,7 +29,7 @@ class LongformerLMHead(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[..., C]`` to logits ``[..., V]``."""
-        return self.decoder(self.layer_norm(F.gelu(self.dense(hidden_states))))
+        return apply_linear(self.decoder, self.layer_norm(apply_linear(self.dense, hidden_states, F.gelu)))
 
 
 class LongformerForMaskedLM(LongformerPreTrainedModel):

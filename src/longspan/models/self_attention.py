@@ -4,6 +4,7 @@ from torch import Tensor, is_grad_enabled, nn
 
 from longspan.attention import AttentionResult, GlobalProjection, longformer_attention
 from longspan.models.configuration import LongformerConfig
+from longspan.models.fused_linear import apply_linear, is_plain
 
 
 class LongformerSelfAttention(nn.Module):
@@ -51,9 +52,9 @@ class LongformerSelfAttention(nn.Module):
         """
         window, dilation = self.config.layer_pattern(self.layer_id)
         result = longformer_attention(
-            self._heads(self.query(hidden_states)),
-            self._heads(self.key(hidden_states)),
-            self._heads(self.value(hidden_states)),
+            self._heads(apply_linear(self.query, hidden_states)),
+            self._heads(apply_linear(self.key, hidden_states)),
+            self._heads(apply_linear(self.value, hidden_states)),
             window=window,
             dilation=dilation,
             global_mask=global_mask,
@@ -80,7 +81,7 @@ class LongformerSelfAttention(nn.Module):
     ) -> GlobalProjection | tuple[Tensor, Tensor, Tensor] | None:
         """The global projections: as weights where that equals calling the modules, else projected."""
         query, key, value = self.query_global, self.key_global, self.value_global
-        if _is_plain(query) and _is_plain(key) and _is_plain(value):
+        if is_plain(query) and is_plain(key) and is_plain(value):
             return GlobalProjection(
                 hidden_states, query.weight, query.bias, key.weight, key.bias, value.weight, value.bias
             )
@@ -92,16 +93,3 @@ class LongformerSelfAttention(nn.Module):
             self._heads(key(hidden_states)),
             self._heads(value(hidden_states)),
         )
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether calling a module is its weights alone: no adapter, quantisation, hook or offloading."""
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) in (nn.Parameter, Tensor)  # torchao's are quantised tensors, which linear alone knows
-        and "forward" not in module.__dict__
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-    )
