@@ -71,6 +71,7 @@ def test_pretrain_evaluate_and_fill(tmp_path: Path, roberta_dir: Path, texts: Pa
     filled = run("fill-mask", "--model", model, "the <mask> of law <mask>", "--top-k", 3)
     assert filled.stdout.count("%") == 6
     assert filled.stdout.count("[?]") == 2
+    assert "token 4: the [?] of law <mask>" in filled.stdout  # no dots where nothing is left out
     (tmp_path / "text.txt").write_text("a <mask> contract", encoding="utf-8")
     assert run("fill-mask", "--model", model, "--file", tmp_path / "text.txt").stdout.count("%") == 5
 

@@ -232,7 +232,7 @@ def native_refusal(query: Tensor) -> str | None:
     if query.device.type != "cpu":
         return f"needs tensors on the CPU, got {query.device}"
     if query.dtype not in DTYPES:
-        return f"computes in fp32, got {str(query.dtype).removeprefix('torch.')}"
+        return f"computes in at most fp32, got {str(query.dtype).removeprefix('torch.')}"
     compiled = library()
     if compiled is None:
         return "needs a C compiler (cc, or CC=...), and LONGSPAN_NATIVE other than 0"
