@@ -196,10 +196,10 @@ def test_show_pattern_draws(tmp_path: Path) -> None:
     ask = ["show-pattern", "--output", picture, "--length", 12]
     assert run(*ask, "--window", "2,2", "--dilation", 1, "--dilation", 2, "--global", "0,5").exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"--output is {tmp_path}, which names no kind" in sentence(
+    assert f"--output is {tmp_path}, which has no known picture format" in sentence(
         run("show-pattern", "--output", tmp_path, "--window", "2,2")
     )
-    assert "--window is '2'; it must be 2 whole numbers with commas between" in sentence(run(*ask, "--window", "2"))
+    assert "--window is '2'; it must be 2 whole numbers separated by commas" in sentence(run(*ask, "--window", "2"))
     assert "--global is 'a'; it must be whole numbers" in sentence(run(*ask, "--window", "2,2", "--global", "a"))
     assert "window has 2 entries for 3 heads" in sentence(
         run(*ask, "--window", "2,2", "--window", "1,1", "--dilation", 1, "--dilation", 2, "--dilation", 3)

@@ -292,7 +292,7 @@ def show_pattern(
         length=length, global_positions=_numbers("--global", global_positions), padding=padding, title=title
     )
     if not output.suffix:
-        raise ValueError(f"--output is {output}, which names no kind of picture; end it in .png, .svg or .pdf")
+        raise ValueError(f"--output is {output}, which has no known picture format; end it in .png, .svg or .pdf")
     check_output(output, [])
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
@@ -306,7 +306,7 @@ def _numbers(option: str, text: str, count: int | None = None) -> Any:
         numbers = ()
     if (count is not None and len(numbers) != count) or (not numbers and text.strip()):
         wanted = "whole numbers" if count is None else f"{count} whole numbers"
-        raise ValueError(f"{option} is {text!r}; it must be {wanted} with commas between, as 256,256")
+        raise ValueError(f"{option} is {text!r}; it must be {wanted} separated by commas, such as 256,256")
     return numbers
 
 

@@ -168,7 +168,7 @@ def refuse_options(options: dict[str, Any], model: str, kind: str) -> None:
     """See that no option is given that means nothing to the model."""
     for name, value in options.items():
         if value is not None:
-            raise ValueError(f"{model} is {kind}, which takes no --{name.replace('_', '-')}; leave it away")
+            raise ValueError(f"{model} is {kind}, which takes no --{name.replace('_', '-')}; leave it out")
 
 
 def on_device(model: Any) -> Any:

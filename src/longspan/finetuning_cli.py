@@ -122,7 +122,7 @@ def _finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: 
     for name in ("labels", "metric", "seeds", "test"):
         if name in fields:
             raise ValueError(
-                f"--task summarization takes no {name}; leave it away, or --set another field of its recipe"
+                f"--task summarization takes no {name}; leave it out, or --set another field of its recipe"
             )
     del fields["task"]
     columns = fields.pop("columns", {})

@@ -159,7 +159,7 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
     assert [(row["example"], row["label"]) for row in ours] == [(row["example"], row["label"]) for row in wanted]
     with pytest.raises(ValueError, match="is one of the files to read"):
         predict_files(model, [file], file, **options)
-    with pytest.raises(FileNotFoundError, match="is no finetuned model"):
+    with pytest.raises(FileNotFoundError, match="is not a finetuned model"):
         predict_files(longformer_dir, [file], output, **options)
 
 
@@ -249,7 +249,7 @@ def test_faults_that_came_after_an_epoch_come_first(
             make_recipe(tmp_path, longformer_dir, "classification", **fields)
     with pytest.raises(ValueError, match="labels are given, but task 'qa' has none"):
         make_recipe(tmp_path, longformer_dir, "qa", labels=("a", "b"))
-    with pytest.raises(FileNotFoundError, match=r"holds no config.json, so it is no model"):
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json, so it is not a model"):
         run(make_recipe(tmp_path, tmp_path, "classification"))
     same = make_recipe(tmp_path, longformer_dir, "classification", epochs=1)
     run(FinetuneRecipe(**{**same.to_dict(), "eval": same.train}))

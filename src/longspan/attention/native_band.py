@@ -176,7 +176,7 @@ class NativeBand:
 
         def work(parallel: int | None, threads: int) -> None:
             if not compiled.longspan_band(byref(self.call), int(backward), c_void_p(parallel), threads):
-                raise MemoryError("the attention has no memory for its buffers; take a narrower window")
+                raise MemoryError("there is not enough memory for the attention's buffers; use a narrower window")
 
         run_together(work, most=self.heads * self.dilation * self.stretches)
 
