@@ -1,4 +1,4 @@
-"""Pretrain longspan-mini, the model that comes with the package: a RoBERTa at 512 tokens, made long, trained on.
+"""Pretrain longspan-mini, the model of the package: a RoBERTa at 512 tokens, lengthened, trained further at 4,096.
 
     python recipes/longspan_mini.py --data DATA --output runs/longspan-mini
 

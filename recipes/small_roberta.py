@@ -2,7 +2,7 @@
 
     python recipes/small_roberta.py --data DATA --output runs/small-roberta
 
-DATA holds the sets in their official formats, under these names (others are left out, with a word about it):
+DATA holds the sets in their official formats, under these names (sets that are missing are left out, with a message):
 
 * ``enwiki2015/*.txt.gz``: plain text of Wikipedia, ``<doc id= url= title=>`` ... ``</doc>``
 * ``imdb/imdb.jsonl.gz``: objects with ``split`` and ``text``; only ``train`` is read

@@ -71,6 +71,7 @@ def test_pretrain_evaluate_and_fill(tmp_path: Path, roberta_dir: Path, texts: Pa
     filled = run("fill-mask", "--model", model, "the <mask> of law <mask>", "--top-k", 3)
     assert filled.stdout.count("%") == 6
     assert filled.stdout.count("[?]") == 2
+    assert "token 4: the [?] of law <mask>" in filled.stdout  # no dots where nothing is left out
     (tmp_path / "text.txt").write_text("a <mask> contract", encoding="utf-8")
     assert run("fill-mask", "--model", model, "--file", tmp_path / "text.txt").stdout.count("%") == 5
 
@@ -197,10 +198,10 @@ def test_show_pattern_draws(tmp_path: Path) -> None:
     ask = ["show-pattern", "--output", picture, "--length", 12]
     assert run(*ask, "--window", "2,2", "--dilation", 1, "--dilation", 2, "--global", "0,5").exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert f"--output is {tmp_path}, which names no kind" in sentence(
+    assert f"--output is {tmp_path}, which has no known picture format" in sentence(
         run("show-pattern", "--output", tmp_path, "--window", "2,2")
     )
-    assert "--window is '2'; it must be 2 whole numbers with commas between" in sentence(run(*ask, "--window", "2"))
+    assert "--window is '2'; it must be 2 whole numbers separated by commas" in sentence(run(*ask, "--window", "2"))
     assert "--global is 'a'; it must be whole numbers" in sentence(run(*ask, "--window", "2,2", "--global", "a"))
     assert "window has 2 entries for 3 heads" in sentence(
         run(*ask, "--window", "2,2", "--window", "1,1", "--dilation", 1, "--dilation", 2, "--dilation", 3)

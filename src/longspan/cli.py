@@ -90,29 +90,33 @@ def _names_a_field(error: Exception) -> bool:
 @_sentence_errors
 def pretrain(
     recipe: Annotated[
-        Path | None, typer.Option(help="YAML file of a recipe; options and --set replace its fields.")
+        Path | None, typer.Option(help="YAML file of a recipe; options and --set override its fields.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder or hub name of the model to begin with, or longspan-mini.")
+        str | None, typer.Option(help="Folder or hub name of the model to start from, or longspan-mini.")
     ] = None,
     train: Annotated[
         list[str] | None, typer.Option(help="Text to train on: a file, a folder, or hub:NAME[:CONFIG].")
     ] = None,
-    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Held-out text, the same kinds.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, log and model.")] = None,
-    sequence_length: Annotated[int | None, typer.Option(help="Tokens of a sequence.")] = None,
+    eval_: Annotated[
+        list[str] | None, typer.Option("--eval", help="Held-out text, in the same forms as --train.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, the log and the trained model.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    sequences_per_step: Annotated[int | None, typer.Option(help="Sequences of a step, over all processes.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Sequences that a process holds at once.")] = None,
+    sequences_per_step: Annotated[
+        int | None, typer.Option(help="Sequences per optimizer step, over all processes.")
+    ] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Sequences per process in one forward pass.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set any other field of the recipe.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run that the output folder holds.")] = True,
+    resume: Annotated[bool, typer.Option(help="Continue the run in the output folder.")] = True,
 ) -> None:
-    """Pretrain a masked language model on your text; run it again to go on where it stopped.
+    """Pretrain a masked language model on your text; run it again to continue where it stopped.
 
-    With --set objective=denoising a BART or an LED.
+    With --set objective=denoising: a BART or an LED.
     Several processes: torchrun --nproc-per-node N -m longspan pretrain ...
     """
     options = {
@@ -156,12 +160,15 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
 @app.command("fill-mask")
 @_sentence_errors
 def fill_mask(
-    text: Annotated[str | None, typer.Argument(help="The text, with <mask> (or the model's mask token).")] = None,
+    text: Annotated[
+        str | None,
+        typer.Argument(help="The text, with <mask> (or the model's own mask token) where a token is to be filled in."),
+    ] = None,
     model: Annotated[
-        str, typer.Option(help="Folder or hub name of a masked language model; the default comes with the package.")
+        str, typer.Option(help="Folder or hub name of a masked language model; the default is part of the package.")
     ] = "longspan-mini",
     file: Annotated[Path | None, typer.Option(help="Read the text from a file instead.")] = None,
-    top_k: Annotated[int, typer.Option(help="Candidates per mask.")] = 5,
+    top_k: Annotated[int, typer.Option(help="Candidates to show per mask.")] = 5,
 ) -> None:
     """Fill the mask tokens of a text."""
     if (text is None) == (file is None):
@@ -173,7 +180,7 @@ def fill_mask(
     if file is not None:
         text = "".join(document.text for document in read_documents([file]))
     for filled in fill_masks(on_device(load_masked_lm(model)), load_tokenizer(model), text or "", top_k=top_k):
-        typer.echo(f"token {filled.position:,}: ...{filled.before} [?] {filled.after}...")
+        typer.echo(f"token {filled.position:,}: {filled.before.strip()} [?] {filled.after.strip()}")
         for candidate in filled.candidates:
             typer.echo(f"  {candidate.probability:6.1%}  {candidate.token!r}")
 
@@ -182,24 +189,29 @@ def fill_mask(
 @_sentence_errors
 def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub name, such as roberta-base or facebook/bart-base.")],
-    target: Annotated[Path, typer.Argument(help="New folder of the long model.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write the long model to.")],
     max_positions: Annotated[
-        int | None, typer.Option(help="Tokens that the long model reads; 4,096, an LED 16,384.")
+        int | None, typer.Option(help="Tokens that the long model can read; default: 4,096, or 16,384 for an LED.")
     ] = None,
     attention_window: Annotated[
         int | None,
-        typer.Option(help="Total width of the window, both sides together; 512, an LED 1,024, or the source's own."),
+        typer.Option(
+            help="Total width of the window, both sides; default: the source's own, else 512, or 1,024 for an LED."
+        ),
     ] = None,
     max_decoder_positions: Annotated[
-        int | None, typer.Option(help="Tokens that an LED writes; default: as the source.")
+        int | None, typer.Option(help="Tokens that an LED's decoder can write; default: as many as the source.")
     ] = None,
     hat: Annotated[
-        bool, typer.Option("--hat", help="Make a hierarchical transformer instead, of a RoBERTa or its like.")
+        bool,
+        typer.Option("--hat", help="Make a hierarchical transformer (HAT) instead, from a RoBERTa or similar model."),
     ] = False,
-    segment_length: Annotated[int | None, typer.Option(min=2, help="With --hat: tokens of a segment; 128.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model that is already there.")] = False,
+    segment_length: Annotated[
+        int | None, typer.Option(min=2, help="With --hat: tokens per segment; default: 128.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the model if the folder already holds one.")] = False,
 ) -> None:
-    """Make a model of short texts read long ones: RoBERTa, BERT, ELECTRA, ModernBERT, BART and their like."""
+    """Turn a model for short texts into one for long texts: RoBERTa, BERT, ELECTRA, ModernBERT, BART and similar."""
     if hat:
         others = {"attention_window": attention_window, "max_decoder_positions": max_decoder_positions}
         refuse_options({**others, "force": force or None}, str(target), "to be a HAT")
@@ -248,16 +260,23 @@ def _convert_to_hat(source: str, target: Path, positions: int, segment_length: i
 @_sentence_errors
 def show_pattern(
     output: Annotated[Path, typer.Option(help="Picture to write: .png, .svg or .pdf.")],
-    window: Annotated[list[str], typer.Option(metavar="LEFT,RIGHT", help="One-sided sizes; once, or once per head.")],
-    dilation: Annotated[list[int] | None, typer.Option(help="Step between keys; once, or once per head.")] = None,
+    window: Annotated[
+        list[str],
+        typer.Option(
+            metavar="LEFT,RIGHT", help="Tokens to the left and right (one-sided); give it once, or once per head."
+        ),
+    ],
+    dilation: Annotated[
+        list[int] | None, typer.Option(help="Step between the keys of a window; give it once, or once per head.")
+    ] = None,
     length: Annotated[int, typer.Option(min=1, help="Tokens to draw.")] = 48,
     global_positions: Annotated[
         str, typer.Option("--global", metavar="I,J,...", help="Positions of global tokens.")
     ] = "",
     padding: Annotated[int, typer.Option(min=0, help="Padding tokens at the end.")] = 0,
-    title: Annotated[str | None, typer.Option(help="A heading.")] = None,
+    title: Annotated[str | None, typer.Option(help="A heading for the picture.")] = None,
 ) -> None:
-    """Draw who attends whom."""
+    """Draw which tokens attend to which."""
     from longspan.attention import AttentionPattern
     from longspan.data.growing_file import check_output
 
@@ -273,7 +292,7 @@ def show_pattern(
         length=length, global_positions=_numbers("--global", global_positions), padding=padding, title=title
     )
     if not output.suffix:
-        raise ValueError(f"--output is {output}, which names no kind of picture; end it in .png, .svg or .pdf")
+        raise ValueError(f"--output is {output}, which has no known picture format; end it in .png, .svg or .pdf")
     check_output(output, [])
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
@@ -287,7 +306,7 @@ def _numbers(option: str, text: str, count: int | None = None) -> Any:
         numbers = ()
     if (count is not None and len(numbers) != count) or (not numbers and text.strip()):
         wanted = "whole numbers" if count is None else f"{count} whole numbers"
-        raise ValueError(f"{option} is {text!r}; it must be {wanted} with commas between, as 256,256")
+        raise ValueError(f"{option} is {text!r}; it must be {wanted} separated by commas, such as 256,256")
     return numbers
 
 
@@ -295,9 +314,9 @@ def _numbers(option: str, text: str, count: int | None = None) -> Any:
 @_sentence_errors
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-run"),
-    seed: Annotated[int, typer.Option(help="Of the weights, the order of the text and the masks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the order of the text and the masks.")] = 0,
 ) -> None:
-    """The whole story on your own machine: train a small model, lengthen it, train it on, and report."""
+    """See all of it on your own machine: train a small model, lengthen it, train it further, and write a report."""
     from longspan.demo import run_demo
 
     result = run_demo(output_dir=output, seed=seed)
@@ -308,9 +327,9 @@ def demo(
 @_sentence_errors
 def demo_lm(
     output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-lm-run"),
-    seed: Annotated[int, typer.Option(help="Of the weights, the order of the text and the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the order of the text and the samples.")] = 0,
 ) -> None:
-    """A character language model learns Python from the standard library: growing windows, a sample, a report."""
+    """Train a character language model on Python's standard library: growing windows, samples, a report."""
     from longspan.demo import run_language_model_demo
 
     result = run_language_model_demo(output_dir=output, seed=seed)
@@ -323,23 +342,23 @@ def demo_lm(
 @_sentence_errors
 def train_lm(
     text: Annotated[
-        list[str] | None, typer.Argument(help="Text to learn: files and folders of UTF-8 text, text8 or enwik8.")
+        list[str] | None, typer.Argument(help="Text to train on: files and folders of UTF-8 text, text8 or enwik8.")
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="YAML file of a recipe; options and --set replace its fields.")
+        Path | None, typer.Option(help="YAML file of a recipe; options and --set override its fields.")
     ] = None,
-    eval_: Annotated[
-        list[str] | None, typer.Option("--eval", help="Held-out text; default: a twentieth of the text.")
-    ] = None,
+    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Held-out text; default: 5 % of the text.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder for stages, logs and the model.")] = None,
-    unit: Annotated[str | None, typer.Option(help="bytes or characters; text8 is characters, all else bytes.")] = None,
-    size: Annotated[str | None, typer.Option(help="laptop, or the paper's small or large.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
+    unit: Annotated[
+        str | None, typer.Option(help="bytes or characters; default: characters for text8, bytes for everything else.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the training that the output folder holds.")] = True,
+    size: Annotated[str | None, typer.Option(help="Size of the model: laptop, or the paper's small or large.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set any other field of the recipe.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Continue the training in the output folder.")] = True,
 ) -> None:
-    """Train a character language model on your text, in stages; run it again to go on where it stopped.
+    """Train a character language model on your text, in stages; run it again to continue where it stopped.
 
     Several processes: torchrun --nproc-per-node N -m longspan train-lm ...
     """
@@ -363,18 +382,22 @@ def train_lm(
 @app.command("evaluate-lm")
 @_sentence_errors
 def evaluate_lm(
-    files: Annotated[list[Path], typer.Argument(help="Text: files and folders, text8 or enwik8.")],
+    files: Annotated[list[Path], typer.Argument(help="Text to score: files and folders, text8 or enwik8.")],
     model: Annotated[Path, typer.Option(help="Folder of a character language model.")],
-    split: Annotated[str, typer.Option(help="all, train, valid or test (the last 5 %).")] = "all",
+    split: Annotated[
+        str, typer.Option(help="Which part of the text: all, train, valid or test (the last 5 %).")
+    ] = "all",
     protocol: Annotated[
         str,
-        typer.Option(help="streaming reads the text once; windows is the paper's: 32,256 characters, moved by 512."),
+        typer.Option(
+            help="streaming reads the text once; windows (the paper): sequences of 32,256 characters, moved by 512."
+        ),
     ] = "streaming",
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences of windows at once.")] = 1,
-    max_characters: Annotated[int | None, typer.Option(min=1, help="Score only so many characters.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="With --protocol windows: sequences per batch.")] = 1,
+    max_characters: Annotated[int | None, typer.Option(min=1, help="Stop after this many characters.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Bits per character of a character language model on held-out text."""
+    """Measure the bits per character of a character language model on held-out text."""
     from longspan.training.language_modelling.text import evaluate_language_model_on_files, load_language_model
 
     loaded = load_language_model(model)
@@ -402,17 +425,22 @@ def evaluate_lm(
 @_sentence_errors
 def generate(
     model: Annotated[Path, typer.Option(help="Folder of a character language model.")],
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "\n",
-    file: Annotated[Path | None, typer.Option(help="Go on from the text of a file instead.")] = None,
-    characters: Annotated[int, typer.Option(min=1, help="How many to write.")] = 500,
+    prompt: Annotated[str, typer.Option(help="The text to continue; default: an empty line.")] = "\n",
+    file: Annotated[Path | None, typer.Option(help="Continue the text of a file instead.")] = None,
+    characters: Annotated[int, typer.Option(min=1, help="Characters to write.")] = 500,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="Below 1 more probable text; 0: the most probable.")
+        float,
+        typer.Option(min=0.0, help="Below 1 favours more probable characters; 0 always takes the most probable one."),
     ] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw among the so many most probable.")] = None,
-    top_p: Annotated[float, typer.Option(help="Draw among the most probable of this share.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Write the same text each time.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Draw among this many most probable characters only.")
+    ] = None,
+    top_p: Annotated[
+        float, typer.Option(help="Draw among the most probable characters that together have this probability.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws: the same seed writes the same text.")] = None,
 ) -> None:
-    """Have a character language model write."""
+    """Generate text with a character language model."""
     from longspan.tasks.files import read_text
     from longspan.training.language_modelling.text import generate_text, load_language_model
 
@@ -443,7 +471,7 @@ def export_onnx_(
     model: Annotated[Path, typer.Argument(help="Folder of a Longformer, an LED or a causal language model.")],
     target: Annotated[Path, typer.Argument(help="Folder to write to; an earlier export there is replaced.")],
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Longest text, in tokens; default: the model's.")
+        int | None, typer.Option(min=1, help="Longest text in tokens; default: all that the model reads.")
     ] = None,
 ) -> None:
     """Write a model as one ONNX file for any batch, length and number of global tokens."""
@@ -464,7 +492,7 @@ def export_onnx_(
 def add_code(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
 ) -> None:
-    """Put the model's code beside its weights, for machines without longspan (trust_remote_code=True)."""
+    """Put the model's code into its folder, for machines without longspan (trust_remote_code=True)."""
     from longspan.integrations import add_remote_code
 
     add_remote_code(model)

@@ -11,40 +11,53 @@ from longspan import finetuning_cli
 if TYPE_CHECKING:
     from longspan.tasks.official import Split
 
-_SPLIT = "The part of official data that holds several: train, eval or test."
+_SPLIT = "which part of a source that holds several: train, eval or test;"
 
 
 def evaluate(
     files: Annotated[
         list[str],
-        typer.Argument(help="Held-out text, labelled examples, or official files; the model tells which."),
+        typer.Argument(help="Held-out text, labelled examples or official files, according to the model."),
     ],
-    model: Annotated[str, typer.Option(help="Folder of a masked language model, longspan-mini, or a finetuned one.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Folder or hub name of a masked language model, longspan-mini, or folder of a finetuned model."
+        ),
+    ],
     sequence_length: Annotated[
-        int | None, typer.Option(help="Masked LM: tokens of a sequence; default: all the model reads.")
+        int | None, typer.Option(help="Masked LM: tokens per sequence; default: the longest that the model reads.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Masked LM: stop after so many tokens of text.")] = None,
-    text_field: Annotated[str | None, typer.Option(help="Masked LM: field of .jsonl and .parquet; text.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Masked LM: stop after this many tokens of text.")
+    ] = None,
+    text_field: Annotated[
+        str | None,
+        typer.Option(help="Masked LM: field of .jsonl and .parquet files that holds the text; default: text."),
+    ] = None,
     segment_length: Annotated[
         int | None, typer.Option(help="Masked LM: put a separator at every multiple of this.")
     ] = None,
     global_tokens: Annotated[
-        str | None, typer.Option(help="Masked LM: which attend globally: none, cls or separators.")
+        str | None,
+        typer.Option(help="Masked LM: which tokens attend globally: none, cls or separators. Default: none."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Masked LM: names the masks; keep it to compare models.")
+        int | None,
+        typer.Option(min=0, help="Masked LM: seed of the masks; keep it the same to compare models. Default: 0."),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="Examples: a column's name in the files.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN=NAME", help="Examples: name of a column in the files, such as text=body."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Examples: write a page of HTML.")] = None,
-    split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} Default: eval.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences or examples at once.")] = 1,
+    report: Annotated[Path | None, typer.Option(help="Examples: write an HTML report to this file.")] = None,
+    split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} default: eval.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences or examples per batch.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a model: masked-LM loss and accuracy, metrics with intervals on your examples, or official scores.
 
-    The masked tokens don't depend on the sequence length, so models of different lengths compare.
+    The masked tokens don't depend on the sequence length, so models of different lengths can be compared.
     """
     from longspan.training.tasks.saved import holds_official_task
 
@@ -74,15 +87,16 @@ def evaluate(
 def predict(
     model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
     files: Annotated[list[str], typer.Argument(help="Examples (.jsonl, .csv, .tsv, .parquet), or official files.")],
-    output: Annotated[Path, typer.Option(help="File of predictions to write: .jsonl, or the official form.")],
+    output: Annotated[Path, typer.Option(help="File of predictions to write: .jsonl, or the task's official format.")],
     column: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="Examples: a column's name in the files.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN=NAME", help="Examples: name of a column in the files, such as text=body."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} Default: test.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pieces at once.")] = 1,
-    resume: Annotated[bool, typer.Option(help="Go on where it stopped.")] = True,
+    split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} default: test.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pieces of text per batch.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Continue where an earlier call stopped.")] = True,
 ) -> None:
-    """Predict for every example of files of any size; run it again to go on where it stopped."""
+    """Predict every example of files of any size; run it again to continue where it stopped."""
     from longspan.training.tasks.saved import holds_official_task
 
     if holds_official_task(model):
@@ -154,7 +168,7 @@ def refuse_options(options: dict[str, Any], model: str, kind: str) -> None:
     """See that no option is given that means nothing to the model."""
     for name, value in options.items():
         if value is not None:
-            raise ValueError(f"{model} is {kind}, which takes no --{name.replace('_', '-')}; leave it away")
+            raise ValueError(f"{model} is {kind}, which takes no --{name.replace('_', '-')}; leave it out")
 
 
 def on_device(model: Any) -> Any:

@@ -18,11 +18,13 @@ _ERRORS_SHOWN, _TEXTS_SHOWN, _EXCERPT = 20, 6, 160
 
 
 def finetune(
-    recipe: Annotated[Path | None, typer.Option(help="YAML file of a recipe; options replace its fields.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file of a recipe; options and --set override its fields.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="Of your own examples: classification, multi-label, nli, sequential, multiple-choice, qa, tokens or "
+            help="On your own examples: classification, multi-label, nli, sequential, multiple-choice, qa, tokens or "
             "summarization. From official files: wikihop, triviaqa, hotpotqa, coreference, hyperpartisan, imdb, "
             "contract-nli, ecthr-arg, race or quality."
         ),
@@ -31,23 +33,28 @@ def finetune(
         str | None, typer.Option(help="Folder or hub name of the model to start from, or longspan-mini.")
     ] = None,
     train: Annotated[
-        list[str] | None, typer.Option(help="Training data: .jsonl, .csv, .tsv, .parquet; official files; hub:NAME.")
+        list[str] | None,
+        typer.Option(help="Training data: .jsonl, .jsonl.gz, .csv, .tsv, .parquet; official files; or hub:NAME."),
     ] = None,
-    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Development data.")] = None,
+    eval_: Annotated[
+        list[str] | None, typer.Option("--eval", help="Development data, which chooses the checkpoint.")
+    ] = None,
     test: Annotated[list[str] | None, typer.Option(help="Test data, scored once at the end.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder of checkpoints, results and models.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for checkpoints, results and models.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="A column's name in the files: text=body.")
+        list[str] | None, typer.Option(metavar="COLUMN=NAME", help="Name of a column in the files, such as text=body.")
     ] = None,
-    label_file: Annotated[Path | None, typer.Option(help="The labels, one a line; else those of the training.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What chooses the checkpoint.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Train a model for each: --seed 1 --seed 2.")] = None,
+    label_file: Annotated[
+        Path | None, typer.Option(help="File with the labels, one per line; default: those of the training data.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric that chooses the checkpoint.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Train a model for each seed: --seed 1 --seed 2.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set any other field of the recipe.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with what the output folder holds.")] = True,
+    resume: Annotated[bool, typer.Option(help="Continue the training in the output folder.")] = True,
 ) -> None:
-    """Finetune a model on your examples, or for a published task; run it again to go on where it stopped."""
+    """Finetune a model on your examples or on a published task; run it again to continue where it stopped."""
     import yaml
 
     from longspan.data.examples import TaskName, read_label_file
@@ -114,7 +121,7 @@ def _finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: 
     for name in ("labels", "metric", "seeds", "test"):
         if name in fields:
             raise ValueError(
-                f"--task summarization takes no {name}; leave it away, or --set another field of its recipe"
+                f"--task summarization takes no {name}; leave it out, or --set another field of its recipe"
             )
     del fields["task"]
     columns = fields.pop("columns", {})

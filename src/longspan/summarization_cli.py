@@ -36,19 +36,27 @@ def summarize(
         list[str], typer.Argument(help="Texts: .jsonl, .jsonl.gz, .csv, .tsv, .parquet, .txt, .pdf, or hub:NAME.")
     ],
     model: Annotated[str, typer.Option(help="Folder or hub name of a finetuned LED, or any encoder-decoder.")],
-    output: Annotated[Path, typer.Option(help="The .jsonl file to write, a line for each text.")],
-    text_column: Annotated[str | None, typer.Option(help="Column of the text; default: a known one.")] = None,
-    query_column: Annotated[str | None, typer.Option(help="Column that says what a summary is about.")] = None,
-    query: Annotated[str | None, typer.Option(help="What all summaries are about.")] = None,
-    max_input_length: Annotated[
-        int | None, typer.Option(min=16, help="Tokens of a text that are read; default: as finetuned.")
+    output: Annotated[Path, typer.Option(help="The .jsonl file to write, one line per text.")],
+    text_column: Annotated[
+        str | None, typer.Option(help="Column that holds the text; default: text, document, article or article_text.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts at once.")] = 1,
-    num_beams: Annotated[int | None, typer.Option(min=1, help="Beams; default: the model's.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest summary; default: the model's.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output, and begin anew.")] = False,
+    query_column: Annotated[
+        str | None, typer.Option(help="Column that holds a query: what the summary is to be about.")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="One query for all texts: what the summaries are to be about.")
+    ] = None,
+    max_input_length: Annotated[
+        int | None, typer.Option(min=16, help="Tokens to read of each text; default: as in finetuning.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per batch.")] = 1,
+    num_beams: Annotated[int | None, typer.Option(min=1, help="Number of beams; default: the model's.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the longest summary; default: the model's.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output and start from the beginning.")] = False,
 ) -> None:
-    """Summarize the texts of files; run it again to go on where it stopped."""
+    """Summarize the texts of files; run it again to continue where it stopped."""
     import torch
 
     from longspan.training.summarization.texts import SummarizationColumns
@@ -75,9 +83,9 @@ def summarize(
 
 def demo_led(
     output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo-led-run"),
-    seed: Annotated[int, typer.Option(help="Of the weights and the order of the text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the order of the text.")] = 0,
 ) -> None:
-    """An LED learns to say what Python code does: denoising, lengthening, finetuning on docstrings, a report."""
+    """Train an LED to say what Python code does: denoising, lengthening, finetuning on docstrings, a report."""
     from longspan.demo import run_summaries_demo
 
     result = run_summaries_demo(output_dir=output, seed=seed)

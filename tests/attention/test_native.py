@@ -265,7 +265,7 @@ def test_auto_takes_it() -> None:
     assert torch.equal(case.run().out, case.run(backend="native").out)
     assert selection.select("auto", case.query) == "native"
     assert selection.select("auto", case.query.double()) == "blocked"
-    with pytest.raises(ValueError, match="backend 'native' computes in fp32, got float64"):
+    with pytest.raises(ValueError, match="backend 'native' computes in at most fp32, got float64"):
         selection.select("native", case.query.double())
     with pytest.raises(ValueError, match="backend 'native' needs tensors on the CPU, got meta"):
         selection.select("native", case.query.to("meta"))
@@ -379,7 +379,7 @@ def test_what_a_thread_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(native_threads, "_openmp", lambda: None)
     monkeypatch.setattr(native_band, "library", lambda: SimpleNamespace(longspan_band=compiled))
-    with pytest.raises(MemoryError, match="no memory for its buffers"):
+    with pytest.raises(MemoryError, match="not enough memory for the attention's buffers"):
         band.forward(torch.empty(2, 100, 8), torch.empty(2, 100))
 
 
@@ -390,5 +390,5 @@ def test_too_little_memory_is_a_sentence() -> None:
     text = Text(100, None, None, torch.empty(0, dtype=torch.int64))
     band = native_band.NativeBand(*torch.zeros(3, 2, 100, 8), text, (7, 7), 1, False, 1.0, None)
     band.call.num_globals = 2**50
-    with pytest.raises(MemoryError, match="no memory for its buffers; take a narrower window"):
+    with pytest.raises(MemoryError, match="not enough memory for the attention's buffers; use a narrower window"):
         band.forward(torch.empty(2, 100, 8), torch.empty(2, 100))

@@ -328,7 +328,9 @@ def test_shorter_when_allowed() -> None:
 
 
 def test_sources_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"type 't5' cannot be made an LED; supported are bart, mbart, .*, led"):
+    with pytest.raises(
+        ValueError, match=r"type 't5' cannot be converted to an LED; supported are bart, mbart, .*, led"
+    ):
         lengthen_bart(transformers.T5Model(transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)))
     with pytest.raises(ValueError, match="BartForCausalLM has no LED counterpart; the heads that carry over"):
         lengthen_bart(_source("Bart", "ForCausalLM"))

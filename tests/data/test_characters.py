@@ -169,7 +169,9 @@ def test_wrong_files_are_refused_in_a_sentence(tmp_path: Path, caplog: pytest.Lo
     wide, table = tmp_path / "wide.txt", write_parquet(tmp_path / "t.parquet", ["a text"])
     wide.write_bytes("naïve".encode("utf-16"))
     for file, unit in ((wide, "bytes"), (wide, "characters"), (table, None)):
-        with pytest.raises(ValueError, match=rf"{file.name} is no text: it holds a byte of 0 at offset \d+, as UTF-16"):
+        with pytest.raises(
+            ValueError, match=rf"{file.name} is not text: it holds a zero byte at offset \d+, as UTF-16"
+        ):
             read(file, tmp_path, unit=unit)
     with pytest.raises(ValueError, match=r"there is no text in .*empty\.txt"):
         read(empty, tmp_path)

@@ -200,3 +200,13 @@ def test_half_characters_and_numbers_for_labels_are_named(tmp_path: Path) -> Non
         list(read_examples([file], "classification"))
     with pytest.raises(ValueError, match="say which one it is: --column premise=NAME"):
         list(read_examples([file], "nli"))
+
+
+def test_the_examples_of_the_page_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    lines = page.partition("```json\n")[2].partition("```")[0].splitlines()
+    tasks: list[TaskName] = ["classification", "multi-label", "nli", "sequential", "multiple-choice", "qa", "tokens"]
+    for task, line in zip(tasks, lines, strict=True):
+        (tmp_path / "example.jsonl").write_text(line, encoding="utf-8")
+        [example] = read_examples([tmp_path / "example.jsonl"], task)
+        assert example.target is not None

@@ -180,7 +180,7 @@ def test_refusals_name_the_fix() -> None:
     with pytest.raises(ValueError, match="fewer than a segment's 256 tokens"):
         hat_from_roberta(_roberta(), encoder_layout="S|SD", segment_length=256)
     bert = transformers.BertModel(transformers.BertConfig(num_hidden_layers=1, vocab_size=50, hidden_size=12))
-    with pytest.raises(ValueError, match="can't be made of a 'bert'"):
+    with pytest.raises(ValueError, match="can't be made from a 'bert'"):
         hat_from_roberta(bert)
 
 

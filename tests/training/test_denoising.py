@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path, bart_dir: Path, roberta_dir: 
     led = save_led(tmp_path / "led", tokenizer)
     with pytest.raises(ValueError, match="sequence_length is 40, but the model writes 24 tokens"):
         pretrain(_recipe(tmp_path, led, sequence_length=40), progress=False)
-    with pytest.raises(ValueError, match="is a 'roberta', which writes no texts"):
+    with pytest.raises(ValueError, match="is a 'roberta', which does not generate texts"):
         pretrain(_recipe(tmp_path, roberta_dir), progress=False)
     with pytest.raises(ValueError, match="global_tokens is 'cls', which is for masked language models"):
         _recipe(tmp_path, bart_dir, global_tokens="cls")

@@ -159,7 +159,7 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
     assert [(row["example"], row["label"]) for row in ours] == [(row["example"], row["label"]) for row in wanted]
     with pytest.raises(ValueError, match="is one of the files to read"):
         predict_files(model, [file], file, **options)
-    with pytest.raises(FileNotFoundError, match="is no finetuned model"):
+    with pytest.raises(FileNotFoundError, match="is not a finetuned model"):
         predict_files(longformer_dir, [file], output, **options)
 
 
@@ -167,7 +167,10 @@ def test_lengths_say_what_is_cut() -> None:
     text = Lengths(tokens=(10, 12, 100, 5000), cut=(0, 0, 0, 904), max_length=4098).histogram()
     assert "8 .. 15" in text
     assert "longest 5,000 tokens" in text
-    assert "1 of 4 texts don't fit into max_length 4,098: 17.6% of all tokens are cut" in text
+    assert (
+        "1 of 4 texts don't fit into max_length 4,098: 17.6% of all tokens are cut; to keep more, raise max_leng"
+        in text
+    )
     task = FinetunedTask(task="nli", labels=("no", "yes"), max_length=64, segment_length=16, layout="segments")
     (line,) = Lengths.of([EncodedExample(pieces=(), tokens=40, cut=10)], task).what_is_cut()
     assert "max_length 64, or what stands behind them not into a segment of 16 (segment_length): 25.0% of all" in line
@@ -246,7 +249,7 @@ def test_faults_that_came_after_an_epoch_come_first(
             make_recipe(tmp_path, longformer_dir, "classification", **fields)
     with pytest.raises(ValueError, match="labels are given, but task 'qa' has none"):
         make_recipe(tmp_path, longformer_dir, "qa", labels=("a", "b"))
-    with pytest.raises(FileNotFoundError, match=r"holds no config.json, so it is no model"):
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json, so it is not a model"):
         run(make_recipe(tmp_path, tmp_path, "classification"))
     same = make_recipe(tmp_path, longformer_dir, "classification", epochs=1)
     run(FinetuneRecipe(**{**same.to_dict(), "eval": same.train}))

@@ -36,6 +36,13 @@ def test_a_new_head_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
     assert not TABLES.filters
 
 
+def test_a_new_head_of_several_parts(caplog: pytest.LogCaptureFixture) -> None:
+    load_with_head(LongformerForSequenceClassification, MINI, read_config(MINI, pooling="attentive"))
+    [line] = caplog.messages
+    assert " and " in line
+    assert line.endswith(" begin with random weights.")
+
+
 def test_a_saved_head_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = load_with_head(LongformerForSequenceClassification, MINI, read_config(MINI))
     model.save_pretrained(tmp_path)

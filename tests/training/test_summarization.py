@@ -149,7 +149,7 @@ def test_a_bart_is_a_baseline(tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 
 
 def test_what_is_no_summarizer(tmp_path: Path, roberta_dir: Path) -> None:
-    with pytest.raises(ValueError, match="is a 'roberta', which writes no texts"):
+    with pytest.raises(ValueError, match="is a 'roberta', which does not generate texts"):
         finetune_summarization(_recipe(tmp_path, roberta_dir), progress=False)
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         finetune_summarization(_recipe(tmp_path, tmp_path), progress=False)

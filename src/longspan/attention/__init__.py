@@ -1,4 +1,4 @@
-"""Longformer attention on torch alone; knows no model."""
+"""Longformer attention on torch alone; it depends on no model."""
 
 from longspan.attention.functional import AttentionResult, GlobalProjection, longformer_attention
 from longspan.attention.ops import survey_masks

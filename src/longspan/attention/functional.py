@@ -141,11 +141,12 @@ def longformer_attention(
         mask_survey: what :func:`longspan.attention.survey_masks` gave for these very masks, unchanged since, where
             layers share them.
         backend: ``"triton"``, fused kernels for CUDA GPUs (``pip install longspan[gpu]``; up to fp32 and 256 features
-            in a head); ``"native"``, compiled for the CPU when it is first used, up to fp32; ``"blocked"``, torch's
-            operations on any device; ``"reference"``, the dense definition, quadratic; ``"auto"``: the fastest that
-            can (``selection.py``), and plain torch operations in a graph that ``torch.export`` traces, under
-            ``torch.func``'s transforms and in forward mode. Second derivatives are ``"reference"``'s alone, and those
-            of ``return_probabilities``.
+            in a head); ``"native"``, compiled for the CPU when it is first used, up to fp32 (a window of over 16,384
+            keys, or a dilation that leaves under 64 rows of a residue, takes ``"blocked"`` there too); ``"blocked"``,
+            torch's operations on any device; ``"reference"``, the dense definition, quadratic; ``"auto"``: the fastest
+            that can (``selection.py``), and plain torch operations in a graph that ``torch.export`` traces, under
+            ``torch.func``'s transforms and in forward mode. Only ``"reference"`` and ``return_probabilities`` have
+            second derivatives.
 
     Returns:
         ``[B, H, N, D]`` in the dtype of ``query``, or an :class:`AttentionResult`.

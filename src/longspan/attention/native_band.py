@@ -176,7 +176,7 @@ class NativeBand:
 
         def work(parallel: int | None, threads: int) -> None:
             if not compiled.longspan_band(byref(self.call), int(backward), c_void_p(parallel), threads):
-                raise MemoryError("the attention has no memory for its buffers; take a narrower window")
+                raise MemoryError("there is not enough memory for the attention's buffers; use a narrower window")
 
         run_together(work, most=self.heads * self.dilation * self.stretches)
 
@@ -232,7 +232,7 @@ def native_refusal(query: Tensor) -> str | None:
     if query.device.type != "cpu":
         return f"needs tensors on the CPU, got {query.device}"
     if query.dtype not in DTYPES:
-        return f"computes in fp32, got {str(query.dtype).removeprefix('torch.')}"
+        return f"computes in at most fp32, got {str(query.dtype).removeprefix('torch.')}"
     compiled = library()
     if compiled is None:
         return "needs a C compiler (cc, or CC=...), and LONGSPAN_NATIVE other than 0"

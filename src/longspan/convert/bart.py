@@ -28,7 +28,7 @@ def lengthen_bart(
     allow_shorter: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Makes a BART-like encoder-decoder an LED with the same weights (paper, section 7).
+    """Turn a BART-like encoder-decoder into an LED with the same weights (Beltagy et al. 2020, section 7).
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs finetuning. The encoder's
     positions are the source's repeated (computed anew where they are sinusoids); its global projections start as copies
@@ -43,7 +43,7 @@ def lengthen_bart(
         attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per encoder
             layer, or one per layer and head. None: 1024, or what an LED has.
         max_decoder_positions: tokens that the decoder reads and writes. None: as many as the source.
-        attention_dilation: gap between attended tokens, 1 for none, in the same forms. None: 1, or the source's.
+        attention_dilation: step between a window's keys (1: no gaps), in the same forms. None: 1, or the source's.
         positions: "tile" repeats the learned rows; "random" draws those beyond them with the model's ``init_std``.
         allow_shorter: cut a position table where fewer rows are asked for, instead of refusing.
         seed: of the random rows.

@@ -130,6 +130,6 @@ def bart_family_named(model_type: str | None) -> BartFamily:
     family = BART_FAMILIES.get(model_type) if model_type is not None else None
     if family is None:
         raise ValueError(
-            f"models of type {model_type!r} cannot be made an LED; supported are {', '.join(BART_FAMILIES)}"
+            f"models of type {model_type!r} cannot be converted to an LED; supported are {', '.join(BART_FAMILIES)}"
         )
     return family

@@ -28,8 +28,7 @@ def convert_directory(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes the checkpoint in one directory a long model's in another; what :func:`longspan.lengthen` is in
-    memory.
+    """Write a long model made from the checkpoint in a directory; as :func:`longspan.lengthen`, which works in memory.
 
     Holds one tensor at a time (two of the longer position table; all of them if the source is a ``.bin`` from before
     torch 1.6). The target is written under a hidden name beside its place and moved there when the disk has it all, so

@@ -60,7 +60,7 @@ def hat_from_roberta(
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ValueError(
-            f"a HAT can't be made of a {config.model_type!r} model; it takes the weights of {', '.join(FAMILIES)}"
+            f"a HAT can't be made from a {config.model_type!r} model; it takes the weights of {', '.join(FAMILIES)}"
         )
     fields = {name: getattr(config, name) for name in _CARRIED if getattr(config, name, None) is not None}
     blocks = config.num_hidden_layers if encoder_layout is None else encoder_layout.count("|") + 1

@@ -36,14 +36,14 @@ def lengthen(
     allow_shorter: bool = False,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Makes a model of short texts long, with the same weights (paper, sections 5 and 7).
+    """Turn a model for short texts into one for long texts, with the same weights (Beltagy et al. 2020, sections 5, 7).
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs continued
     pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; embeddings, pooler and
     heads are the source's. There are three kinds of result:
 
     * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
-      their own, which start as copies of the local ones. A Longformer gets longer.
+      their own, which start as copies of the local ones. A Longformer becomes longer.
     * BART, mBART, PLBart, MVP, Pegasus and Marian become an LED, see :func:`longspan.convert.lengthen_bart`.
     * BERT, ELECTRA and ModernBERT keep their class, with ``attn_implementation="longspan"`` (see
       :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of
@@ -66,7 +66,7 @@ def lengthen(
             layer, or, in a Longformer or LED, one per layer and head. None: 512, in an LED 1024, or what the source
             has.
         max_decoder_positions: tokens that an LED's decoder reads and writes. None: as many as the source.
-        attention_dilation: gap between attended tokens, 1 for none, in the same forms. None: 1, or the
+        attention_dilation: step between a window's keys (1: no gaps), in the same forms. None: 1, or the
             source's.
         positions: "tile" repeats the learned rows; "random" draws those beyond them with the model's
             ``initializer_range`` (Table 5's "random new positions", for comparison).

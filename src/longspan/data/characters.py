@@ -147,7 +147,7 @@ class Alphabet:
         try:
             return cls(json.loads(file.read_text(encoding="utf-8"))["characters"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged; copy it anew from where the model was trained") from error
+            raise ValueError(f"{file} is damaged; copy it again from where the model was trained") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,7 +326,7 @@ def _check_named(file: Path, unit: Unit) -> None:
         return
     if found.zero_at is not None:
         raise ValueError(
-            f"{file} is no text: it holds a byte of 0 at offset {found.zero_at:,}, as UTF-16, tables and programs do; "
+            f"{file} is not text: it holds a zero byte at offset {found.zero_at:,}, as UTF-16, tables and programs do; "
             "write its text into a UTF-8 file"
         )
     if unit == "bytes":
@@ -364,7 +364,9 @@ def _pieces(file: Path) -> Iterator[bytes]:
         raise ValueError(f"{file} can't be unpacked: {error}; unpack it by other means") from error
     # No OSError, which the writing of the corpus would take for its own.
     except OSError as error:
-        raise ValueError(f"{file} can't be read: {error.strerror or error}; look after the file") from error
+        raise ValueError(
+            f"{file} can't be read: {error.strerror or error}; check the file and its permissions"
+        ) from error
 
 
 def _open(file: Path) -> IO[bytes]:

@@ -30,5 +30,5 @@ def read_pdf(file: Path) -> Document:
         raise ValueError(f"{file} is not a readable PDF file: {reason}; make or fetch the file again") from error
     text = re.sub(r"(?<=\w)-\n(?=[a-z])", "", "\n".join(page.strip() for page in pages)).strip()
     if not text:
-        raise ValueError(f"{file} holds no text, perhaps pictures of pages; put it through character recognition first")
+        raise ValueError(f"{file} holds no text, perhaps only images of pages; run text recognition (OCR) on it first")
     return Document(text, str(file))

@@ -258,7 +258,9 @@ def _faults_of(source: str) -> Iterator[None]:
         if is_hub(source) or source in str(error):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{source} can't be streamed: {reason}; without stream its file and line are told") from error
+        raise ValueError(
+            f"{source} can't be streamed: {reason}; without stream the message names file and line"
+        ) from error
 
 
 def stream_documents(

@@ -105,7 +105,9 @@ def read_documents(
                     yield document
         # No OSError, which who writes what is read here would take for a fault of the writing.
         except OSError as error:
-            raise ValueError(f"{file} can't be read: {error.strerror or error}; look after the file") from error
+            raise ValueError(
+                f"{file} can't be read: {error.strerror or error}; check the file and its permissions"
+            ) from error
 
 
 def as_documents(

@@ -296,7 +296,7 @@ class LongformerModel(LongformerPreTrainedModel):
         for name, given in (("position_ids", position_ids is not None), ("output_attentions", output_attentions)):
             if given:
                 raise ValueError(
-                    f"{name} can't be had with config.reading_length, under which pieces are read; drop it"
+                    f"{name} is not available with config.reading_length, which reads texts in pieces; leave it out"
                 )
         like = input_ids if input_ids is not None else inputs_embeds
         if like is None or (input_ids is not None and inputs_embeds is not None):

@@ -93,7 +93,7 @@ class HATConfig(PreTrainedConfig):
         if isinstance(layout, str):
             blocks = [block.strip().upper() for block in layout.split("|")]
             if not set(blocks) <= {"S", "D", "SD"}:
-                raise ValueError(f"encoder_layout is {layout!r}; write S, D or SD for each block, as 'S|SD|SD'")
+                raise ValueError(f"encoder_layout is {layout!r}; write S, D or SD for each block, such as 'S|SD|SD'")
             layout = {
                 str(number): {"sentence_encoder": "S" in block, "document_encoder": "D" in block}
                 for number, block in enumerate(blocks)

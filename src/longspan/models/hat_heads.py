@@ -117,7 +117,7 @@ class HATForSequenceClassification(HATHead):
 
 
 class HATForSequentialSentenceClassification(HATHead):
-    """A class for each segment of a text, from its header; ``HATModelForSequentialSentenceClassification`` there."""
+    """A class for each segment of a text, from its header. The authors name it ``HATModelFor...``, which works too."""
 
     _loss_function = staticmethod(classification_loss)
 

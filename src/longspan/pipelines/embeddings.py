@@ -72,7 +72,7 @@ class DocumentEmbedder:
             known = " or ".join(repr(name) for name in get_args(EmbeddingPooling))
             raise ValueError(f"pooling must be {known}, got {pooling!r}")
         if model.config.is_encoder_decoder:
-            raise ValueError(f"{type(model).__name__} is an encoder-decoder; a document's vector is an encoder's")
+            raise ValueError(f"{type(model).__name__} is an encoder-decoder; document vectors need an encoder")
         self.model: PreTrainedModel = model.base_model.eval()
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
         self._has_globals = "global_attention_mask" in inspect.signature(self.model.forward).parameters

@@ -132,7 +132,7 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         question, context = _check_question(input_)
         if not self.tokenizer.is_fast:
             raise TypeError(
-                f"{type(self.tokenizer).__name__} doesn't say where tokens stand in the text; use the fast tokenizer"
+                f"{type(self.tokenizer).__name__} doesn't say where its tokens stand in the text; use a fast tokenizer"
             )
         if max_question_len is not None:
             question = self._cut(question, max_question_len)

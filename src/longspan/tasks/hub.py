@@ -47,7 +47,7 @@ def read_hub_rows(source: str, split: str) -> Rows:
     try:
         parts = datasets.load_dataset(name, config or None)
     except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"data set {name!r} is not to be had: {' '.join(str(error).split())}") from error
+        raise FileNotFoundError(f"data set {name!r} can't be found: {' '.join(str(error).split())}") from error
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"data set {name!r} can't be read: {' '.join(str(error).split())}") from error
     found = next((part for part in _SPLITS[split] if part in parts), None)

@@ -52,7 +52,7 @@ def read_imdb(folder: str | Path, split: Literal["train", "test"]) -> list[Label
         for file in files:
             match = _NAME.fullmatch(file.name)
             if match is None:
-                raise ValueError(f"{file} is no review's name; they are NUMBER_RATING.txt, as 0_9.txt")
+                raise ValueError(f"{file} is no review's name; they are NUMBER_RATING.txt, such as 0_9.txt")
             numbered.append((int(match[1]), file))
         for _, file in sorted(numbered):
             text = without_breaks(read_text(file, "IMDB reviews"))

@@ -69,7 +69,7 @@ class TaskRecipe:
                 f"warmup_steps is {self.warmup_steps} and warmup_ratio is {self.warmup_ratio}; give one of them"
             )
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, as 0.1")
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, such as 0.1")
         if not self.seeds:
             raise ValueError("seeds is empty; give at least one")
         unknown = sorted(set(self.published) - {field.name for field in fields(self)})

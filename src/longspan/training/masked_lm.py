@@ -43,7 +43,7 @@ def load_masked_lm(
         if not path.is_dir():
             raise FileNotFoundError(f"there is no model folder {path}")
         if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+            raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
     try:
         config = read_config(model)
     except (OSError, ValueError) as error:

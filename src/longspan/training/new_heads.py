@@ -54,8 +54,9 @@ def load_with_head(builder: Any, model: str | Path, config: Any, *, new_head: bo
     if found["mismatched_keys"] or any(key.startswith(of_encoder) for key in differing):
         report.show()
     elif of_head:
+        begin = "begins" if len(of_head) == 1 else "begin"
         _tell_once(
-            f"{model} has no head of {type(network).__name__}; its {', '.join(of_head)} begins with random weights."
+            f"{model} has no head of {type(network).__name__}; its {' and '.join(of_head)} {begin} with random weights."
         )
     loaded: PreTrainedModel = network
     return loaded

@@ -156,9 +156,9 @@ class PretrainRecipe:
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1, as {usual}")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, as 0.1")
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, such as 0.1")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}; both must be at least 0 and less than 1, as [0.9, 0.98]")
+            raise ValueError(f"betas is {self.betas}; both must be at least 0 and less than 1, such as [0.9, 0.98]")
 
     def _check_combinations(self) -> None:
         if not self.train:

@@ -28,13 +28,13 @@ def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", se
 
     path = Path(model)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
     try:
         config = read_config(model)
         if not config.is_encoder_decoder:
             raise ValueError(
-                f"model {str(model)!r} is a {config.model_type!r}, which writes no texts; take an LED, or make one of "
-                "a BART: longspan convert"
+                f"model {str(model)!r} is a {config.model_type!r}, which does not generate texts; use an LED, or "
+                "make one from a BART: longspan convert"
             )
         builder: Any = AutoModelForSeq2SeqLM
         if config.model_type == "led":

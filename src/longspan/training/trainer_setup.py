@@ -144,7 +144,7 @@ def check_loss(loss: float, step: int) -> None:
     """
     if not math.isfinite(loss):
         raise FloatingPointError(
-            f"the loss is {loss} at step {step:,}; resume from the last checkpoint is of no use: lower learning_rate, "
+            f"the loss is {loss} at step {step:,}; resuming from the last checkpoint won't help: lower learning_rate, "
             "lengthen the warmup, or use precision bf16 or fp32 instead of fp16"
         )
 

@@ -113,7 +113,7 @@ class Predictor:
             self.model.train(was_training)
         found = (output.start_logits, output.end_logits) if self.task.task == "qa" else (output.logits,)
         if any(bool(logits.isnan().any()) for logits in found):
-            raise FloatingPointError("the model's outputs are no numbers (NaN)")
+            raise FloatingPointError("the model's outputs are not numbers (NaN)")
         if self.task.task == "qa":
             both = torch.stack([output.start_logits, output.end_logits], dim=1)  # [B, 2, N]
             return [rows[:, : piece.length] for rows, piece in zip(both.float().cpu().numpy(), pieces, strict=True)]

@@ -115,7 +115,7 @@ class FinetuneRecipe:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
         if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, as 0.1")
+            raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, such as 0.1")
         if self.batch_size % self.micro_batch:
             raise ValueError(
                 f"batch_size is {self.batch_size}, which micro_batch {self.micro_batch} doesn't divide; make one a "
@@ -127,7 +127,7 @@ class FinetuneRecipe:
         check_seeds("seeds", *self.seeds)
         if self.labels is not None:
             if self.task in ("multiple-choice", "qa"):
-                raise ValueError(f"labels are given, but task {self.task!r} has none; leave them away")
+                raise ValueError(f"labels are given, but task {self.task!r} has none; leave them out")
             twice = next((label for label in self.labels if self.labels.count(label) > 1), None)
             if twice is not None:
                 raise ValueError(f"labels names {twice!r} twice; name each once")

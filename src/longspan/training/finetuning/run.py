@@ -100,7 +100,8 @@ class Lengths:
             room += f", or what stands behind them not into a segment of {self.tail_length} (segment_length)"
         return [
             f"{affected:,} of {len(self.cut):,} texts don't fit into {room}: {share:.1%} of all tokens are cut; "
-            f"a longer model reads them: longspan convert MODEL NEW_MODEL --max-positions N"
+            "to keep more, raise max_length; where the model has no more positions, lengthen it first: "
+            "longspan convert MODEL NEW_MODEL --max-positions N"
         ]
 
 

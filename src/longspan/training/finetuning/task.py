@@ -66,7 +66,7 @@ class FinetunedTask:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, as 0.5")
+            raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, such as 0.5")
         if self.layout not in ("plain", "segments"):
             raise ValueError(f"layout is {self.layout!r}; it must be 'plain' or 'segments'")
         if self.layout == "segments" and self.task in ("qa", "tokens"):
@@ -94,7 +94,7 @@ class FinetunedTask:
             raise FileNotFoundError(f"there is no model folder {folder}")
         if not file.is_file():
             raise FileNotFoundError(
-                f"folder {folder} holds no {TASK_FILE}, so it is no finetuned model; make one: longspan finetune"
+                f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model; make one: longspan finetune"
             )
         held = json.loads(file.read_text(encoding="utf-8"))
         if "official" in held:
@@ -249,7 +249,7 @@ def loading(model: str | Path) -> Iterator[None]:
     """Says in one sentence that a model is not there."""
     path = Path(model)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"folder {path} holds no config.json, so it is no model")
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
     try:
         yield
     except RuntimeError as error:

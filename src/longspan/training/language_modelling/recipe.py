@@ -138,7 +138,9 @@ class LanguageModelRecipe:
     def __post_init__(self) -> None:
         convert_fields(self, but=("model", "stages"))
         if not isinstance(self.model, Mapping) or not all(isinstance(name, str) for name in self.model):
-            raise TypeError(f"model is {self.model!r}; it must be fields of the configuration, as hidden_size: 256")
+            raise TypeError(
+                f"model is {self.model!r}; it must be fields of the configuration, such as hidden_size: 256"
+            )
         if not isinstance(self.stages, (list, tuple)) or not self.stages:
             raise TypeError(f"stages is {self.stages!r}; it must be a list of at least one stage")
         object.__setattr__(self, "model", dict(self.model))
@@ -155,7 +157,7 @@ class LanguageModelRecipe:
                 raise ValueError(f"{name} is {value}; it must be at least {least:g}")
         check_seeds("seed", self.seed)
         if self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"eps is {self.eps} and betas {self.betas}; they must be as 1e-8 and [0.9, 0.999]")
+            raise ValueError(f"eps is {self.eps} and betas {self.betas}; use values such as 1e-8 and [0.9, 0.999]")
         self.configuration(self.stages[0], vocab_size=256)
 
     def configuration(self, stage: Stage, vocab_size: int) -> LongformerCausalConfig:
@@ -214,7 +216,7 @@ def _stage(value: object, number: int) -> Stage:
     if isinstance(value, Stage):
         return value
     if not isinstance(value, Mapping):
-        raise TypeError(f"stage {number} is {value!r}; it must hold fields, as sequence_length: 2048")
+        raise TypeError(f"stage {number} is {value!r}; it must hold fields, such as sequence_length: 2048")
     check_names(Stage, value, f"stage {number}")
     try:
         return Stage(**value)

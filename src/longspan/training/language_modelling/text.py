@@ -42,7 +42,7 @@ def load_language_model(folder: str | Path) -> LanguageModel:
     if model.config.vocab_size < len(alphabet):
         raise ValueError(
             f"{folder} holds an alphabet of {len(alphabet):,} symbols, but a model of {model.config.vocab_size:,}; "
-            "copy both anew from where the model was trained"
+            "copy both again from where the model was trained"
         )
     return LanguageModel(model, alphabet)
 

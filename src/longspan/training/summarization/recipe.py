@@ -124,10 +124,10 @@ class SummarizationRecipe:
                 raise ValueError(f"{name} is {value}; it must be greater than 0")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
-                f"label_smoothing is {self.label_smoothing}; it must be at least 0 and less than 1, as 0.1"
+                f"label_smoothing is {self.label_smoothing}; it must be at least 0 and less than 1, such as 0.1"
             )
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}; both must be at least 0 and less than 1, as [0.9, 0.999]")
+            raise ValueError(f"betas is {self.betas}; both must be at least 0 and less than 1, such as [0.9, 0.999]")
         if not self.train:
             raise ValueError("train is empty; name files of texts and summaries")
         if (self.epochs is None) == (self.steps is None):

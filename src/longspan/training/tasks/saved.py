@@ -58,7 +58,7 @@ class SavedTask:
         """
         found = holds_official_task(folder)
         if found is None:
-            raise FileNotFoundError(f"folder {folder} holds no {TASK_FILE}, so it is no finetuned model")
+            raise FileNotFoundError(f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model")
         if not found:
             raise ValueError(f"folder {folder} holds a model for examples with named columns, not for official files")
         held = json.loads((Path(folder) / TASK_FILE).read_text(encoding="utf-8"))
@@ -231,7 +231,7 @@ class UnitPredictor:
             if isinstance(value, Tensor):
                 value = value.cpu()
                 if value.is_floating_point() and bool(value.isnan().any()):
-                    raise FloatingPointError("the model's outputs are no numbers (NaN)")
+                    raise FloatingPointError("the model's outputs are not numbers (NaN)")
                 output[name] = value.float() if value.is_floating_point() else value
         return output
 
