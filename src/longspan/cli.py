@@ -169,6 +169,12 @@ def fill_mask(
     ] = "longspan-mini",
     file: Annotated[Path | None, typer.Option(help="Read the text from a file instead.")] = None,
     top_k: Annotated[int, typer.Option(help="Candidates to show per mask.")] = 5,
+    segment_length: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Read the text in segments of this many tokens; 0: in one piece. Default: the model's."
+        ),
+    ] = None,
 ) -> None:
     """Fill the mask tokens of a text."""
     if (text is None) == (file is None):
@@ -179,7 +185,8 @@ def fill_mask(
 
     if file is not None:
         text = "".join(document.text for document in read_documents([file]))
-    for filled in fill_masks(on_device(load_masked_lm(model)), load_tokenizer(model), text or "", top_k=top_k):
+    network, tokenizer = on_device(load_masked_lm(model)), load_tokenizer(model)
+    for filled in fill_masks(network, tokenizer, text or "", top_k=top_k, segment_length=segment_length):
         typer.echo(f"token {filled.position:,}: {filled.before.strip()} [?] {filled.after.strip()}")
         for candidate in filled.candidates:
             typer.echo(f"  {candidate.probability:6.1%}  {candidate.token!r}")

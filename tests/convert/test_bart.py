@@ -293,6 +293,16 @@ def test_allenais_originals(fields: dict[str, Any], tmp_path: Path) -> None:
     _assert_same(long, stock, **_texts(), **_targets(), global_attention_mask=_first())
 
 
+@pytest.mark.parametrize("model_type", [None, "bart"])
+def test_an_original_is_not_opened_as_what_it_is_not(model_type: str | None, tmp_path: Path) -> None:
+    _save_original(tmp_path / "original")
+    config = json.loads((tmp_path / "original" / "config.json").read_text())
+    fields = {name: value for name, value in {**config, "model_type": model_type}.items() if value is not None}
+    (tmp_path / "original" / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=r"longspan\.lengthen"):
+        LEDForConditionalGeneration.from_pretrained(tmp_path / "original")
+
+
 def test_an_led_gets_longer() -> None:
     torch.manual_seed(0)
     sizes = {**SIZES, "max_encoder_position_embeddings": 40, "max_decoder_position_embeddings": 40}

@@ -1,5 +1,6 @@
 """What is made long in memory computes what the source computes, wherever the window covers the text."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,68 @@ def test_a_decoder_of_its_own_is_kept(make_model: Make, batch: Batch) -> None:
         torch.testing.assert_close(
             real(long(**inputs).logits, inputs), real(source(**inputs).logits, inputs), rtol=0, atol=1e-5
         )
+
+
+def _save_original(directory: Path, **fields: object) -> LongformerForMaskedLM:
+    """A directory as allenai/longformer saves a RoBERTa that it made long, and the Longformer that it is."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1,
+    }  # fmt: skip
+    model = LongformerForMaskedLM(LongformerConfig(**sizes, attention_window=[8, 12])).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    weights = {name.replace("longformer.", "roberta."): tensor.clone() for name, tensor in model.state_dict().items()}
+    # The notebook leaves these rows as the memory was.
+    weights["roberta.embeddings.position_embeddings.weight"][:2] = float("nan")
+    directory.mkdir()
+    torch.save(weights, directory / "pytorch_model.bin")
+    config = {"model_type": "roberta", **sizes, **fields}
+    (directory / "config.json").write_text(json.dumps({name: v for name, v in config.items() if v is not None}))
+    return model
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        # The notebook's class, with Hugging Face's windows.
+        {"architectures": ["RobertaLongForMaskedLM"], "attention_window": [8, 12]},
+        {"architectures": ["RobertaForMaskedLM"], "attention_window": [8, 12]},
+        # Its own classes, whose windows count one side.
+        {"architectures": ["LongformerForMaskedLM"], "attention_window": [4, 6], "attention_mode": "sliding_chunks"},
+        {
+            "model_type": None,
+            "attention_window": [4, 6],
+            "attention_mode": "longformer",
+            "attention_dilation": [1, 1],
+            "autoregressive": False,
+        },
+    ],
+    ids=["notebook", "roberta", "own class", "no type"],
+)
+def test_allenais_originals(fields: dict[str, Any], tmp_path: Path) -> None:
+    expected = _save_original(tmp_path / "original", **fields)
+    ids = torch.randint(5, 50, (2, 40))
+    ids[1, -6:] = 1
+    masks = {"attention_mask": (ids != 1).long(), "global_attention_mask": torch.zeros_like(ids)}
+    masks["global_attention_mask"][:, [0, 7]] = 1
+    real = ids != 1
+    for positions in (64, 150):
+        long = lengthen(tmp_path / "original", positions)
+        assert type(long) is LongformerForMaskedLM
+        assert long.config.attention_window == [8, 12]
+        assert not hasattr(long.config, "attention_mode")
+        with torch.no_grad():
+            actual = long(ids, **masks).logits
+            torch.testing.assert_close(actual[real], expected(ids, **masks).logits[real], rtol=0, atol=1e-5)
+    assert lengthen(tmp_path / "original", 64, 6).config.attention_window == 6
+
+
+def test_an_original_is_not_opened_as_what_it_is_not(tmp_path: Path) -> None:
+    _save_original(tmp_path / "original", model_type=None, attention_window=[4, 6], attention_mode="tvm")
+    with pytest.raises(ValueError, match="original of allenai/longformer, whose windows count one side"):
+        LongformerForMaskedLM.from_pretrained(tmp_path / "original")
 
 
 def test_random_positions(make_model: Make) -> None:

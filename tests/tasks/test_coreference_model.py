@@ -1,6 +1,7 @@
 """The coarse-to-fine head: pruning, scores against a plain computation, learning, memory."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,38 @@ def test_gradients_reach_every_weight(words: PreTrainedTokenizerBase, build: Any
         if (weight.grad is None or not weight.grad.any()) and "_global" not in name
     ]
     assert without == []
+
+
+def test_accumulated_gradients_are_the_big_batchs(words: PreTrainedTokenizerBase, build: Any, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    layout = CoreferenceLayout(words)
+    examples = [layout.encode(make_document(seed)) for seed in range(2)]
+    models = []
+    for batch in (2, 1):
+        torch.manual_seed(0)
+        model = build(LongformerForCoreference, words, coreference=SIZES)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=2 // batch,
+            max_steps=1,
+            learning_rate=0.01,
+            optim="sgd",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        )
+        Trainer(model, arguments, train_dataset=examples, data_collator=layout.collate).train()
+        models.append(model)
+    for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_documents_of_a_batch_and_rows_dont_mix(words: PreTrainedTokenizerBase, build: Any) -> None:

@@ -41,6 +41,9 @@ def test_cleaning_is_the_authors() -> None:
     assert clean_article("see www.a.org now&#160;or\nhttp://b never") == "see now or never"
     assert clean_article("and/or soooo good?? no..") == "so good? no."
     assert clean_article("book feed") == "book feed"
+    assert clean_article("after 9/11, and/or 24/7 (see http://a.org/b)") == "after 9/11, 24/7 (see )"
+    assert clean_article("what?! so... --- f*** *****") == "what! so. --- f*** *****"
+    assert clean_article("2000 loooong soooo!!") == "20 loooong so!"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from longspan.tasks import wikihop
+from longspan.tasks import triviaqa, wikihop
 from longspan.tasks.recipe import TaskRecipe
 
 
@@ -33,6 +33,13 @@ def test_what_no_source_states_is_our_choice() -> None:
 def test_wikihop_is_table_14() -> None:
     recipe = wikihop.RECIPE
     assert (recipe.epochs, recipe.learning_rate, recipe.warmup_steps, recipe.batch_size) == (15, 3e-5, 200, 32)
+
+
+def test_triviaqa_is_table_14_with_the_authors_adam() -> None:
+    recipe = triviaqa.RECIPE
+    assert (recipe.epochs, recipe.learning_rate, recipe.warmup_steps, recipe.batch_size) == (5, 3e-5, 1000, 32)
+    assert (recipe.weight_decay, recipe.betas, recipe.eps, recipe.max_grad_norm) == (0.0, (0.9, 0.999), 1e-8, 0.0)
+    assert set(recipe.our_choices) == {"seeds"}
 
 
 @pytest.mark.parametrize(

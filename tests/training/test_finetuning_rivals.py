@@ -2,6 +2,8 @@
 
 # ruff: noqa: F811 - fixtures are imported
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,24 @@ def test_pieces_learn_beyond_the_position_table(longformer_dir: Path, tmp_path: 
     untrained = [name for name, weight in model.named_parameters() if not weight.requires_grad]
     assert untrained
     assert all("_global." in name for name in untrained)
+
+
+@pytest.mark.parametrize("layout", ["plain", "segments"])
+def test_a_model_of_segments_pools_headers_where_there_are_some(
+    layout: str, longformer_dir: Path, tmp_path: Path
+) -> None:
+    """A configuration as the card's says how texts were laid out in pretraining, not how these are."""
+    source = tmp_path / "card"
+    shutil.copytree(longformer_dir, source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "segment_length": None, "max_sentence_length": K}))
+    recipe = make_recipe(
+        tmp_path, source, "classification", epochs=1, layout=layout, segment_length=K, max_length=64, pooling="mean"
+    )
+    folder = run(recipe).best.model_dir
+    model = LongformerForSequenceClassification.from_pretrained(folder)
+    assert model.config.segment_length == (K if layout == "segments" else None)
+    assert load_finetuned(folder)[0].config.segment_length == model.config.segment_length
 
 
 def test_segments_hold_text_and_tails(longformer_dir: Path) -> None:

@@ -89,6 +89,12 @@ def test_a_batch_without_masked_tokens_has_a_gradient_of_zero(roberta_dir: Path)
 def test_limits_are_counted_in_tokens(roberta_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     assert max_sequence_length(load_masked_lm(roberta_dir)) == 64  # 66 rows, the first two unused
     assert max_sequence_length(tiny_bert(300)) == 64
+    # The tables of Chalkidis et al. have a row more than their configurations let texts reach.
+    model = load_masked_lm(roberta_dir)
+    model.config.model_max_length = 63
+    assert max_sequence_length(model) == 63
+    model.config.model_max_length = 1024
+    assert max_sequence_length(model) == 64
     model = load_masked_lm(roberta_dir)
     model(input_ids=torch.full((1, 64), 9))
     with pytest.raises((IndexError, RuntimeError), match="out of"):

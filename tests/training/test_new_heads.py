@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from longspan import LongformerForSequenceClassification
+from longspan import LongformerForMultipleChoice, LongformerForSequenceClassification
 from longspan.models import read_config
 from longspan.training import new_heads
 from longspan.training.new_heads import load_with_head
@@ -36,11 +36,13 @@ def test_a_new_head_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
     assert not TABLES.filters
 
 
-def test_a_new_head_of_several_parts(caplog: pytest.LogCaptureFixture) -> None:
-    load_with_head(LongformerForSequenceClassification, MINI, read_config(MINI, pooling="attentive"))
-    [line] = caplog.messages
-    assert " and " in line
-    assert line.endswith(" begin with random weights.")
+def test_the_pooler_is_a_part_of_the_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_with_head(LongformerForMultipleChoice, MINI, read_config(MINI)).save_pretrained(tmp_path)
+    load_with_head(LongformerForSequenceClassification, tmp_path, read_config(tmp_path))
+    assert caplog.messages == [
+        f"{MINI} has no head of LongformerForMultipleChoice; its classifier and pooler begin with random weights.",
+        f"{tmp_path} has no head of LongformerForSequenceClassification; its classifier begins with random weights.",
+    ]
 
 
 def test_a_saved_head_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

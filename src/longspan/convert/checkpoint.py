@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import transformers
@@ -28,6 +28,7 @@ DEFAULT_POSITIONS = 4096
 """Tokens that the paper's Longformer reads (section 5)."""
 _POSITION_TABLE = "embeddings.position_embeddings.weight"
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+_GLOBAL = ("query_global", "key_global", "value_global")
 # Buffers that old versions of transformers saved with the weights.
 _OBSOLETE = {"embeddings.position_ids", "embeddings.token_type_ids"}
 _ENCODER_PARTS = ("embeddings.", "encoder.", "pooler.")
@@ -113,10 +114,11 @@ def lengthen_checkpoint(
     # kiddothe2b's Longformers have a last row that no text reaches; their model_max_length tells.
     learned = min(table.shape[0] - reserved, getattr(config, "model_max_length", None) or table.shape[0])
     check_longer(config, learned, asked)
-    long_config = _long_config(family, config, reserved + asked.max_positions, asked)
+    is_long = family.has_global_projections or any(name.rpartition(".")[0].endswith(_GLOBAL) for name in named)
+    long_config = _long_config(family, config, reserved + asked.max_positions, asked, is_long)
     long_config.architectures = [long_name]
     named[_POSITION_TABLE] = long_positions(table, reserved, learned, config.initializer_range, asked)
-    if not family.has_global_projections:
+    if not is_long:
         named |= _global_projections(named)
     if any(name.startswith("lm_head.") for name in named):
         long_config.tie_word_embeddings = _settle_decoder(named, tied=config.tie_word_embeddings)
@@ -217,10 +219,14 @@ def long_positions(table: LazyTensor, reserved: int, learned: int, std: float, a
 
     def load() -> torch.Tensor:
         if asked.positions == "tile":
-            return tile_positions(table.load(), asked.max_positions, reserved=reserved, learned=learned)
-        return random_positions(
-            table.load(), asked.max_positions, reserved=reserved, learned=learned, std=std, seed=asked.seed
-        )
+            long = tile_positions(table.load(), asked.max_positions, reserved=reserved, learned=learned)
+        else:
+            long = random_positions(
+                table.load(), asked.max_positions, reserved=reserved, learned=learned, std=std, seed=asked.seed
+            )
+        # The notebook of allenai/longformer leaves these rows, padding's among them, as the memory was.
+        long[:reserved].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        return long
 
     return LazyTensor((reserved + asked.max_positions, table.shape[1]), table.dtype, load)
 
@@ -256,8 +262,13 @@ def _equal(one: LazyTensor, other: LazyTensor) -> bool:
     return one.shape == other.shape and torch.equal(one.load(), other.load())
 
 
-def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Lengthening) -> LongformerConfig:
+def _long_config(
+    family: Family, config: PretrainedConfig, rows: int, asked: Lengthening, is_long: bool
+) -> LongformerConfig:
     fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_CARRIED}
+    if not family.has_global_projections:
+        fields |= _original_pattern(fields) if is_long else {"attention_window": DEFAULT_WINDOW}
+        fields = {name: value for name, value in fields.items() if name not in ("attention_mode", "autoregressive")}
     fields["max_position_embeddings"] = rows
     if hasattr(config, "model_max_length"):
         fields["model_max_length"] = asked.max_positions
@@ -267,13 +278,23 @@ def _long_config(family: Family, config: PretrainedConfig, rows: int, asked: Len
         fields["sep_token_id"] = eos[0] if isinstance(eos, list) else eos
     if asked.attention_window is not None:
         fields["attention_window"] = asked.attention_window
-    elif not family.has_global_projections:
-        fields["attention_window"] = DEFAULT_WINDOW
     if asked.attention_dilation is not None:
         fields["attention_dilation"] = asked.attention_dilation
     made = LongformerConfig(**fields)
     warn_of_odd_windows(asked)
     return made
+
+
+def _original_pattern(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Windows and dilation of a RoBERTa that was made long by allenai/longformer.
+
+    Windows of its own classes, which say an ``attention_mode``, count one side; those that its notebook gives to
+    Hugging Face's count both.
+    """
+    window = fields.get("attention_window") or DEFAULT_WINDOW
+    if fields.get("attention_mode") is not None:
+        window = [2 * width for width in window] if isinstance(window, list) else 2 * window
+    return {"attention_window": window, "attention_dilation": fields.get("attention_dilation") or 1}
 
 
 def _check_layout(architecture: str, config: LongformerConfig, tensors: Mapping[str, LazyTensor]) -> None:

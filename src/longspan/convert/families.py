@@ -155,9 +155,16 @@ def family_named(model_type: str | None) -> Family | KeptFamily:
 def long_architecture(architecture: str) -> str:
     """The Longformer class that takes the weights of the class ``architecture``.
 
+    ``RobertaLongForMaskedLM`` and the like, classes of allenai/longformer's notebook, are their families' own.
+
     Raises:
         ValueError: it has none, since its head is not one that Longformer has.
     """
+    if architecture == "Longformer":
+        architecture = "LongformerModel"
+    for family in FAMILIES.values():
+        if architecture.startswith(f"{family.class_prefix}LongFor"):
+            architecture = architecture.replace("LongFor", "For", 1)
     if architecture not in _LONG_ARCHITECTURES:
         raise ValueError(
             f"the architecture {architecture} has no Longformer counterpart; the heads that carry over are "

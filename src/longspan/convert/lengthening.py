@@ -43,7 +43,8 @@ def lengthen(
     heads are the source's. There are three kinds of result:
 
     * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
-      their own, which start as copies of the local ones. A Longformer becomes longer.
+      their own, which start as copies of the local ones. A Longformer becomes longer, and so does a RoBERTa that
+      allenai/longformer made long, with the global projections and the windows that it has.
     * BART, mBART, PLBart, MVP, Pegasus and Marian become an LED, see :func:`longspan.convert.lengthen_bart`.
     * BERT, ELECTRA and ModernBERT keep their class, with ``attn_implementation="longspan"`` (see
       :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of

@@ -87,6 +87,8 @@ def read_config(directory: Path) -> PretrainedConfig:
         FileNotFoundError, ValueError: as :func:`read_fields`; or it is of a family that isn't supported.
     """
     fields, path = read_fields(directory), directory / "config.json"
+    if fields.get("model_type") is None and fields.get("attention_mode") is not None:
+        fields["model_type"] = "roberta"  # allenai/longformer's own files name no type
     if fields.get("model_type") is None:
         raise ValueError(f"{path} names no model_type; set it to the model's, for example roberta")
     family = family_named(fields["model_type"])

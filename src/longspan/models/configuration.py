@@ -101,14 +101,19 @@ class LongformerConfig(transformers.LongformerConfig):
         """Build a configuration from the content of a ``config.json``.
 
         Raises:
-            ValueError: the configuration is another model's, whose weights would silently be replaced by
-                random ones.
+            ValueError: the configuration is another model's, or an original of allenai/longformer, whose weights would
+                silently be replaced by random ones.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
                 f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r}; to make "
                 f"a RoBERTa-like encoder long, use longspan.lengthen"
+            )
+        if "model_type" not in config_dict and config_dict.get("attention_mode") is not None:
+            raise ValueError(
+                "this is the configuration of an original of allenai/longformer, whose windows count one side and "
+                "whose weights have other names; open it with longspan.lengthen, or convert it: longspan convert"
             )
         return super().from_dict(config_dict, **kwargs)
 

@@ -36,6 +36,8 @@ class LongformerForCoreference(LongformerHead):
     """
 
     default_global_policy = "none"
+    # The loss is a mean over documents, so Trainer has to average over accumulated batches itself.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
@@ -67,7 +69,7 @@ class LongformerForCoreference(LongformerHead):
             genre: int ``[D]``; ``None``: 0.
             labels: int ``[D, M, 3]``, first word, last word and cluster of each mention, -1 for none.
             return_dict: as :meth:`LongformerModel.forward`.
-            loss_arguments: accepted as ``Trainer`` passes them; the loss is the mean over documents.
+            loss_arguments: accepted and not used; the loss is the mean over documents.
 
         Returns:
             :class:`CoreferenceOutput`. The loss of a document is the sum over its kept spans of ``-log`` of the

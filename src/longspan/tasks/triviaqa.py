@@ -33,8 +33,13 @@ RECIPE = TaskRecipe(
     learning_rate=3e-5,
     batch_size=32,
     warmup_steps=1000,
+    weight_decay=0.0,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    max_grad_norm=0.0,
     metric="f1",
     published={
+        **dict.fromkeys(("weight_decay", "betas", "eps", "max_grad_norm"), "authors' code: Adam as PyTorch has it"),
         "max_length": "paper, section 6.1",
         "epochs": "paper, Table 14 (the authors' command line has 4)",
         "learning_rate": "paper, Table 14",

@@ -1,10 +1,13 @@
 """Fill the mask tokens of a text."""
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from longspan.data.segments import SegmentLayout
 from longspan.training.masked_lm import masked_logits, max_sequence_length
 
 if TYPE_CHECKING:
@@ -36,12 +39,19 @@ class FilledMask:
 
 
 def fill_masks(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, *, top_k: int = 5, context: int = 12
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    *,
+    top_k: int = 5,
+    context: int = 12,
+    segment_length: int | None = None,
 ) -> list[FilledMask]:
     """Predict every mask token of a text, each given the text with all masks in place.
 
-    What ``pipeline("fill-mask")`` computes, but the vocabulary's scores are made at the masks only, so that a long text
-    needs little memory.
+    Of a text as one sequence it is what ``pipeline("fill-mask")`` computes, but the vocabulary's scores are made at the
+    masks only, so that a long text needs little memory. Models that were trained on texts in segments (Chalkidis et al.
+    2022) read it so, with the segments' headers as global tokens.
 
     Args:
         model: a masked LM.
@@ -49,21 +59,29 @@ def fill_masks(
         text: the text.
         top_k: candidates per mask.
         context: tokens of ``before`` and ``after``.
+        segment_length: tokens of a segment, see :class:`longspan.data.SegmentLayout`; 0: one sequence. ``None``: what
+            the model's configuration says, else one sequence.
 
     Returns:
         One entry for each mask token, in order.
 
     Raises:
-        ValueError: the text has no mask token, or more tokens than the model has positions.
+        ValueError: the text has no mask token, or more tokens than the model has positions; or ``segment_length`` is 1.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
-    inputs = tokenizer(text, return_tensors="pt", truncation=False, verbose=False).to(model.device)
+    if segment_length is None:
+        segment_length = getattr(model.config, "segment_length", None)
+    if segment_length:
+        inputs, at = _in_segments(model, tokenizer, text, segment_length)
+    else:
+        inputs = dict(tokenizer(text, return_tensors="pt", truncation=False, verbose=False))
+        at = torch.arange(1, max(1, inputs["input_ids"].shape[1] - 1))
     ids = inputs["input_ids"]  # [1, N]
     chosen = ids == tokenizer.mask_token_id
     if not chosen.any():
         raise ValueError(f"the text has no mask token; write {tokenizer.mask_token} where a token is to be filled in")
-    length, limit = ids.shape[1], max_sequence_length(model)
+    length, limit = int(inputs.get("attention_mask", torch.ones_like(ids)).sum()), max_sequence_length(model)
     if limit is not None and length > limit:
         raise ValueError(
             f"the text has {length:,} tokens, but the model reads {limit:,}; shorten it, or make the model longer: "
@@ -73,7 +91,8 @@ def fill_masks(
     model.eval()
     try:
         with torch.inference_mode():
-            probabilities = masked_logits(model, dict(inputs), chosen).float().softmax(-1)  # [M, vocabulary]
+            on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            probabilities = masked_logits(model, on_device, chosen.to(model.device)).float().softmax(-1)  # [M, V]
     finally:
         model.train(was_training)
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
@@ -84,12 +103,27 @@ def fill_masks(
             Candidate(token=tokenizer.decode([token]), token_id=token, probability=value)
             for token, value in zip(tokens, values, strict=True)
         )
+        earlier, later = at[at < place], at[at > place]  # columns of the text, special tokens left out
         filled.append(
             FilledMask(
                 position=place,
-                before=tokenizer.decode(ids[0, max(1, place - context) : place].tolist()),
-                after=tokenizer.decode(ids[0, place + 1 : min(place + 1 + context, length - 1)].tolist()),
+                before=tokenizer.decode(ids[0, earlier[max(0, len(earlier) - context) :]].tolist()),
+                after=tokenizer.decode(ids[0, later[:context]].tolist()),
                 candidates=tuple(candidates),
             )
         )
     return filled
+
+
+def _in_segments(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, segment_length: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """A text in segments as the model's arguments ``[1, N]``, and the columns of its tokens ``[n]``."""
+    layout = SegmentLayout.for_tokenizer(tokenizer, segment_length=segment_length, max_segments=None)
+    laid = layout.encode(tokenizer, text, special_tokens=True)
+    batch = layout.collate([laid])
+    # A policy of the model's own decides for itself.
+    knows_global = "global_attention_mask" in inspect.signature(model.forward).parameters
+    if not knows_global or getattr(model.config, "global_attention_policy", None) is not None:
+        del batch["global_attention_mask"]
+    return batch, torch.from_numpy(laid.positions)

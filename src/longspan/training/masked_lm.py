@@ -112,12 +112,15 @@ def max_sequence_length(model: "PreTrainedModel") -> int | None:
     """How many tokens fit into the model, None if it doesn't say.
 
     RoBERTa's family counts positions from ``padding_idx + 1``, so its table has that many rows more than
-    tokens.
+    tokens. The tables of Chalkidis et al. (2022) have one row more, which was never trained; the ``model_max_length``
+    of their configurations tells.
     """
     table = position_table(model)
     if table is None:
         return getattr(model.config, "max_position_embeddings", None)
-    return table.num_embeddings - first_position(table)
+    rows = table.num_embeddings - first_position(table)
+    stated = getattr(model.config, "model_max_length", None)
+    return min(rows, stated) if isinstance(stated, int) and stated > 0 else rows
 
 
 def first_position(table: nn.Embedding) -> int:

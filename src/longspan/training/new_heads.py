@@ -44,14 +44,18 @@ def load_with_head(builder: Any, model: str | Path, config: Any, *, new_head: bo
         network, found = builder.from_pretrained(
             str(model), config=config, dtype=torch.float32, output_loading_info=True
         )
-    of_encoder = f"{network.base_model_prefix}."
-    of_head = sorted({key.split(".")[0] for key in found["missing_keys"] if not key.startswith(of_encoder)})
+    # The pooler, which pretraining knows nothing of, is a part of the heads that have one.
+    of_encoder, pooler = f"{network.base_model_prefix}.", f"{network.base_model_prefix}.pooler."
+    missing, unexpected = (
+        [key.removeprefix(of_encoder) if key.startswith(pooler) else key for key in found[f"{kind}_keys"]]
+        for kind in ("missing", "unexpected")
+    )
+    of_head = sorted({key.split(".")[0] for key in missing if not key.startswith(of_encoder)})
     if of_head and not new_head:
         raise MissingHeadError(
             f"model {str(model)!r} lacks the head of a {type(network).__name__} ({', '.join(of_head)})"
         )
-    differing = [*found["missing_keys"], *found["unexpected_keys"]]
-    if found["mismatched_keys"] or any(key.startswith(of_encoder) for key in differing):
+    if found["mismatched_keys"] or any(key.startswith(of_encoder) for key in [*missing, *unexpected]):
         report.show()
     elif of_head:
         begin = "begins" if len(of_head) == 1 else "begin"

@@ -221,7 +221,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
     Args:
         builder: the class of the model.
         model: a folder, or a hub name.
-        config_fields: fields of the configuration to set.
+        config_fields: fields of the configuration to set; without ``segment_length`` texts are not in segments.
 
     Raises:
         FileNotFoundError: there is no such model. ValueError: it is no Longformer, or has a field of the wrong kind.
@@ -236,6 +236,9 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
                 f"longspan convert"
             )
         config = read_config(model, **config_fields)
+        if "segment_length" not in config_fields and config.segment_length is not None:
+            # Whatever the model was pretrained on, these texts have no headers to pool or to break at.
+            config.segment_length = config.max_sentence_length = None
         network = load_with_head(builder, model, config)
     if config.reading_length is not None:
         # Pieces have no global tokens; DistributedDataParallel would wait for these weights' gradients.
