@@ -15,7 +15,9 @@ from longspan.data.atomic import atomic_text
 from longspan.tasks.hat_layouts import WithoutGlobalTokens
 from longspan.tasks.hotpotqa_decoding import select_paragraphs
 from longspan.tasks.official import Decoded, Layout, OfficialTask
-from longspan.tasks.registry import SEGMENT_LENGTH, HotpotQA, find_task
+from longspan.tasks.official_labels import SEGMENT_LENGTH
+from longspan.tasks.official_questions import HotpotQA
+from longspan.tasks.registry import find_task
 from longspan.tasks.sequences import add_markers
 from longspan.training.finetuning.task import TASK_FILE, load_hat, load_longformer, loading, refuse_of_hat
 from longspan.training.masked_lm import load_tokenizer

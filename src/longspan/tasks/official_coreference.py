@@ -1,0 +1,68 @@
+"""Coreference as an :class:`longspan.tasks.official.OfficialTask`."""
+
+# ruff: noqa: D102
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from longspan.tasks import coreference, hub
+from longspan.tasks.coreference_head import CoreferenceSizes
+from longspan.tasks.coreference_layout import CoreferenceLayout, decode_coreference
+from longspan.tasks.coreference_metric import evaluate_coreference
+from longspan.tasks.coreference_model import LongformerForCoreference
+from longspan.tasks.official import Decoded, OfficialTask, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coreference(OfficialTask, CoreferenceSizes):
+    """See :mod:`longspan.tasks.coreference`. Sources: files and folders of CoNLL-2012;
+    ``hub:ontonotes/conll2012_ontonotesv5:english_v4``. The settings are the sizes of the head.
+    """
+
+    name = "coreference"
+    recipe = coreference.RECIPE
+    target = "cluster of mentions"
+    all_have_targets = False
+    suffix = ".conll"
+
+    def from_files(self, source: str, split: Split) -> list[Any]:
+        return coreference.read_conll(source)
+
+    def from_hub(self, rows: hub.Rows) -> list[Any]:
+        return hub.coreference_from_hub(rows)
+
+    def keys(self, item: Any) -> Sequence[str]:
+        return (item.key,)
+
+    def has_target(self, item: Any) -> bool:
+        return bool(item.clusters)
+
+    def model_class(self) -> type[LongformerForCoreference]:
+        return LongformerForCoreference
+
+    def config_fields(self, max_length: int) -> dict[str, Any]:
+        return {"coreference": asdict(self)}
+
+    def layout(self, tokenizer: Any, max_length: int) -> CoreferenceLayout:
+        return CoreferenceLayout(tokenizer, max_length)
+
+    def decode(self, units: Sequence[Any], examples: Sequence[Any], output: Any) -> list[Decoded]:
+        decoded: list[Decoded] = []
+        for at, unit in enumerate(units):
+            found = decode_coreference(output.spans[at], output.antecedents[at], output.antecedent_scores[at])
+            decoded.append([unit.key, [[list(mention) for mention in cluster] for cluster in found]])
+        return decoded
+
+    def collect(self, decoded: Iterable[Decoded]) -> dict[str, Any]:
+        return {
+            key: tuple(tuple(coreference.Mention(*mention) for mention in cluster) for cluster in clusters)
+            for key, clusters in decoded
+        }
+
+    def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
+        return evaluate_coreference(items, predictions)
+
+    def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
+        coreference.write_conll(path, items, predictions)
