@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import official_files
 import pytest
 import torch
+import transformers
 from transformers import PreTrainedTokenizerBase
 
 from longspan.models import LongformerConfig, LongformerForMaskedLM
@@ -101,6 +103,17 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
     before = (run.model_dir / "model.safetensors").stat().st_mtime_ns
     assert finetune_task(plan, progress=False).seeds == result.seeds
     assert (run.model_dir / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_model_that_was_finetuned_elsewhere_is_scored(tmp_path: Path, base: Path) -> None:
+    """Stock transformers' head, as the authors' TriviaQA model has it on the hub."""
+    folder, source = tmp_path / "stock", official_files.write(tmp_path / "data", "triviaqa")
+    shutil.copytree(base, folder)
+    transformers.LongformerForQuestionAnswering.from_pretrained(base).save_pretrained(folder)
+    SavedTask(task=TASKS["triviaqa"](), max_length=256).save(folder)
+    scores = evaluate_official(folder, [str(source)], split="eval")
+    assert scores["common"] == scores["denominator"] == 6
+    assert predict_official(folder, [str(source)], tmp_path / "answers.json", split="eval") == 6
 
 
 def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path, base: Path) -> None:

@@ -54,6 +54,7 @@ def test_a_published_recipe_runs(
     assert len(result.table.splitlines()) == 4
     trained, source = load_masked_lm(result.model_dir), load_masked_lm(long_model)
     assert isinstance(trained, LongformerForMaskedLM)
+    assert trained.config.segment_length == SMALL[name].get("segment_length")
     moved = {
         name for name, weight in trained.state_dict().items() if not torch.equal(weight, source.state_dict()[name])
     }

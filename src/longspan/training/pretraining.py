@@ -182,6 +182,8 @@ def _make_trainer(
     )
     if recipe.objective == "masked":
         check_model_fits(model, tokenizer, recipe.sequence_length, recipe.global_tokens)
+        if recipe.segment_length is not None and recipe.global_tokens == "separators":
+            model.config.segment_length = recipe.segment_length  # as the card's configurations tell it, too
     else:
         check_denoiser_fits(model, tokenizer, recipe.sequence_length)
     if recipe.gradient_checkpointing:
