@@ -1,4 +1,4 @@
-"""BERT, ELECTRA and ModernBERT made long: the same class and head, longer tables, the attention by name."""
+"""Encoders that stay the class they are made long: the same class and head, longer tables, the attention by name."""
 
 import json
 from pathlib import Path
@@ -23,16 +23,32 @@ COMMON = {
     "pad_token_id": 1,
 }
 IDS = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+AFTER_PADDING = {**COMMON, **IDS, "max_position_embeddings": SHORT + 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": COMMON,
+    "DistilBert": {**COMMON, "dim": 16, "n_layers": 3, "n_heads": 4, "hidden_dim": 24},
+    "Albert": {**COMMON, **IDS, "embedding_size": 8},
+    "MobileBert": {
+        **COMMON,
+        "embedding_size": 8,
+        "true_hidden_size": 16,
+        "intra_bottleneck_size": 16,
+        "normalization_type": "layer_norm",
+    },
     "Electra": {**COMMON, "embedding_size": 8},
+    "Ernie": COMMON,
+    "RobertaPreLayerNorm": AFTER_PADDING,
+    "XLMRobertaXL": AFTER_PADDING,
+    "Data2VecText": AFTER_PADDING,
+    "Esm": {**AFTER_PADDING, "position_embedding_type": "absolute", "mask_token_id": 3},
     "ModernBert": {**COMMON, **IDS, "local_attention": 12},
+    "EuroBert": {**COMMON, **IDS, "num_key_value_heads": 2},
+    "NomicBert": COMMON,
+    "JinaEmbeddingsV3": {**COMMON, **IDS},
 }
-TABLES = {
-    "Bert": ["embeddings.position_embeddings.weight"],
-    "Electra": ["embeddings.position_embeddings.weight"],
-    "ModernBert": [],
-}
+ROTARY = ("ModernBert", "EuroBert", "NomicBert", "JinaEmbeddingsV3")
+NOT_NUMBERED = ("DistilBert", "Albert", "MobileBert", "Esm", "NomicBert", "JinaEmbeddingsV3")
+RESERVED = dict.fromkeys(("RobertaPreLayerNorm", "XLMRobertaXL", "Data2VecText", "Esm"), 2)
 HEADS = [
     ("Bert", "ForMaskedLM"),
     ("Bert", "ForPreTraining"),
@@ -42,6 +58,9 @@ HEADS = [
     ("Electra", "ForTokenClassification"),
     ("ModernBert", "ForMaskedLM"),
     ("ModernBert", "ForSequenceClassification"),
+    ("DistilBert", "ForMaskedLM"),
+    ("Albert", "ForSequenceClassification"),
+    ("Esm", "ForTokenClassification"),
     *((family, "Model") for family in FAMILIES),
 ]
 
@@ -86,22 +105,38 @@ def test_same_class_same_outputs_on_short_texts_and_long_ones_read(family: str, 
 def test_positions_are_tiled(family: str) -> None:
     source = _make(family)
     long = lengthen(source, LONG)
-    for name in TABLES[family]:
+    reserved = RESERVED.get(family, 0)
+    assert long.config.max_position_embeddings == reserved + LONG
+    tables = [name for name in source.state_dict() if "position_embeddings" in name]
+    assert bool(tables) == (family not in ROTARY)
+    for name in tables:
         old, new = source.get_parameter(name), long.get_parameter(name)
-        assert new.shape[0] == LONG
+        assert new.shape[0] == reserved + LONG
+        assert torch.equal(new[:reserved], old[:reserved])
         for position in (0, SHORT - 1, SHORT, 2 * SHORT + 5, LONG - 1):
-            assert torch.equal(new[position], old[position % SHORT])
+            assert torch.equal(new[reserved + position], old[reserved + position % SHORT])
+
+
+def test_rotary_and_learned_positions_of_one_family() -> None:
+    source = _make("Esm", position_embedding_type="rotary")
+    long = lengthen(source, LONG, 4 * SHORT)
+    assert long.config.max_position_embeddings == LONG
+    assert long.state_dict().keys() == source.state_dict().keys()
+    batch = _batch(SHORT)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(_first(long, batch)[real], _first(source, batch)[real], atol=1e-5, rtol=1e-5)
+    assert _first(long, _batch(LONG)).isfinite().all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_converted_directory_is_what_lengthen_gives(family: str, tmp_path: Path) -> None:
     source = _make(family, "ForMaskedLM")
     source.save_pretrained(tmp_path / "short")
-    window = None if family == "ModernBert" else [4, 8, 8]
+    window = {"ModernBert": None, **dict.fromkeys(NOT_NUMBERED, 8)}.get(family, [4, 8, 8])
     target = convert_directory(tmp_path / "short", tmp_path / "long", max_positions=LONG, attention_window=window)
     config = json.loads((target / "config.json").read_text())
     assert config["attn_implementation"] == "longspan"
-    assert config["max_position_embeddings"] == LONG
+    assert config["max_position_embeddings"] == RESERVED.get(family, 0) + LONG
     opened = type(source).from_pretrained(target).eval()
     assert opened.config._attn_implementation == "longspan"
     batch = _batch(LONG)
@@ -160,6 +195,10 @@ def test_refusals(tmp_path: Path) -> None:
         lengthen(_make("Bert"), LONG, [4, 4])
     with pytest.raises(TypeError, match="attention_window must be an int"):
         lengthen(_make("Bert"), LONG, [[4, 4, 4, 4]] * 3)
+    with pytest.raises(
+        ValueError, match=r"attention_window is \[4, 4, 8\], but the attention of a distilbert model doesn't"
+    ):
+        lengthen(_make("DistilBert"), LONG, [4, 4, 8])
     with pytest.raises(ValueError, match="is a decoder"):
         lengthen(_make("Bert", is_decoder=True), LONG)
     with pytest.raises(ValueError, match="has windows of its own"):

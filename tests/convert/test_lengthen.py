@@ -362,11 +362,10 @@ class TestRefusals:
         assert torch.equal(long.longformer.embeddings.position_embeddings.weight, table[:12])
 
     def test_other_families(self) -> None:
-        config = transformers.DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8)
-        with pytest.raises(
-            ValueError, match=r"models of type 'distilbert' .* roberta, xlm-roberta, camembert, longformer"
-        ):
-            lengthen(transformers.DistilBertModel(config), 64)
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        config = transformers.MPNetConfig(vocab_size=50, **sizes)
+        with pytest.raises(ValueError, match=r"models of type 'mpnet' .* roberta, xlm-roberta, camembert, longformer"):
+            lengthen(transformers.MPNetModel(config), 64)
 
     def test_decoders(self, make_model: Make) -> None:
         with pytest.raises(ValueError, match="the roberta model is a decoder"):

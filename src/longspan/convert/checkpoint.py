@@ -152,8 +152,8 @@ def warn_of_odd_windows(asked: Lengthening) -> None:
         )
 
 
-def check_encoder(config: PretrainedConfig) -> None:
-    """Refuse what isn't an encoder in full precision with absolute positions.
+def check_encoder(config: PretrainedConfig, *, may_be_rotary: bool = False) -> None:
+    """Refuse what isn't an encoder in full precision with absolute positions, or rotary ones where they may be.
 
     Raises:
         ValueError: it is a decoder, quantized, or has relative positions.
@@ -166,7 +166,7 @@ def check_encoder(config: PretrainedConfig) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"the {config.model_type} model is quantized; convert it in full precision, then quantize")
     kind = getattr(config, "position_embedding_type", "absolute")
-    if kind != "absolute":
+    if kind != "absolute" and not (kind == "rotary" and may_be_rotary):
         raise ValueError(f"position_embedding_type is {kind!r}; only 'absolute' position tables can be lengthened")
 
 

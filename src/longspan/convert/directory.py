@@ -35,7 +35,7 @@ def convert_directory(
     it is there whole or not at all. It holds ``config.json``, ``model.safetensors``, the tokenizer's files with
     ``model_max_length`` set, a writing model's ``generation_config.json``, and the licence; the model card is not
     copied, since it describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per
-    head or dilation are asked for. The ``config.json`` of a BERT, ELECTRA or ModernBERT, which keep their class, names
+    head or dilation are asked for. The ``config.json`` of a model that keeps its class, such as a BERT, names
     ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not computed with
     full attention.
 

@@ -19,6 +19,10 @@ def _after_padding(config: PretrainedConfig) -> int:
     return config.pad_token_id + 1
 
 
+def _none(config: PretrainedConfig) -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """One encoder architecture whose layers are Longformer's but for the attention's reach.
@@ -86,13 +90,19 @@ class KeptFamily:
     Attributes:
         config_class: its configuration in ``transformers``.
         class_prefix: what its model classes' names start with.
-        position_tables: how the names of its learned position tables end; none if positions are rotary.
+        position_table: how the name of its learned position table ends; ``None``: positions are rotary.
+        reserved_rows: rows of that table before the first token's, which ``max_position_embeddings`` counts too.
+        may_be_rotary: some of its models have rotary positions and no table.
+        has_numbered_layers: its attention knows which layer it is of, so that layers can have windows of their own.
         has_own_window: some of its layers have a window already, and the others are meant to see all.
     """
 
     config_class: type[PretrainedConfig]
     class_prefix: str
-    position_tables: tuple[str, ...]
+    position_table: str | None = "embeddings.position_embeddings.weight"
+    reserved_rows: Callable[[PretrainedConfig], int] = _none
+    may_be_rotary: bool = False
+    has_numbered_layers: bool = True
     has_own_window: bool = False
 
     @property
@@ -104,21 +114,48 @@ class KeptFamily:
 KEPT_FAMILIES = {
     family.model_type: family
     for family in (
+        KeptFamily(config_class=transformers.BertConfig, class_prefix="Bert"),
+        KeptFamily(config_class=transformers.DistilBertConfig, class_prefix="DistilBert", has_numbered_layers=False),
+        KeptFamily(config_class=transformers.AlbertConfig, class_prefix="Albert", has_numbered_layers=False),
+        KeptFamily(config_class=transformers.MobileBertConfig, class_prefix="MobileBert", has_numbered_layers=False),
+        KeptFamily(config_class=transformers.ElectraConfig, class_prefix="Electra"),
+        KeptFamily(config_class=transformers.ErnieConfig, class_prefix="Ernie"),
         KeptFamily(
-            config_class=transformers.BertConfig,
-            class_prefix="Bert",
-            position_tables=("embeddings.position_embeddings.weight",),
+            config_class=transformers.RobertaPreLayerNormConfig,
+            class_prefix="RobertaPreLayerNorm",
+            reserved_rows=_after_padding,
         ),
         KeptFamily(
-            config_class=transformers.ElectraConfig,
-            class_prefix="Electra",
-            position_tables=("embeddings.position_embeddings.weight",),
+            config_class=transformers.XLMRobertaXLConfig, class_prefix="XLMRobertaXL", reserved_rows=_after_padding
+        ),
+        KeptFamily(
+            config_class=transformers.Data2VecTextConfig, class_prefix="Data2VecText", reserved_rows=_after_padding
+        ),
+        KeptFamily(
+            config_class=transformers.EsmConfig,
+            class_prefix="Esm",
+            reserved_rows=_after_padding,
+            may_be_rotary=True,
+            has_numbered_layers=False,
         ),
         KeptFamily(
             config_class=transformers.ModernBertConfig,
             class_prefix="ModernBert",
-            position_tables=(),
+            position_table=None,
             has_own_window=True,
+        ),
+        KeptFamily(config_class=transformers.EuroBertConfig, class_prefix="EuroBert", position_table=None),
+        KeptFamily(
+            config_class=transformers.NomicBertConfig,
+            class_prefix="NomicBert",
+            position_table=None,
+            has_numbered_layers=False,
+        ),
+        KeptFamily(
+            config_class=transformers.JinaEmbeddingsV3Config,
+            class_prefix="JinaEmbeddingsV3",
+            position_table=None,
+            has_numbered_layers=False,
         ),
     )
 }

@@ -64,7 +64,7 @@ def kept_checkpoint(
     tensors: Mapping[str, LazyTensor],
     asked: Lengthening,
 ) -> LongCheckpoint:
-    """An encoder's parts with longer position tables and a window in its configuration.
+    """An encoder's parts with a longer position table and a window in its configuration.
 
     Args:
         family: the entry of ``config.model_type``.
@@ -77,17 +77,24 @@ def kept_checkpoint(
         ValueError, TypeError: the source is a decoder or quantized, covers more positions than asked, lacks a
             position table or has one of another shape, or the window isn't valid.
     """
-    check_encoder(config)
-    learned: int = config.max_position_embeddings
+    check_encoder(config, may_be_rotary=family.may_be_rotary)
+    table = _position_table(family, config, tensors)
+    reserved = family.reserved_rows(config) if table is not None else 0
+    learned: int = config.max_position_embeddings - reserved
     check_longer(config, learned, asked)
     long_config = deepcopy(config)
-    long_config.max_position_embeddings = asked.max_positions
+    long_config.max_position_embeddings = reserved + asked.max_positions
     if asked.attention_window is not None or not family.has_own_window:
         default = getattr(config, "attention_window", DEFAULT_WINDOW)
         long_config.attention_window = default if asked.attention_window is None else asked.attention_window
         if asked.attention_dilation is not None:
             long_config.attention_dilation = asked.attention_dilation
-        read_pattern(long_config)
+        windows, dilations = read_pattern(long_config)
+        if not family.has_numbered_layers and len({*zip(windows, dilations, strict=True)}) > 1:
+            raise ValueError(
+                f"attention_window is {long_config.attention_window!r}, but the attention of a {config.model_type} "
+                "model doesn't know its layer; give one window, and one dilation, for all layers"
+            )
     elif asked.attention_dilation is not None:
         raise ValueError(
             f"the {config.model_type} model has windows of its own, which stay as they are; give attention_window "
@@ -98,24 +105,27 @@ def kept_checkpoint(
     long_config.attn_implementation = NAME
 
     long = dict(tensors)
-    for table in family.position_tables:
-        for name in _position_tables(tensors, table, learned):
-            long[name] = long_positions(tensors[name], 0, learned, config.initializer_range, asked)
+    if table is not None:
+        long[table] = long_positions(tensors[table], reserved, learned, config.initializer_range, asked)
     # Buffers that old versions of transformers saved; they have the old length.
     long = {name: t for name, t in long.items() if not name.endswith(("position_ids", "token_type_ids"))}
     return LongCheckpoint(None, architecture, long_config, long)
 
 
-def _position_tables(tensors: Mapping[str, LazyTensor], table: str, rows: int) -> list[str]:
-    names = [name for name in tensors if name == table or name.endswith("." + table)]
-    if not names:
+def _position_table(family: KeptFamily, config: PretrainedConfig, tensors: Mapping[str, LazyTensor]) -> str | None:
+    """The name of the learned position table; ``None`` where positions are rotary."""
+    table = family.position_table
+    if table is None or (family.may_be_rotary and config.position_embedding_type == "rotary"):
+        return None
+    name = next((name for name in tensors if name == table or name.endswith("." + table)), None)
+    if name is None:
         raise ValueError(f"the weights have no {table}, so there are no positions to lengthen")
-    for name in names:
-        if tensors[name].shape[0] != rows:
-            raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)} but the config says {rows} rows: correct one of them"
-            )
-    return names
+    rows = config.max_position_embeddings
+    if tensors[name].shape[0] != rows:
+        raise ValueError(
+            f"{name} has shape {list(tensors[name].shape)} but the config says {rows} rows: correct one of them"
+        )
+    return name
 
 
 def _class_named(architecture: str) -> type[PreTrainedModel]:

@@ -46,10 +46,12 @@ def lengthen(
       their own, which start as copies of the local ones. A Longformer becomes longer, and so does a RoBERTa that
       allenai/longformer made long, with the global projections and the windows that it has.
     * BART, mBART, PLBart, MVP, Pegasus and Marian become an LED, see :func:`longspan.convert.lengthen_bart`.
-    * BERT, ELECTRA and ModernBERT keep their class, with ``attn_implementation="longspan"`` (see
-      :mod:`longspan.integrations.attention_interface`): global tokens use the only projections there are. Of
-      ModernBERT, whose positions are rotary, only the configuration changes: its layers keep their windows, and
-      the full ones stay full unless ``attention_window`` is given. ``save_pretrained`` writes
+    * BERT, DistilBERT, ALBERT, MobileBERT, ELECTRA, ERNIE, RoBERTa-PreLayerNorm, XLM-RoBERTa-XL, data2vec, ESM,
+      ModernBERT, EuroBERT, Nomic BERT and Jina Embeddings v3 keep their class, with
+      ``attn_implementation="longspan"`` (see :mod:`longspan.integrations.attention_interface`): global tokens use
+      the only projections there are. Of the last four and most ESMs, whose positions are rotary, only the
+      configuration changes. ModernBERT's layers keep their windows, and its full ones stay full unless
+      ``attention_window`` is given. ``save_pretrained`` writes
       ``attn_implementation`` into ``config.json``, so ``from_pretrained`` gives this attention again (also after
       ``set_attn_implementation("sdpa")``, unless ``config.attn_implementation`` is set with it) and refuses the
       folder where ``longspan`` isn't imported. ``transformers`` itself drops it: set
