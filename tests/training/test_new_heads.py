@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from longspan import LongformerForSequenceClassification
+from longspan import LongformerForSequenceClassification, LongformerModelForSequenceClassification
 from longspan.models import read_config
 from longspan.training import new_heads
 from longspan.training.new_heads import load_with_head
@@ -37,7 +37,7 @@ def test_a_new_head_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_new_head_of_several_parts(caplog: pytest.LogCaptureFixture) -> None:
-    load_with_head(LongformerForSequenceClassification, MINI, read_config(MINI, pooling="attentive"))
+    load_with_head(LongformerModelForSequenceClassification, MINI, read_config(MINI, segment_length=64))
     [line] = caplog.messages
     assert " and " in line
     assert line.endswith(" begin with random weights.")
