@@ -432,7 +432,9 @@ def evaluate_lm(
 @_sentence_errors
 def generate(
     model: Annotated[Path, typer.Option(help="Folder of a character language model.")],
-    prompt: Annotated[str, typer.Option(help="The text to continue; default: an empty line.")] = "\n",
+    prompt: Annotated[
+        str, typer.Option(help="The text to continue; default: a line break.", show_default=False)
+    ] = "\n",
     file: Annotated[Path | None, typer.Option(help="Continue the text of a file instead.")] = None,
     characters: Annotated[int, typer.Option(min=1, help="Characters to write.")] = 500,
     temperature: Annotated[

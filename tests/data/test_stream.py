@@ -120,7 +120,7 @@ def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrained
     (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:10] + b"\xff" * 20)
     (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n', encoding="utf-8")
     for name in ("torn.jsonl.gz", "half.jsonl"):
-        with pytest.raises(ValueError, match=rf"{name} can't be streamed: .*; without stream its file"):
+        with pytest.raises(ValueError, match=rf"{name} can't be streamed: .*; without stream the message names file"):
             take(make([str(tmp_path / name)], tokenizer).steps(0, 1, lambda index: True), 1)
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"empty\.txt: there is no text to train on; name other text"):

@@ -123,7 +123,7 @@ def test_refusals_name_the_fix() -> None:
     inputs = make_batch([20], [list(range(9))])
     with pytest.raises(ValueError, match="9 tokens that are repeated"):
         model(**inputs)
-    with pytest.raises(ValueError, match="position_ids can't be had with"):
+    with pytest.raises(ValueError, match="position_ids is not available with"):
         model(input_ids=inputs["input_ids"], position_ids=torch.arange(20)[None])
     with pytest.raises(ValueError, match="not neither"):
         model()

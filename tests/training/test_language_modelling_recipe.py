@@ -89,7 +89,7 @@ def test_the_default_is_a_growing_schedule_of_a_small_model() -> None:
         ),
         ({"text": "a", "output_dir": "run", "model": [1]}, "model is .*; it must be fields of the configuration"),
         ({"text": "a", "output_dir": "run", "stages": [3]}, "stage 1 is 3; it must hold fields"),
-        ({"text": "a", "output_dir": "run", "betas": [1.0, 0.9]}, "they must be as 1e-8"),
+        ({"text": "a", "output_dir": "run", "betas": [1.0, 0.9]}, "use values such as 1e-8"),
         ({"text": "a", "output_dir": "run", "seed": "x"}, "seed is 'x'; it must be a whole number"),
     ],
     ids=str,

@@ -84,7 +84,7 @@ def test_pdf_files_are_read_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (example,) = read_summarization_examples([file], with_summary=False)
     assert (example.text, example.origin) == ("A long document of two pages.", str(file))
     for content, message in (
-        (_pdf([""]), "report.pdf holds no text, perhaps pictures of pages"),
+        (_pdf([""]), "report.pdf holds no text, perhaps only images of pages"),
         (b"no PDF at all", "report.pdf is not a readable PDF file: .*; make or fetch the file again"),
     ):
         file.write_bytes(content)

@@ -166,7 +166,7 @@ class HATPreTrainedModel(OwnAttention, PreTrainedModel):
 
 
 class HATModel(HATPreTrainedModel):
-    """The encoder without a head; names of weights are the authors'.
+    """The hierarchical encoder of Chalkidis et al. (2022), without a head; weights have the authors' names.
 
     :func:`longspan.convert.hat_from_roberta` makes one of a RoBERTa.
     """

@@ -183,7 +183,7 @@ def finetune(
         logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
         for name in ("eval", "test"):
             for line in Lengths.of(encoded[name].encoded, task).what_is_cut():
-                logger.info("Of those for %s %s", name, line)
+                logger.info("In the %s data %s", name, line)
 
     def train(seed: int, place: Path) -> None:
         _train_seed(recipe, place, seed, task, tokenizer, encoded, callbacks, progress)
