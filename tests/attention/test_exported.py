@@ -45,14 +45,17 @@ class _Attention(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("window", "dilation", "causal"), [(3, 1, False), (150, 1, False), (5, 3, False), (4, 2, True)]
+    ("window", "dilation", "causal", "strict"),
+    [(3, 1, False, False), (150, 1, False, False), (5, 3, False, False), (4, 2, True, False), (6, 1, False, True)],
 )
-def test_a_graph_serves_any_batch_length_and_number_of_globals(window: int, dilation: int, causal: bool) -> None:
+def test_a_graph_serves_any_batch_length_and_number_of_globals(
+    window: int, dilation: int, causal: bool, strict: bool
+) -> None:
     module = _Attention(window, dilation, causal)
     batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=1, max=4096)
     example = torch.randn(2, 20, 8), marked(20, [0], [3]), torch.arange(20) < torch.tensor([[20], [11]])
     shapes = {name: {0: batch, 1: length} for name in ("hidden", "global_mask", "key_mask")}
-    program = torch.export.export(module, example, dynamic_shapes=shapes)
+    program = torch.export.export(module, example, dynamic_shapes=shapes, strict=strict)
     assert not any("longspan" in str(node.target) for node in program.graph.nodes)
     for lengths, globals_ in (
         ([300, 7, 0], [[0, 299, 17], [], [1]]),

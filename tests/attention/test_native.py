@@ -289,7 +289,8 @@ def test_windows_and_dilations_beyond_the_text_cost_nothing(window: tuple[int, i
 
 @pytest.mark.usefixtures("fresh")
 @pytest.mark.parametrize(
-    ("name", "value"), [("LONGSPAN_NATIVE", "0"), ("CC", "no-such-compiler"), ("CC", "false"), ("CC", "refuses")]
+    ("name", "value"),
+    [("LONGSPAN_NATIVE", "0"), ("CC", "no-such-compiler"), ("CC", "false"), ("CC", "refuses"), ("CC", "'cc")],
 )
 def test_without_a_compiler_the_blocked_path_computes(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -305,6 +306,14 @@ def test_without_a_compiler_the_blocked_path_computes(
     with pytest.raises(ValueError, match=r"backend 'native' needs a C compiler .*; backend 'auto' chooses"):
         case.run(backend="native")
     assert not list((tmp_path / "cache").glob("*"))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh")
+def test_a_blank_name_of_the_compiler_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", " ")
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path / "cache"))
+    assert native.library() is not None
 
 
 @needs_compiler

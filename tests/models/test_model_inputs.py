@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import build_ours, make_batch
+from tiny_models import SIZES, build_ours, make_batch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from longspan.models import LongformerConfig, LongformerForMaskedLM
 
 IDS = make_batch([12, 12])["input_ids"]
 ONES = torch.ones(2, 12, dtype=torch.long)
@@ -83,6 +86,17 @@ def test_too_long_names_length_limit_and_remedy(as_embeddings: bool) -> None:
         model(**inputs)
     shorter = {"inputs_embeds": torch.zeros(1, 128, 24)} if as_embeddings else make_batch([128])
     assert model(**shorter).last_hidden_state.shape == (1, 128, 24)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_shapes_alone_are_enough(device: str) -> None:
+    """What estimates of memory and operations run."""
+    with FakeTensorMode(), torch.device(device):
+        model = LongformerForMaskedLM(LongformerConfig(**SIZES))
+        for ids in (torch.zeros(2, 12, dtype=torch.long), torch.zeros(2, 129, dtype=torch.long)):
+            output = model(ids, attention_mask=torch.ones_like(ids), global_attention_mask=ids, labels=ids)
+            assert output.logits.shape == (*ids.shape, SIZES["vocab_size"])
+            output.loss.backward()
 
 
 def test_padding_takes_no_position() -> None:

@@ -57,7 +57,8 @@ def exported_attention(
 
     outs, lses, order = [], [], []
     length = query.shape[2]
-    for heads, window, dilation, causal in pattern.head_groups(length if isinstance(length, int) else None):
+    is_fixed = isinstance(length, int) and not torch.compiler.is_dynamo_compiling()  # Dynamo calls any size an int
+    for heads, window, dilation, causal in pattern.head_groups(length if is_fixed else None):
         if sum(window) > _WIDEST:
             raise ValueError(
                 f"window {window} is too wide to export for any length; one that covers the longest text will do"

@@ -28,7 +28,12 @@ def library() -> ctypes.CDLL | None:
     """The compiled code; None where there is none, then ``backend="blocked"`` is the fast path."""
     if os.environ.get("LONGSPAN_NATIVE") == "0" or not SOURCE.is_file():  # code beside weights brings Python alone
         return None
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    given = os.environ.get("CC", "")
+    try:
+        compiler = shlex.split(given) or ["cc"]
+    except ValueError as error:
+        _log.info("CC is no command, %r (%s): attention on the CPU takes the blocked path", given, error)
+        return None
     if shutil.which(compiler[0]) is None:
         _log.info("there is no C compiler %s: attention on the CPU takes the blocked path", compiler[0])
         return None

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from longspan.attention.transforms import is_wrapped
 
@@ -14,8 +15,10 @@ def can_inspect(tensor: Tensor) -> bool:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether there are values: not while a graph is traced, nor of what ``torch.vmap`` maps over."""
-    return not torch.compiler.is_compiling() and not torch.jit.is_tracing() and not is_wrapped(tensor)
+    """Whether there are values: not while a graph is traced, of what ``torch.vmap`` maps over, or of shapes alone."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_wrapped(tensor):
+        return False
+    return not tensor.is_meta and not is_fake(tensor)
 
 
 def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None = None) -> None:
