@@ -8,7 +8,7 @@ import pytest
 import transformers
 from tiny_models import SIZES, build_ours, make_batch
 
-from longspan.models import LongformerConfig, LongformerModel
+from longspan.models import HATConfig, LEDConfig, LongformerCausalConfig, LongformerConfig, LongformerModel
 
 
 def _config(**fields: Any) -> LongformerConfig:
@@ -160,3 +160,22 @@ def test_stock_configuration_is_accepted() -> None:
     model = LongformerModel(transformers.LongformerConfig(**SIZES, attention_mode="longformer"))
     assert isinstance(model.config, LongformerConfig)
     assert model.config.attention_mode == "longformer"
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name", "meant"),
+    [
+        (LongformerConfig, "attention_windows", "attention_window"),
+        (LEDConfig, "max_encoder_position_embedding", "max_encoder_position_embeddings"),
+        (LongformerCausalConfig, "position_encodings", "position_encoding"),
+        (HATConfig, "num_attention_head", "num_attention_heads"),
+    ],
+)
+def test_a_field_that_is_almost_one_is_told_of(config_class: Any, name: str, meant: str) -> None:
+    with pytest.warns(
+        UserWarning, match=rf"{config_class.__name__} has no field '{name}', .* did you mean '{meant}'\?"
+    ):
+        config_class(**{name: 4})
+    # What others write beside the fields is kept without a word.
+    for kept in ("attention_mode", "model_max_length", "attn_implementation", "num_attention_heads", "my_own_field"):
+        config_class(**{kept: 8})

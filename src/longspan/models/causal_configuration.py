@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from longspan.attention import AttentionPattern
-from longspan.models.configuration import spread_over_layers
+from longspan.models.configuration import spread_over_layers, warn_of_misspelt
 
 PositionEncoding = Literal["relative", "rotary"]
 """How a layer knows distances: Transformer-XL's relative sinusoids, or rotated queries and keys."""
@@ -91,6 +91,7 @@ class LongformerCausalConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        warn_of_misspelt(self, kwargs)
         self.check()
 
     @classmethod

@@ -1,5 +1,9 @@
 """The configuration of every Longformer encoder: Hugging Face's fields, and what this package adds."""
 
+import warnings
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, ClassVar, get_args
 
 import transformers
@@ -91,6 +95,7 @@ class LongformerConfig(transformers.LongformerConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        warn_of_misspelt(self, kwargs)
         length = kwargs.get("max_sentence_length")
         if self.segment_length is None and isinstance(length, int) and length >= 2:
             self.segment_length = length
@@ -200,6 +205,24 @@ class LongformerConfig(transformers.LongformerConfig):
         if isinstance(window, list):
             return [(width // 2, width // 2) for width in window], dilation
         return (window // 2, window // 2), dilation
+
+
+def warn_of_misspelt(config: PreTrainedConfig, others: Iterable[str]) -> None:
+    """Warn of fields that aren't the configuration's, which keeps them all the same, but are spelt almost as one.
+
+    Args:
+        config: the configuration.
+        others: the names of what its class has no field for.
+    """
+    known = [field.name for field in fields(config)]
+    for name in others:
+        # Not what transformers itself, or its older versions, write beside the fields.
+        is_known = name in config.attribute_map or hasattr(type(config), name)
+        if not is_known and (near := get_close_matches(name, known, n=1, cutoff=0.85)):
+            warnings.warn(
+                f"{type(config).__name__} has no field {name!r}, so it has no effect; did you mean {near[0]!r}?",
+                stacklevel=5,
+            )
 
 
 def check_at_least(config: PreTrainedConfig, least: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from longspan.models.configuration import warn_of_misspelt
 from longspan.models.pooling import check_pooling
 
 RELEASED_LAYOUT = "S|S|SD|S|S|SD|S|S|SD|S|S|SD"
@@ -66,6 +67,7 @@ class HATConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        warn_of_misspelt(self, kwargs)
         if self.pad_token_id is None:
             raise ValueError("pad_token_id must be set, positions are counted from it; RoBERTa's is 1")
         self.max_position_embeddings = self.max_sentence_length + self.pad_token_id + 1

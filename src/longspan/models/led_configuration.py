@@ -7,7 +7,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from longspan.attention.functional import Backend
-from longspan.models.configuration import LongformerConfig, check_activation, check_at_least, check_pad_token
+from longspan.models.configuration import (
+    LongformerConfig,
+    check_activation,
+    check_at_least,
+    check_pad_token,
+    warn_of_misspelt,
+)
 
 
 @strict
@@ -54,6 +60,7 @@ class LEDConfig(transformers.LEDConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        warn_of_misspelt(self, kwargs)
         self.check()
 
     @classmethod
