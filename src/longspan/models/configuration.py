@@ -216,8 +216,8 @@ def warn_of_misspelt(config: PreTrainedConfig, others: Iterable[str]) -> None:
     """
     known = [field.name for field in fields(config)]
     for name in others:
-        # Not what transformers itself, or its older versions, write beside the fields.
-        is_known = name in config.attribute_map or hasattr(type(config), name)
+        # BART's older name for one of LED's fields, which released configurations hold beside it.
+        is_known = name == "classif_dropout" or name in config.attribute_map or hasattr(type(config), name)
         if not is_known and (near := get_close_matches(name, known, n=1, cutoff=0.85)):
             warnings.warn(
                 f"{type(config).__name__} has no field {name!r}, so it has no effect; did you mean {near[0]!r}?",
