@@ -341,6 +341,23 @@ def test_a_library_that_is_none_is_made_again(tmp_path: Path, monkeypatch: pytes
 
 
 @needs_compiler
+@pytest.mark.usefixtures("fresh")
+def test_a_cache_from_which_nothing_may_be_executed_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = native.ctypes.CDLL
+
+    def refuse(path: str) -> object:
+        if Path(path).parent == tmp_path:  # as on a mount with noexec
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setenv("LONGSPAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(native.ctypes, "CDLL", refuse)
+    assert native.library() is not None
+
+
+@needs_compiler
 @pytest.mark.usefixtures("threads")
 def test_one_thread_does_it_all_where_no_other_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case((1, 3, 200, 8), dtype=torch.float32, window=(7, 7))

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,11 +40,12 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         path = build(compiler, cache_folder())
-        try:
+        with suppress(OSError):
             return ctypes.CDLL(str(path))
-        except OSError:  # not what a compiler made
-            path.unlink()
+        path.unlink()
+        with suppress(OSError):  # it was not what a compiler made
             return ctypes.CDLL(str(build(compiler, cache_folder())))
+        return ctypes.CDLL(str(build(compiler, _temporary_folder())))  # nothing in that folder may be executed
     except (OSError, subprocess.SubprocessError) as error:
         _log.info("the compiled attention can't be used, the blocked path is taken: %s", error)
         return None
@@ -58,7 +60,11 @@ def cache_folder() -> Path:
     try:
         return Path.home() / ".cache" / "longspan"
     except RuntimeError:  # nobody's home; a folder that others could write to must not be it
-        return Path(tempfile.mkdtemp(prefix="longspan-"))
+        return _temporary_folder()
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="longspan-"))
 
 
 def build(compiler: list[str], folder: Path) -> Path:
@@ -83,7 +89,7 @@ def build(compiler: list[str], folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(".so", ".", folder)
     except OSError:
-        path = Path(tempfile.mkdtemp(prefix="longspan-")) / path.name
+        path = _temporary_folder() / path.name
         handle, beside = tempfile.mkstemp(".so", ".", path.parent)
     os.close(handle)
     try:
