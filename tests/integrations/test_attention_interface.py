@@ -290,6 +290,8 @@ def test_attention_of_another_arithmetic_is_refused(name: str, sizes: dict[str, 
     config = getattr(transformers, name.replace("EncoderModel", "Model").replace("Model", "Config"))
     model = getattr(transformers, name)(config(**sizes, attention_window=64))
     model.set_attn_implementation("longspan")
+    if name == "T5Model":  # transformers 5.17 doesn't hand it on to the encoder
+        model.encoder.set_attn_implementation("longspan")
     ids = torch.arange(3, 12)[None]
     with pytest.raises(ValueError, match=told):
         model(ids, **({} if "Encoder" in name else {"decoder_input_ids": ids}))
