@@ -26,7 +26,7 @@ def finetune(
         typer.Option(
             help="On your own examples: classification, multi-label, nli, sequential, multiple-choice, qa, tokens or "
             "summarization. From official files: wikihop, triviaqa, hotpotqa, coreference, hyperpartisan, imdb, "
-            "contract-nli, ecthr-arg, race or quality."
+            "contract-nli, ecthr-arg, ecthr-violation, race or quality."
         ),
     ] = None,
     model: Annotated[
