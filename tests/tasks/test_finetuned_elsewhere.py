@@ -1,4 +1,4 @@
-"""``evaluate --task`` and ``predict --task``: the command line names the task of a model that has no description of it."""
+"""``evaluate --task`` and ``predict --task``, for models that have no description of their task beside them."""
 
 import json
 import logging
@@ -9,13 +9,16 @@ from typing import Any
 
 import official_files
 import pytest
+import torch
 import transformers
 from test_official_tasks import base, make_plan  # noqa: F401
 from test_official_verbs import refusal, run
 
 from longspan.convert import convert_to_hat
 from longspan.models import HATForSequenceClassification, LongformerForSequenceClassification
+from longspan.tasks.ecthr_violation import LABELS, read_ecthr_violation, read_ecthr_violation_predictions
 from longspan.tasks.registry import TASKS
+from longspan.training.masked_lm import load_tokenizer
 from longspan.training.tasks import finetune_task
 from longspan.training.tasks.prediction import evaluate_official, predict_official
 from longspan.training.tasks.saved import SavedTask
@@ -241,6 +244,40 @@ def test_a_model_that_reads_less_is_refused(tmp_path: Path, base: Path) -> None:
     message = refusal("evaluate", source, "--model", stock(tmp_path / "stock", base), "--task", "triviaqa")
     assert "max_length is 4,096, but model" in message
     assert "reads 512 tokens; lower it: --set max_length=512" in message
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, base: Path) -> None:  # noqa: F811
+    source, model = official_files.write(tmp_path / "data", "triviaqa"), stock(tmp_path / "stock", base)
+    tokenizer = load_tokenizer(model)
+    tokenizer.add_tokens(["unheard"])
+    tokenizer.save_pretrained(model)
+    message = refusal("evaluate", source, "--model", model, "--task", "triviaqa", "--set", "max_length=256")
+    assert "tokens, but the model knows" in message
+
+
+def test_a_stock_classifier_gives_the_articles_that_its_logits_say(tmp_path: Path, base: Path) -> None:  # noqa: F811
+    source = official_files.write(tmp_path / "data", "ecthr-violation", 9)
+    torch.manual_seed(1)
+    model = stock(tmp_path / "stock", base, "LongformerForSequenceClassification", num_labels=10)
+    network = transformers.LongformerForSequenceClassification.from_pretrained(model).eval()
+    for weight in network.parameters():  # so that texts differ in what is said of them
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=0.5)
+    network.save_pretrained(model)
+    output = tmp_path / "p.json"
+    words = ["--task", "ecthr-violation", "--set", "segments=false", "--set", "max_length=256"]
+    done = run("predict", source, "--model", model, *words, "--output", output, "--batch-size", 2)
+    assert done.exit_code == 0, done.output
+    tokenizer, expected = load_tokenizer(model), {}
+    for case in read_ecthr_violation(source, split="test"):
+        encoded = tokenizer(case.text, return_tensors="pt")
+        marked = torch.zeros_like(encoded["input_ids"])
+        marked[:, 0] = 1
+        with torch.inference_mode():
+            logits = network(**encoded, global_attention_mask=marked).logits[0]
+        expected[case.id] = tuple(name for name, logit in zip(LABELS, logits, strict=True) if logit > 0)
+    assert len(set(expected.values())) == 3
+    assert read_ecthr_violation_predictions(output) == expected
 
 
 def test_models_of_other_kinds_are_refused(tmp_path: Path, base: Path) -> None:  # noqa: F811
