@@ -134,8 +134,14 @@ def predict(
 def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batch_size: int, as_json: bool) -> None:
     from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
     from longspan.training.masked_lm import max_sequence_length
+    from longspan.training.new_heads import MissingHeadError
 
-    network = on_device(load_masked_lm(model))
+    try:
+        network = on_device(load_masked_lm(model))
+    except ValueError as error:
+        if not isinstance(error.__cause__, MissingHeadError):
+            raise
+        raise ValueError(f"{error}; if it was finetuned elsewhere for a published task, name that: --task") from error
     given = {name: value for name, value in options.items() if value is not None}
     length = given.pop("sequence_length", max_sequence_length(network))
     if length is None:

@@ -54,7 +54,7 @@ def test_the_archive_is_read_by_variant_and_split(tmp_path: Path, caplog: pytest
         (case,) = read_ecthr_violation(path, split="train")
     assert (case.id, case.split, case.labels) == ("001-1", "train", (1, 9))
     assert case.text == "1.  The court held law.\n2.  The buyer was in a café."
-    assert caplog.messages == ["1 labels name articles that are no class of LexGLUE, which leaves them out: 36 (1)."]
+    assert caplog.messages == ["Labels of articles that are no class of LexGLUE are left out, as there: 36 (1)."]
     assert read_ecthr_violation(path, variant="a", split="train")[0].labels == (1,)
     assert len(read_ecthr_violation(path)) == 2
     task = TASKS["ecthr-violation"]

@@ -174,6 +174,9 @@ def test_options_of_other_models_are_refused(tmp_path: Path, base: Path) -> None
     assert "a model for official files, which takes no --column" in refusal(
         "predict", *words, "--column", "a=b", "--output", tmp_path / "y.json"
     )
+    assert "if it was finetuned elsewhere for a published task, name that: --task" in refusal(
+        "evaluate", tmp_path / "x.json", "--model", model
+    )
     assert "or name the published task that it was finetuned for elsewhere: --task" in refusal(
         "predict", tmp_path / "x.json", "--model", model, "--output", tmp_path / "y.json"
     )
@@ -276,7 +279,7 @@ def test_a_stock_classifier_gives_the_articles_that_its_logits_say(tmp_path: Pat
         with torch.inference_mode():
             logits = network(**encoded, global_attention_mask=marked).logits[0]
         expected[case.id] = tuple(name for name, logit in zip(LABELS, logits, strict=True) if logit > 0)
-    assert len(set(expected.values())) == 3
+    assert len(set(expected.values())) > 1
     assert read_ecthr_violation_predictions(output) == expected
 
 

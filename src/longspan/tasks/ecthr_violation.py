@@ -126,8 +126,7 @@ def ecthr_cases(rows: Iterable[tuple[str, dict[str, Any]]], variant: Variant = "
     if others:
         shown = ", ".join(f"{article} ({count:,})" for article, count in others.most_common(8))
         logger.warning(
-            "%d labels name articles that are no class of LexGLUE, which leaves them out: %s%s.",
-            others.total(),
+            "Labels of articles that are no class of LexGLUE are left out, as there: %s%s.",
             shown,
             " and others" if len(others) > 8 else "",
         )
