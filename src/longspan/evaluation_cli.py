@@ -10,7 +10,10 @@ from longspan import finetuning_cli
 
 if TYPE_CHECKING:
     from longspan.tasks.official import Split
+    from longspan.training.tasks.saved import SavedTask
 
+_TASK = "Official files: the published task of a model that was finetuned elsewhere, such as triviaqa."
+_SET = "With --task: a setting of the task, or max_length; default: as finetune's."
 _SPLIT = "which part of a source that holds several: train, eval or test;"
 
 
@@ -22,7 +25,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Option(
-            help="Folder or hub name of a masked language model, longspan-mini, or folder of a finetuned model."
+            help="Folder or hub name of a masked language model, longspan-mini, or folder of a finetuned model; with "
+            "--task its hub name, too."
         ),
     ],
     sequence_length: Annotated[
@@ -51,6 +55,8 @@ def evaluate(
         typer.Option(metavar="COLUMN=NAME", help="Examples: name of a column in the files, such as text=body."),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Examples: write an HTML report to this file.")] = None,
+    task: Annotated[str | None, typer.Option(help=_TASK)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help=_SET)] = None,
     split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} default: eval.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences or examples per batch.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -70,13 +76,14 @@ def evaluate(
         "seed": seed,
     }
     of_examples = {"column": column or None, "report": report}
-    official = holds_official_task(model)
+    saved = _named_task(model, task, set_)
+    official = True if saved else holds_official_task(model)
     if official is None:
         refuse_options({**of_examples, "split": split}, model, "a masked language model")
         _evaluate_masked(files, model, of_masked, batch_size, as_json)
     elif official:
         refuse_options({**of_masked, **of_examples}, model, "a model for official files")
-        _evaluate_official(files, model, "eval" if split is None else split, batch_size, as_json)
+        _evaluate_official(files, model, saved, "eval" if split is None else split, batch_size, as_json)
     else:
         refuse_options({**of_masked, "split": split}, model, "a model for examples with named columns")
         finetuning_cli.evaluate_examples(
@@ -85,13 +92,15 @@ def evaluate(
 
 
 def predict(
-    model: Annotated[Path, typer.Option(help="Folder of a finetuned model.")],
+    model: Annotated[str, typer.Option(help="Folder of a finetuned model; with --task its hub name, too.")],
     files: Annotated[list[str], typer.Argument(help="Examples (.jsonl, .csv, .tsv, .parquet), or official files.")],
     output: Annotated[Path, typer.Option(help="File of predictions to write: .jsonl, or the task's official format.")],
     column: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN=NAME", help="Examples: name of a column in the files, such as text=body."),
     ] = None,
+    task: Annotated[str | None, typer.Option(help=_TASK)] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help=_SET)] = None,
     split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} default: test.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pieces of text per batch.")] = 1,
     resume: Annotated[bool, typer.Option(help="Continue where an earlier call stopped.")] = True,
@@ -99,17 +108,24 @@ def predict(
     """Predict every example of files of any size; run it again to continue where it stopped."""
     from longspan.training.tasks.saved import holds_official_task
 
-    if holds_official_task(model):
+    saved = _named_task(model, task, set_)
+    if saved or holds_official_task(model):
         from longspan.training.tasks.prediction import predict_official
 
-        refuse_options({"column": column or None}, str(model), "a model for official files")
+        refuse_options({"column": column or None}, model, "a model for official files")
         count = predict_official(
-            model, files, output, split=_split("test" if split is None else split), batch_size=batch_size, resume=resume
+            model,
+            files,
+            output,
+            saved=saved,
+            split=_split("test" if split is None else split),
+            batch_size=batch_size,
+            resume=resume,
         )
     else:
         from longspan.training.finetuning.prediction import predict_files
 
-        refuse_options({"split": split}, str(model), "a model for examples with named columns")
+        refuse_options({"split": split}, model, "a model for examples with named columns")
         columns = finetuning_cli.pairs("--column", column) or None
         count = predict_files(model, files, output, columns=columns, batch_size=batch_size, resume=resume)
     typer.echo(f"{count:,} predictions: {output}")
@@ -118,8 +134,14 @@ def predict(
 def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batch_size: int, as_json: bool) -> None:
     from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
     from longspan.training.masked_lm import max_sequence_length
+    from longspan.training.new_heads import MissingHeadError
 
-    network = on_device(load_masked_lm(model))
+    try:
+        network = on_device(load_masked_lm(model))
+    except ValueError as error:
+        if not isinstance(error.__cause__, MissingHeadError):
+            raise
+        raise ValueError(f"{error}; if it was finetuned elsewhere for a published task, name that: --task") from error
     given = {name: value for name, value in options.items() if value is not None}
     length = given.pop("sequence_length", max_sequence_length(network))
     if length is None:
@@ -147,10 +169,27 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
     )
 
 
-def _evaluate_official(files: list[str], model: str, split: str, batch_size: int, as_json: bool) -> None:
+def _named_task(model: str, task: str | None, given: list[str] | None) -> "SavedTask | None":
+    """The task of ``--task`` and ``--set``; None: the model's folder says it."""
+    from longspan.training.tasks.saved import SavedTask
+
+    settings = finetuning_cli.settings(given)
+    if task is not None:
+        return SavedTask.named(model, task, settings)
+    if settings:
+        raise ValueError(
+            f"--set {next(iter(settings))} is given without --task; leave it out, or name the published task of a "
+            f"model that was finetuned elsewhere"
+        )
+    return None
+
+
+def _evaluate_official(
+    files: list[str], model: str, saved: "SavedTask | None", split: str, batch_size: int, as_json: bool
+) -> None:
     from longspan.training.tasks.prediction import evaluate_official
 
-    scores = evaluate_official(model, files, split=_split(split), batch_size=batch_size)
+    scores = evaluate_official(model, files, saved=saved, split=_split(split), batch_size=batch_size)
     if as_json:
         typer.echo(json.dumps(scores))
         return

@@ -26,7 +26,7 @@ def finetune(
         typer.Option(
             help="On your own examples: classification, multi-label, nli, sequential, multiple-choice, qa, tokens or "
             "summarization. From official files: wikihop, triviaqa, hotpotqa, coreference, hyperpartisan, imdb, "
-            "contract-nli, ecthr-arg, race or quality."
+            "contract-nli, ecthr-arg, ecthr-violation, race or quality."
         ),
     ] = None,
     model: Annotated[
@@ -55,8 +55,6 @@ def finetune(
     resume: Annotated[bool, typer.Option(help="Continue the training in the output folder.")] = True,
 ) -> None:
     """Finetune a model on your examples or on a published task; run it again to continue where it stopped."""
-    import yaml
-
     from longspan.data.examples import TaskName, read_label_file
     from longspan.training.finetuning import finetune as run
     from longspan.training.finetuning.recipe import load_finetune_recipe, make_finetune_recipe
@@ -75,11 +73,7 @@ def finetune(
         "seeds": seed or None,
     }
     fields = {name: value for name, value in options.items() if value is not None}
-    for name, value in pairs("--set", set_).items():
-        try:
-            fields[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {name}={value}: the value is not valid YAML; lists are written [a, b]") from error
+    fields |= settings(set_)
     if task == "summarization":
         _finetune_summaries(recipe, fields, resume=resume)
         return
@@ -225,6 +219,19 @@ def pairs(option: str, given: list[str] | None) -> dict[str, str]:
         if not separator:
             raise ValueError(f"{option} {pair!r} has no '='; write it as {option} NAME=VALUE")
         fields[name.strip()] = value.strip()
+    return fields
+
+
+def settings(given: list[str] | None) -> dict[str, Any]:
+    """The ``FIELD=VALUE`` values of ``--set``, read as YAML."""
+    import yaml
+
+    fields: dict[str, Any] = {}
+    for name, value in pairs("--set", given).items():
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {name}={value}: the value is not valid YAML; lists are written [a, b]") from error
     return fields
 
 

@@ -137,6 +137,23 @@ def _ecthr_arg(folder: Path, count: int, seed: int, draw: random.Random) -> Path
     return path
 
 
+def _ecthr_violation(folder: Path, count: int, seed: int, draw: random.Random) -> Path:
+    lines = []
+    for number in range(count):
+        yes = draw.random() < 0.5
+        facts = [f"{at + 1}.  {sentence(draw, 'court' if yes else 'term')}." for at in range(3)]
+        articles = ["6", "P1-1"] if yes else []
+        lines.append(
+            json.dumps(
+                {"case_id": f"001-{seed}{number}", "title": "x", "data_type": ["train", "dev", "test"][number % 3],
+                 "facts": facts, "violated_articles": articles[:1], "allegedly_violated_articles": articles}
+            )
+        )  # fmt: skip
+    path = folder / f"violation{seed}.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 def _quality(folder: Path, count: int, seed: int, draw: random.Random) -> Path:
     path = folder / f"QuALITY.{seed}.htmlstripped"
     lines = []

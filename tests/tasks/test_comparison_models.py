@@ -20,7 +20,7 @@ from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_tas
 pytest.importorskip("accelerate")
 pytest.importorskip("sklearn")
 
-HAT_TASKS = ("contract-nli", "ecthr-arg", "hyperpartisan", "imdb", "quality", "race")
+HAT_TASKS = ("contract-nli", "ecthr-arg", "ecthr-violation", "hyperpartisan", "imdb", "quality", "race")
 
 
 def _predictor(folder: Path, task: str, **fields: Any) -> UnitPredictor:

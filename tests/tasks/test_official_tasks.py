@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longspan.models import LongformerConfig, LongformerForMaskedLM
 from longspan.tasks.coreference import read_conll
+from longspan.tasks.ecthr_violation import read_ecthr_violation_predictions
 from longspan.tasks.hotpotqa_metric import read_hotpotqa_predictions
 from longspan.tasks.registry import TASKS, find_task
 from longspan.training.tasks import TaskPlan, finetune_task, make_task_plan, run
@@ -28,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "coreference": {"hidden_size": 16, "max_span_width": 4, "top_span_ratio": 0.9},
     "contract-nli": {"max_length": 384},
     "ecthr-arg": {"max_length": 384},
+    "ecthr-violation": {"max_length": 384},
     "race": {"max_length": 384},
     "quality": {"max_length": 384},
 }
@@ -63,7 +65,7 @@ def make_plan(folder: Path, base: Path, task: str, **changes: Any) -> TaskPlan:
         "epochs": 1, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3, "seeds": [1], "evaluate_every": None,
         **OPTIONS.get(task, {}), **changes,
     }  # fmt: skip
-    if task == "ecthr-arg":
+    if task.startswith("ecthr-"):
         values["eval"] = [str(train)]
     elif task not in ("imdb", "hyperpartisan"):
         values["eval"] = [str(official_files.write(folder / "data", task, 4, seed=1))]
@@ -99,6 +101,8 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
         assert run.test is not None
     elif task == "ecthr-arg":
         assert [len(labels) for labels in json.loads(output.read_text()).values()] == [5, 5]
+    elif task == "ecthr-violation":
+        assert set(read_ecthr_violation_predictions(output)) == {"001-01", "001-04"}
     # Finished seeds are kept.
     before = (run.model_dir / "model.safetensors").stat().st_mtime_ns
     assert finetune_task(plan, progress=False).seeds == result.seeds

@@ -19,7 +19,7 @@ from longspan.models import (
     LongformerForSequenceClassification,
     LongformerForSequentialSentenceClassification,
 )
-from longspan.tasks import contract_nli, ecthr_arg, hub, hyperpartisan, imdb, quality, race
+from longspan.tasks import contract_nli, ecthr_arg, ecthr_violation, hub, hyperpartisan, imdb, quality, race
 from longspan.tasks.documents import DocumentLayout, split_by_seed
 from longspan.tasks.hat_layouts import SegmentedDocumentLayout
 from longspan.tasks.label_scores import score_classes, score_label_sets
@@ -312,6 +312,76 @@ class EcthrArg(OfficialTask):
         right = np.array([[number in labels for number in range(len(ecthr_arg.LABELS))] for _, labels in pairs])
         scores = score_label_sets(found, right, none_class=True)
         return {"micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1, "accuracy": scores.accuracy}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EcthrViolation(OfficialTask):
+    """See :mod:`longspan.tasks.ecthr_violation`. Sources: ``ecthr.jsonl`` of LexGLUE, of which the part whose
+    ``data_type`` is ``train``, ``dev`` or ``test`` is read, if its lines say so; ``hub:coastalcph/lex_glue:ecthr_b``.
+    """
+
+    name = "ecthr-violation"
+    recipe = ecthr_violation.RECIPE
+    target = "labels"
+    variant: ecthr_violation.Variant = "b"
+    """Which articles: ``a``, those found violated, or ``b``, those allegedly violated."""
+    segments: bool = True
+    """Lay texts out in segments, as Chalkidis et al. (2022); else as ``<s> text </s>``, as their comparison with
+    ``allenai/longformer-base-4096``. A HAT has segments always."""
+
+    def read(self, source: str, split: Split) -> list[Any]:
+        other = "a" if self.variant == "b" else "b"
+        if hub.is_hub(source) and source.endswith(f":ecthr_{other}"):
+            raise ValueError(
+                f"{source} has the labels of variant {other!r}, but variant is {self.variant!r}; use "
+                f"variant={other}, or :ecthr_{self.variant}"
+            )
+        return super().read(source, split)
+
+    def from_files(self, source: str, split: Split) -> list[Any]:
+        part = "dev" if split == "eval" else split
+        return ecthr_violation.read_ecthr_violation(source, variant=self.variant, split=part)
+
+    def from_hub(self, rows: hub.Rows) -> list[Any]:
+        return ecthr_violation.ecthr_cases(rows, self.variant)
+
+    def has_target(self, item: Any) -> bool:
+        return item.labels is not None
+
+    def model_class(self) -> type[LongformerForSequenceClassification]:
+        return LongformerForSequenceClassification
+
+    def config_fields(self, max_length: int) -> dict[str, Any]:
+        named = dict(enumerate(ecthr_violation.LABELS))
+        return {
+            "id2label": named,
+            "label2id": {label: number for number, label in named.items()},
+            "problem_type": "multi_label_classification",
+            **({"pooling": "max", "segment_length": SEGMENT_LENGTH} if self.segments else {}),
+        }
+
+    def hat_class(self) -> type[HATForSequenceClassification]:
+        return HATForSequenceClassification
+
+    def hat_layout(self, tokenizer: Any, max_length: int) -> ecthr_violation.CaseLayout:
+        return ecthr_violation.CaseLayout(tokenizer, _segments(tokenizer, max_length))
+
+    def layout(self, tokenizer: Any, max_length: int) -> ecthr_violation.CaseLayout:
+        if self.segments:
+            return self.hat_layout(tokenizer, max_length)
+        return ecthr_violation.CaseLayout(tokenizer, DocumentLayout(tokenizer, max_length))
+
+    def decode(self, units: Sequence[Any], examples: Sequence[Any], output: Any) -> list[Decoded]:
+        held = (output.logits > 0).tolist()  # a probability above one half
+        return [
+            [unit.id, [name for name, yes in zip(ecthr_violation.LABELS, row, strict=True) if yes]]
+            for unit, row in zip(units, held, strict=True)
+        ]
+
+    def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
+        """See :func:`longspan.tasks.ecthr_violation.score_ecthr_violation`."""
+        labelled(self.name, items, (item.labels for item in items))
+        return ecthr_violation.score_ecthr_violation(items, predictions)
 
 
 def _segments(tokenizer: Any, max_length: int) -> SegmentLayout:

@@ -3,12 +3,24 @@
 from longspan.data.spelling import hint
 from longspan.tasks.official import OfficialTask
 from longspan.tasks.official_coreference import Coreference
-from longspan.tasks.official_labels import ContractNLI, EcthrArg, Hyperpartisan, Imdb, Quality, Race
+from longspan.tasks.official_labels import ContractNLI, EcthrArg, EcthrViolation, Hyperpartisan, Imdb, Quality, Race
 from longspan.tasks.official_questions import HotpotQA, TriviaQA, WikiHop
 
 TASKS: dict[str, type[OfficialTask]] = {
     task.name: task
-    for task in (WikiHop, TriviaQA, HotpotQA, Coreference, Hyperpartisan, Imdb, ContractNLI, EcthrArg, Race, Quality)
+    for task in (
+        WikiHop,
+        TriviaQA,
+        HotpotQA,
+        Coreference,
+        Hyperpartisan,
+        Imdb,
+        ContractNLI,
+        EcthrArg,
+        EcthrViolation,
+        Race,
+        Quality,
+    )
 }
 """Name to class."""
 

@@ -26,6 +26,10 @@ class MissingHeadError(ValueError):
     """A model's weights have no head, where one was asked for."""
 
 
+class OtherSizesError(ValueError):
+    """A model's weights are of other sizes than its configuration says, for the most part because of a head."""
+
+
 def load_with_head(builder: Any, model: str | Path, config: Any, *, new_head: bool = True) -> "PreTrainedModel":
     """A model with the head of a class, in fp32; a head that the folder lacks is drawn at random.
 

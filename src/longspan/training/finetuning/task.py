@@ -12,7 +12,7 @@ from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
 from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import load_tokenizer, max_sequence_length
-from longspan.training.new_heads import load_with_head
+from longspan.training.new_heads import OtherSizesError, load_with_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -94,7 +94,8 @@ class FinetunedTask:
             raise FileNotFoundError(f"there is no model folder {folder}")
         if not file.is_file():
             raise FileNotFoundError(
-                f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model; make one: longspan finetune"
+                f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model; make one: longspan finetune, "
+                f"or name the published task that it was finetuned for elsewhere: --task"
             )
         held = json.loads(file.read_text(encoding="utf-8"))
         if "official" in held:
@@ -194,16 +195,24 @@ def refuse_of_hat(model: str | Path, fields: Mapping[str, Any], lacks: str | Non
         raise ValueError(f"model {str(model)!r} is a HAT, which has no {lacks}; use a Longformer, or leave it out")
 
 
-def load_hat(builder: Any, model: str | Path, config: Any, **config_fields: Any) -> "PreTrainedModel":
+def load_hat(
+    builder: Any, model: str | Path, config: Any, *, new_head: bool = True, **config_fields: Any
+) -> "PreTrainedModel":
     """A HAT with a head, in fp32; a head that it lacks is drawn at random.
 
     Args:
         builder: the class of the model.
         model: a folder, or a hub name.
         config: its configuration.
+        new_head: False refuses a model that lacks the head.
         config_fields: fields of the configuration to set.
+
+    Raises:
+        MissingHeadError: the model lacks the head, and ``new_head`` is False. OtherSizesError: its head is another.
     """
-    return load_with_head(builder, model, type(config).from_pretrained(str(model), **config_fields))
+    with loading(model):
+        config = type(config).from_pretrained(str(model), **config_fields)
+        return load_with_head(builder, model, config, new_head=new_head)
 
 
 def reading_limits(network: "PreTrainedModel") -> tuple[int | None, int | None]:
@@ -215,16 +224,20 @@ def reading_limits(network: "PreTrainedModel") -> tuple[int | None, int | None]:
     return at_once, max_sequence_length(network) if at_once is None else None
 
 
-def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "PreTrainedModel":
+def load_longformer(
+    builder: Any, model: str | Path, *, new_head: bool = True, **config_fields: Any
+) -> "PreTrainedModel":
     """A Longformer with a head, in fp32; a head that it lacks is drawn at random.
 
     Args:
         builder: the class of the model.
         model: a folder, or a hub name.
+        new_head: False refuses a model that lacks the head.
         config_fields: fields of the configuration to set; without ``segment_length`` texts are not in segments.
 
     Raises:
         FileNotFoundError: there is no such model. ValueError: it is no Longformer, or has a field of the wrong kind.
+        MissingHeadError: it lacks the head, and ``new_head`` is False. OtherSizesError: its head is another.
     """
     from longspan.models import read_config
 
@@ -239,7 +252,7 @@ def load_longformer(builder: Any, model: str | Path, **config_fields: Any) -> "P
         if "segment_length" not in config_fields and config.segment_length is not None:
             # Whatever the model was pretrained on, these texts have no headers to pool or to break at.
             config.segment_length = config.max_sentence_length = None
-        network = load_with_head(builder, model, config)
+        network = load_with_head(builder, model, config, new_head=new_head)
     if config.reading_length is not None:
         # Pieces have no global tokens; DistributedDataParallel would wait for these weights' gradients.
         for _, projection in global_projection_pairs(network):
@@ -258,7 +271,7 @@ def loading(model: str | Path) -> Iterator[None]:
     except RuntimeError as error:
         if "ignore_mismatched_sizes" not in str(error):
             raise
-        raise ValueError(
+        raise OtherSizesError(
             f"model {str(model)!r} has a head for another number of labels, or other sizes than its configuration; "
             f"start from the model that it was finetuned from, or give it the same labels"
         ) from error

@@ -3,9 +3,11 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from longspan.bundled import model_source
 from longspan.data.atomic import write_error_message
 from longspan.data.growing_file import alone, check_output, lines_done, stamp
 from longspan.data.progress import progress_bar
@@ -19,6 +21,7 @@ def evaluate_official(
     model: str | Path,
     sources: Sequence[str | Path],
     *,
+    saved: SavedTask | None = None,
     split: Split = "eval",
     batch_size: int = 1,
     precision: Precision = "fp32",
@@ -28,8 +31,10 @@ def evaluate_official(
     """The official scores of a model for a published task.
 
     Args:
-        model: its folder.
+        model: its folder, or with ``saved`` a hub name.
         sources: official files or folders, or ``hub:NAME[:CONFIG]``.
+        saved: the task of a model that was finetuned elsewhere, see :meth:`SavedTask.named`; ``None``: what the folder
+            says.
         split: which part of a source that has several.
         batch_size: questions or documents at once.
         precision: number type of the matrix products.
@@ -39,9 +44,10 @@ def evaluate_official(
     Raises:
         FileNotFoundError, ValueError: the model or the data can't be used, see their readers.
     """
-    items = SavedTask.load(model).task.read_all([str(source) for source in sources], split)[:max_items]
-    predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
-    task = predictor.saved.task
+    saved = SavedTask.load(model) if saved is None else saved
+    task = saved.task
+    items = task.read_all([str(source) for source in sources], split)[:max_items]
+    predictor = UnitPredictor.load(model, saved=saved, batch_size=batch_size, precision=precision)
     units = predictor.units(items)
     bar = progress_bar("evaluate", "units", shown=progress, total=len(units))
     try:
@@ -56,6 +62,7 @@ def predict_official(
     sources: Sequence[str | Path],
     output: str | Path,
     *,
+    saved: SavedTask | None = None,
     split: Split = "test",
     batch_size: int = 1,
     precision: Precision = "fp32",
@@ -68,10 +75,10 @@ def predict_official(
     ``output`` itself appears whole, at the end.
 
     Args:
-        model: folder of a model for a published task.
+        model: folder of a model for a published task, or with ``saved`` a hub name.
         sources: official files or folders, or ``hub:NAME[:CONFIG]``; answers aren't needed.
         output: the file to write, whose name ends as the task's predictions do.
-        split, batch_size, precision, progress: as :func:`evaluate_official`.
+        saved, split, batch_size, precision, progress: as :func:`evaluate_official`.
         resume: go on with what is there; else begin anew.
 
     Returns:
@@ -81,7 +88,7 @@ def predict_official(
         FileNotFoundError, ValueError: the model or the data can't be used; ``output`` ends otherwise or is a source.
         FileExistsError: another process is writing it. OSError: it can't be written; what is predicted stays.
     """
-    saved, output = SavedTask.load(model), Path(output)
+    saved, output = SavedTask.load(model) if saved is None else saved, Path(output)
     if output.suffix != saved.task.suffix:
         raise ValueError(f"output {output} must end in {saved.task.suffix}, for task {saved.task.name!r}")
     paths = [Path(source) for source in sources if not is_hub(str(source))]
@@ -91,14 +98,15 @@ def predict_official(
     begun = output.with_name(f".{output.name}.begun")
     plan = json.dumps(
         {
-            "model": stamp(*sorted(path for path in Path(model).iterdir() if path.is_file())),
+            "model": _stamp_model(model),
+            "task": [saved.task.name, saved.max_length, asdict(saved.task)],
             "sources": [str(source) for source in sources],
             "files": stamp(*(path for path in paths if path.exists())),
             "split": split,
             "precision": precision,
         }
     )
-    predictor = UnitPredictor.load(model, batch_size=batch_size, precision=precision)
+    predictor = UnitPredictor.load(model, saved=saved, batch_size=batch_size, precision=precision)
     with alone(output):
         units = predictor.units(items)
         done = lines_done(partial, begun, plan, resume)
@@ -121,3 +129,9 @@ def predict_official(
         partial.unlink()
         begun.unlink(missing_ok=True)
         return len(predictions)
+
+
+def _stamp_model(model: str | Path) -> Any:
+    """What changes when a model's folder does; a hub name stands for itself."""
+    folder = Path(model_source(model))
+    return stamp(*sorted(path for path in folder.iterdir() if path.is_file())) if folder.is_dir() else str(model)

@@ -1,31 +1,44 @@
 """A trained model's task, kept beside its weights; loading both, and predicting with them."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
 from longspan.data.atomic import atomic_text
+from longspan.data.examples import TaskName
+from longspan.data.spelling import hint
 from longspan.tasks.hat_layouts import WithoutGlobalTokens
 from longspan.tasks.hotpotqa_decoding import select_paragraphs
 from longspan.tasks.official import Decoded, Layout, OfficialTask
 from longspan.tasks.official_labels import SEGMENT_LENGTH
 from longspan.tasks.official_questions import HotpotQA
-from longspan.tasks.registry import find_task
+from longspan.tasks.registry import TASKS, find_task
 from longspan.tasks.sequences import add_markers
-from longspan.training.finetuning.task import TASK_FILE, load_hat, load_longformer, loading, refuse_of_hat
-from longspan.training.masked_lm import load_tokenizer
+from longspan.training.finetuning.task import (
+    TASK_FILE,
+    load_hat,
+    load_longformer,
+    loading,
+    reading_limits,
+    refuse_of_hat,
+)
+from longspan.training.masked_lm import check_vocabulary, load_tokenizer
+from longspan.training.new_heads import MissingHeadError, OtherSizesError
 from longspan.training.recipe import Precision
+from longspan.training.recipe_fields import as_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
 
 CHUNK = 256
 """Units that are held encoded at once, to sort them by length."""
@@ -60,15 +73,73 @@ class SavedTask:
         """
         found = holds_official_task(folder)
         if found is None:
-            raise FileNotFoundError(f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model")
+            raise FileNotFoundError(
+                f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model; make one: longspan finetune, "
+                f"or name the published task that it was finetuned for elsewhere: --task"
+            )
         if not found:
             raise ValueError(f"folder {folder} holds a model for examples with named columns, not for official files")
         held = json.loads((Path(folder) / TASK_FILE).read_text(encoding="utf-8"))
         return cls(task=find_task(held["official"])(**held["options"]), max_length=held["max_length"])
 
+    @classmethod
+    def named(cls, model: str | Path, name: str, settings: Mapping[str, Any] | None = None) -> "SavedTask":
+        """The task of a model that was finetuned elsewhere, and has no description beside it.
+
+        Where there is one it is read, and must not say otherwise.
+
+        Args:
+            model: a folder, or a hub name.
+            name: the task's.
+            settings: fields of the task's class as a recipe holds them, and ``max_length``; the others are as the
+                class and its recipe have them.
+
+        Raises:
+            FileNotFoundError: there is no such model. TypeError: a setting of the wrong type. ValueError: there is no
+                such task or setting, one is out of range, or the model's own description says otherwise.
+        """
+        from longspan.models import read_config
+
+        if name in (*get_args(TaskName), "summarization"):
+            raise ValueError(f"task is {name!r}, which has no official files; it must be one of {', '.join(TASKS)}")
+        kind = find_task(name)
+        hints = {**get_type_hints(kind), "max_length": int}
+        known = ["max_length", *(entry.name for entry in fields(kind))]
+        given: dict[str, Any] = {}
+        for setting, value in (settings or {}).items():
+            if setting not in known:
+                meant = hint(setting, known, f"the settings are {', '.join(known)}")
+                raise ValueError(f"task {kind.name!r} has no setting {setting!r} when it is scored; {meant}")
+            given[setting] = as_kind(setting, value, hints[setting])
+        with loading(model):
+            read_config(model)  # before what takes longer
+        found = holds_official_task(model)
+        if found is False:
+            raise ValueError(
+                f"task is {kind.name!r}, but folder {model} holds a model for examples with named columns; leave task "
+                f"out"
+            )
+        if found:
+            own = cls.load(model)
+            held = {"task": own.task.name, "max_length": own.max_length, **asdict(own.task)}
+            for field, value in {"task": kind.name, **given}.items():
+                if held[field] != value:
+                    raise ValueError(
+                        f"{field} is {value!r}, but folder {model} holds a model that was finetuned with {field} "
+                        f"{held[field]!r}; leave {field} out"
+                    )
+            return own
+        recipe = replace(kind.recipe, max_length=given.pop("max_length", kind.recipe.max_length))
+        return cls(task=kind(**given), max_length=recipe.max_length)
+
 
 def load_for_task(
-    model: str | Path, tokenizer: "PreTrainedTokenizerBase", saved: SavedTask, **config_fields: Any
+    model: str | Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    saved: SavedTask,
+    *,
+    new_head: bool = True,
+    **config_fields: Any,
 ) -> "PreTrainedModel":
     """A model with the task's head, in fp32, and the task's markers in its vocabulary and the tokenizer's.
 
@@ -78,6 +149,7 @@ def load_for_task(
         model: a folder, or a hub name.
         tokenizer: gets the markers that it lacks.
         saved: the task.
+        new_head: False refuses a model that wasn't trained for the task, see :func:`load_trained`.
         config_fields: fields of the configuration to set beyond the task's; None: as the model has them.
 
     Raises:
@@ -90,14 +162,17 @@ def load_for_task(
     with loading(model):
         config = read_config(model)
     if config.model_type == "hierarchical-transformer":
-        return _load_hat(model, config, saved, fields)
-    network = load_longformer(task.model_class(), model, **task.config_fields(saved.max_length), **fields)
+        return _load_hat(model, config, saved, new_head, fields)
+    of_task = task.config_fields(saved.max_length)
+    network = load_longformer(task.model_class(), model, new_head=new_head, **of_task, **fields)
     if task.markers:
         add_markers(tokenizer, task.markers, network)
     return network
 
 
-def _load_hat(model: str | Path, config: Any, saved: SavedTask, fields: dict[str, Any]) -> "PreTrainedModel":
+def _load_hat(
+    model: str | Path, config: Any, saved: SavedTask, new_head: bool, fields: dict[str, Any]
+) -> "PreTrainedModel":
     task = saved.task
     builder = task.hat_class()
     refuse_of_hat(model, fields, f"head for task {task.name!r}" if builder is None else None)
@@ -108,7 +183,64 @@ def _load_hat(model: str | Path, config: Any, saved: SavedTask, fields: dict[str
         )
     of_task = task.config_fields(saved.max_length)
     kept = {name: value for name, value in of_task.items() if name not in ("segment_length", "reading_tails")}
-    return load_hat(builder, model, config, **kept, **fields)
+    return load_hat(builder, model, config, new_head=new_head, **kept, **fields)
+
+
+def load_trained(
+    model: str | Path, tokenizer: "PreTrainedTokenizerBase", saved: SavedTask, **config_fields: Any
+) -> "PreTrainedModel":
+    """A model that was trained for the task, here or elsewhere; as :func:`load_for_task`, with nothing at random.
+
+    Raises:
+        FileNotFoundError: there is no such model. ValueError: it has another head or other labels than the task, or
+            reads fewer tokens; or the tokenizer lacks the task's markers.
+    """
+    from longspan.models import read_config
+
+    task = saved.task
+    name, labels = str(model), list(task.config_fields(saved.max_length).get("id2label", {}).values())
+    otherwise = f"name the task that it was finetuned for, or finetune it: longspan finetune --task {task.name}"
+    missing = [marker for marker in task.markers if marker not in tokenizer.get_vocab()]
+    if missing:
+        raise ValueError(
+            f"the tokenizer of model {name!r} lacks {', '.join(missing)}, so the model wasn't finetuned for task "
+            f"{task.name!r}; {otherwise}"
+        )
+    with loading(model):
+        config = read_config(model)
+    try:
+        network = load_for_task(model, tokenizer, saved, new_head=False, **config_fields)
+    except MissingHeadError as error:
+        raise ValueError(f"{error}, so it wasn't finetuned for task {task.name!r}; {otherwise}") from error
+    except OtherSizesError as error:
+        head = "a head of other sizes than the task's"
+        if labels and config.num_labels != len(labels):
+            head = f"a head for {config.num_labels} labels, and the task has {len(labels)} ({', '.join(labels)})"
+        raise ValueError(
+            f"model {name!r} wasn't finetuned for task {task.name!r}: it has {head}; {otherwise}"
+        ) from error
+    _check_labels(name, task, [str(label) for _, label in sorted(config.id2label.items())], labels)
+    check_vocabulary(network, tokenizer)
+    _, limit = reading_limits(network)
+    if limit is not None and saved.max_length > limit:
+        raise ValueError(
+            f"max_length is {saved.max_length:,}, but model {name!r} reads {limit:,} tokens; lower it: "
+            f"--set max_length={limit}"
+        )
+    return network
+
+
+def _check_labels(model: str, task: OfficialTask, named: Sequence[str], labels: Sequence[str]) -> None:
+    """See that the labels that a model names are the task's, in its order; numbers say nothing."""
+    own, plain = ([name.casefold() for name in names] for names in (named, labels))
+    if not labels or own == plain or own == [f"label_{number}" for number in range(len(own))]:
+        return
+    if any(name in plain and plain.index(name) != number for number, name in enumerate(own)):
+        raise ValueError(
+            f"model {model!r} has the labels {', '.join(named)}, in this order, and task {task.name!r} has "
+            f"{', '.join(labels)}; bring the rows of its head and its id2label into the task's order"
+        )
+    logger.warning("The labels of %s, %s, are taken for %s.", model, ", ".join(named), ", ".join(labels))
 
 
 class UnitPredictor:
@@ -143,21 +275,28 @@ class UnitPredictor:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, batch_size: int = 1, precision: Precision = "fp32", device: Any = None
+        cls,
+        folder: str | Path,
+        *,
+        saved: SavedTask | None = None,
+        batch_size: int = 1,
+        precision: Precision = "fp32",
+        device: Any = None,
     ) -> "UnitPredictor":
-        """Of a trained model's folder.
+        """Of a trained model.
 
         Args:
-            folder: the folder.
+            folder: its folder, or with ``saved`` a hub name.
+            saved: its task; ``None``: what the folder says.
             batch_size, precision: see the class.
             device: where to run; ``None``: the first accelerator, else the CPU.
 
         Raises:
-            FileNotFoundError, ValueError: the folder holds no model for a published task.
+            FileNotFoundError, ValueError: the folder holds no model for a published task, or as :func:`load_trained`.
         """
-        saved = SavedTask.load(folder)
+        saved = SavedTask.load(folder) if saved is None else saved
         tokenizer = load_tokenizer(folder)
-        network = load_for_task(folder, tokenizer, saved).eval()
+        network = load_trained(folder, tokenizer, saved).eval()
         if device is None:
             device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
         return cls(network.to(device), tokenizer, saved, batch_size=batch_size, precision=precision)
