@@ -20,9 +20,11 @@ def _blocks(language: str) -> list[str]:
 
 
 def _commands(file: Path) -> list[str]:
-    """The commands that begin a line of a page, or of a recipe's comments, continued lines joined."""
+    """The commands that begin a line of a page, or of a recipe's comments, continued lines joined; those in tables."""
     text = file.read_text(encoding="utf-8").replace("\\\n", " ")
-    return re.findall(r"^(?:#? {2,})?(longspan [a-z].*)$", text, flags=re.MULTILINE)
+    in_tables = re.findall(r"^\|.*$", text, flags=re.MULTILINE)
+    commands = re.findall(r"^(?:#? {2,})?(longspan [a-z].*)$", text, flags=re.MULTILINE)
+    return commands + [command for row in in_tables for command in re.findall(r"`(longspan [^`]+)`", row)]
 
 
 def test_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,21 +33,21 @@ class CoreferenceSizes:
     """
 
     hidden_size: int = 3000
-    """Of the scorers' one hidden layer."""
+    """Size of the scorers' one hidden layer."""
     feature_size: int = 20
-    """Of the vectors of widths, distances, speakers and genres."""
+    """Size of the vectors for widths, distances, speakers and genres."""
     max_span_width: int = 30
-    """Tokens of a mention."""
+    """Most tokens of a mention."""
     top_span_ratio: float = 0.4
-    """Spans that are kept, for each token."""
+    """Spans that are kept, per token of the document."""
     max_top_spans: int = 3900
-    """Spans that are kept of any document."""
+    """Most spans that are kept of a document."""
     max_antecedents: int = 50
-    """Antecedents of a span that are scored finely."""
+    """Antecedents of a span that get a fine score."""
     depth: int = 2
-    """How often antecedents are scored finely; before each further time spans take on what they refer to."""
+    """Rounds of fine scores; between rounds, each span's vector is updated from its likely antecedents."""
     dropout: float = 0.3
-    """Of features and hidden layers."""
+    """Dropout of features and hidden layers."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

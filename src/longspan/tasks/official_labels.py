@@ -89,7 +89,7 @@ class Hyperpartisan(_Documents):
     labels = hyperpartisan.LABELS
     suffix = ".txt"
     clean: bool = True
-    """Clean the texts as the authors' code."""
+    """Clean the texts as the authors' code does."""
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         articles, truth = hyperpartisan.find_hyperpartisan(source)
@@ -217,7 +217,7 @@ class Race(_Choices):
     name = "race"
     recipe = race.RECIPE
     level: Literal["middle", "high", "all"] = "all"
-    """Of a folder, which part."""
+    """Which part of a folder to read."""
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return race.read_race(source, level=self.level)

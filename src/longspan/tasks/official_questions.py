@@ -25,7 +25,7 @@ class WikiHop(OfficialTask):
     markers = wikihop.MARKERS
     target = "answer"
     max_chunks: int | None = None
-    """At most so many rows a question; None: all its documents."""
+    """Most rows of documents for a question. None: all of its documents."""
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return wikihop.read_wikihop(source)
@@ -66,11 +66,11 @@ class TriviaQA(OfficialTask):
     recipe = triviaqa.RECIPE
     target = "answer"
     evidence: str | None = None
-    """The folder ``evidence``; None: that of the official archive, beside the folder ``qa``."""
+    """The folder ``evidence``. None: as in the official archive, beside the folder ``qa``."""
     max_question_length: int = 55
-    """Tokens of a question."""
+    """Most tokens of a question; the rest is cut off."""
     overlap: int | None = None
-    """None reads a document's beginning; a number all of it, in rows that share so many tokens."""
+    """Read a whole document, in rows that share this many tokens. None: read its beginning."""
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         questions = triviaqa.read_triviaqa(source)
@@ -141,7 +141,7 @@ class HotpotQA(OfficialTask):
     markers = hotpotqa.MARKERS
     target = "answer with evidence"
     first_stage: str | None = None
-    """Folder of a model of the first stage: only the paragraphs that it finds relevant are read. None: all."""
+    """Folder of a model of the first stage; only the paragraphs that it selects are read. None: all."""
 
     def __post_init__(self) -> None:
         # The model that is trained remembers it, wherever it is used.

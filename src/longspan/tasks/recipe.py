@@ -26,31 +26,32 @@ class TaskRecipe:
     learning_rate: float
     """Peak learning rate of AdamW."""
     head_learning_rate: float | None = None
-    """That of all weights but the encoder's, which then have no weight decay; None: as the encoder's."""
+    """Peak learning rate of all weights outside the encoder, which then have no weight decay. None: as the
+    encoder's."""
     batch_size: int
-    """Examples of an optimizer step, over all processes and accumulated micro-batches."""
+    """Questions or documents of one optimizer step, over all processes and accumulated micro-batches."""
     warmup_steps: int | None = None
-    """Steps of linear warmup; or ``warmup_ratio``."""
+    """Steps of linear warmup; give this or ``warmup_ratio``."""
     warmup_ratio: float | None = None
-    """Share of all steps that is warmup; or ``warmup_steps``."""
+    """Warmup as a share of all steps; give this or ``warmup_steps``."""
     schedule: Literal["linear", "constant"] = "linear"
-    """What follows the warmup: decay to zero along a line, or none."""
+    """Learning rate after the warmup: linear decay to zero, or constant."""
     weight_decay: float = 0.01
-    """AdamW's decay."""
+    """AdamW's weight decay."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's betas; RoBERTa's unless a source says otherwise."""
+    """AdamW's betas; RoBERTa's if no source says otherwise."""
     eps: float = 1e-6
     """AdamW's epsilon."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; 0: never."""
     evaluate_every: int | None = None
-    """Steps between evaluations on the development set; None: after each epoch."""
+    """Steps between evaluations on the development set. None: one after each epoch."""
     patience: int | None = None
-    """Stop after so many evaluations without a better one; None: never."""
+    """Stop after this many evaluations without a better metric. None: never."""
     metric: str
-    """The development metric by which the checkpoint is chosen."""
+    """Metric on the development set that chooses the checkpoint."""
     seeds: tuple[int, ...] = (42,)
-    """One run for each; several are reported with mean and spread."""
+    """One model is trained for each; the results give mean and standard deviation."""
     published: Mapping[str, str]
     """Field to source, of the fields that a paper or its authors' code states. All others are our choice."""
 

@@ -25,73 +25,75 @@ class PretrainRecipe:
     """
 
     model: str
-    """Folder (or hub name) of a masked language model, or for ``denoising`` of a BART, an LED or their like."""
+    """Folder or hub name of a masked language model; for ``denoising``, of a BART, an LED or a similar model."""
     tokenizer: str | None = None
-    """Folder of the tokenizer; None: the model's."""
+    """Folder or hub name of the tokenizer. None: the model's."""
     init: Literal["pretrained", "random"] = "pretrained"
-    """Start from the model's weights, or from random ones drawn with ``seed`` by its configuration."""
+    """Start from the model's weights, or from random ones drawn with ``seed`` as its configuration says."""
     objective: Literal["masked", "denoising"] = "masked"
-    """Tell masked tokens, by a masked language model; or write texts without their noise, by an encoder-decoder (BART,
-    Lewis et al. 2020)."""
+    """``masked``: predict masked tokens, with a masked language model. ``denoising``: restore texts from noise, with an
+    encoder-decoder (BART, Lewis et al. 2020)."""
 
     train: tuple[str, ...]
-    """Files and folders (.txt, .jsonl, .jsonl.gz, .parquet), or data sets as ``hub:NAME[:CONFIG]``."""
+    """Text to train on: files and folders (.txt, .jsonl, .jsonl.gz, .parquet), or data sets as
+    ``hub:NAME[:CONFIG]``."""
     eval: tuple[str, ...] = ()
-    """Held-out text, the same kinds; of a hub data set the ``validation`` split is read. Empty: no evaluation."""
+    """Held-out text, in the same forms; of a hub data set the split ``validation`` is read. Empty: no evaluation."""
     text_field: str = "text"
-    """Field of .jsonl objects, column of .parquet files and hub data sets."""
+    """Field of .jsonl files, or column of .parquet files and hub data sets, that holds the text."""
     txt_document: TxtDocument = "file"
-    """Whether a .txt file is one document or one a line."""
+    """Whether a .txt file is one document, or each of its lines is one."""
     stream: bool = False
-    """Read local files through ``datasets``, in stored order, instead of tokenizing them once. The hub is streamed
-    always."""
+    """Read local files through ``datasets``, in stored order, instead of tokenizing them once. Hub data sets are always
+    streamed."""
     cache_dir: str | None = None
-    """Where tokenized text is kept, to be shared by runs; None: in the output folder."""
+    """Folder for the tokenized text, which several runs may share. None: in the output folder."""
     output_dir: str
-    """Folder of checkpoints, logs and the trained model."""
+    """Folder for checkpoints, logs and the trained model."""
 
     sequence_length: int
     """Tokens of a sequence, special tokens included."""
     layout: Literal["packed", "document"] = "packed"
-    """Join documents by separators and fill every sequence, or one document a sequence, cut or padded."""
+    """``packed``: documents are joined with separators and fill every sequence. ``document``: each has a sequence of
+    its own, cut or padded."""
     segment_length: int | None = None
-    """A separator at every multiple of this position, as the card's model; None: none."""
+    """Put a separator at every multiple of this many tokens, as ``kiddothe2b/longformer-base-4096``. None: none."""
     min_length: int = 0
-    """Shorter documents are left out, in training and evaluation."""
+    """Documents shorter than this are left out, in training and evaluation."""
     min_length_unit: LengthUnit = "words"
-    """What ``min_length`` counts."""
+    """Unit of ``min_length``; words are separated by white space."""
     global_tokens: GlobalTokens = "none"
-    """Which tokens attend globally: none, the first, or the first and every separator of the layout."""
+    """Which tokens attend globally: none, the first (``cls``), or the first and every separator of the layout."""
     global_projections: Literal["copy", "keep"] = "copy"
     """Training without global tokens leaves the projections of global attention as they are. ``copy``: at the end, the
     trained local projections are copied into them, as the paper's code does. ``keep``: they stay."""
     mlm_probability: float = 0.15
-    """Chance of a token to be masked; of those 80 % are hidden, 10 % replaced, 10 % left."""
+    """Probability that a token is masked; of the masked tokens 80 % are hidden, 10 % replaced and 10 % left."""
     noise_density: float = 0.3
-    """With ``denoising``, the share of the tokens that spans take away; a mask token stands for each span."""
+    """With ``denoising``, the share of tokens that are removed in spans; one mask token replaces each span."""
     mean_span: float = 3.0
-    """With ``denoising``, the mean of the Poisson distribution of span lengths."""
+    """With ``denoising``, the mean span length in tokens, of a Poisson distribution."""
     permute_sentences: bool = True
-    """With ``denoising``, put the sentences of each document into random order, too."""
+    """With ``denoising``, also shuffle the sentences of each document."""
 
     sequences_per_step: int = 64
     """Sequences of one optimizer step, over all processes."""
     micro_batch: int = 1
-    """Sequences a process holds at once; the rest of the step is gradient accumulation."""
+    """Sequences in one forward pass of a process; the rest of a step is gradient accumulation."""
     steps: int
     """Optimizer steps of the run."""
     learning_rate: float = 3e-5
     """Peak learning rate of AdamW."""
     schedule: Literal["linear", "polynomial", "constant"] = "linear"
-    """What follows the warmup: decay to zero along a line or a polynomial, or none."""
+    """Learning rate after the warmup: linear or polynomial decay to zero, or constant."""
     power: float = 1.0
-    """Power of the polynomial decay."""
+    """Exponent of the polynomial decay."""
     warmup_steps: int | None = None
-    """Steps of linear warmup; None: none, or ``warmup_ratio``."""
+    """Steps of linear warmup. None: as ``warmup_ratio`` says, else none."""
     warmup_ratio: float | None = None
-    """Share of ``steps`` that is warmup, instead of ``warmup_steps``."""
+    """Warmup as a share of ``steps``; instead of ``warmup_steps``."""
     weight_decay: float = 0.01
-    """AdamW's decay of all weights but biases and LayerNorms; none with ``trainable: positions``."""
+    """AdamW's decay of all weights except biases and LayerNorms; 0 with ``trainable: positions``."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's betas."""
     eps: float = 1e-6
@@ -99,29 +101,29 @@ class PretrainRecipe:
     max_grad_norm: float = 0.0
     """Gradients are scaled down to this norm; 0: never."""
     trainable: Literal["all", "positions"] = "all"
-    """Train all weights, or only new rows of the position table."""
+    """Train all weights, or only the new rows of the position table."""
     source_positions: int | None = None
-    """With ``trainable: positions``: how many positions the model had before it was lengthened; these stay as they
-    are."""
+    """With ``trainable: positions``: how many positions the model had before it was lengthened; these are not
+    trained."""
     precision: Precision = "fp32"
-    """Number type of the matrix products."""
+    """Number type of the matrix products; weights and optimizer stay in fp32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     seed: int = 42
-    """Seed of everything drawn: text order, masks, dropout, random weights."""
+    """Seed of the order of the text, the masks, dropout and random weights."""
 
     log_every: int = 10
     """Steps between lines of the log."""
     eval_every: int | None = None
-    """Steps between evaluations; None: only after the last step."""
+    """Steps between evaluations. None: only after the last step."""
     eval_documents: int | None = None
-    """Evaluate on the first so many documents; None: on all."""
+    """Evaluate on this many documents, the first ones. None: on all."""
     eval_tokens: int | None = None
-    """Evaluate on the first so many tokens; None: on all."""
+    """Evaluate on this many tokens, the first ones. None: on all."""
     eval_batch: int | None = None
-    """Sequences of an evaluation batch; None: ``micro_batch``."""
+    """Sequences of an evaluation batch. None: ``micro_batch``."""
     save_every: int = 500
-    """Steps between checkpoints; there is one after the last step, too."""
+    """Steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: int = 2
     """How many checkpoints are kept."""
 

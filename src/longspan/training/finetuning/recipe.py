@@ -27,71 +27,72 @@ class FinetuneRecipe:
     """
 
     task: TaskName
-    """What is learnt, see :mod:`longspan.data.examples`."""
+    """Which task."""
     model: str
-    """Folder (or hub name) of the model to start from."""
+    """Folder or hub name of the model to start from."""
     tokenizer: str | None = None
-    """Folder of the tokenizer; None: the model's."""
+    """Folder or hub name of the tokenizer. None: the model's."""
     train: tuple[str, ...]
     """Files of training examples."""
     eval: tuple[str, ...]
-    """Files of development examples: they choose the checkpoint."""
+    """Files of development examples, which choose the checkpoint."""
     test: tuple[str, ...] = ()
-    """Files of test examples, scored once at the end; they choose nothing."""
+    """Files of test examples, scored once at the end."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column of the task to its name in the files, where they differ."""
+    """Names of the task's columns in the files where they differ, such as ``{text: body}``."""
     labels: tuple[str, ...] | None = None
-    """The labels, in the order of the model's outputs; None: those of the training examples, sorted."""
+    """The labels, in the order of the model's outputs. None: those of the training examples, sorted."""
     output_dir: str
-    """Folder of checkpoints, results and models."""
+    """Folder for checkpoints, results and models."""
 
     max_length: int | None = None
-    """Tokens that the model is given at most; None: as many as it reads."""
+    """Most tokens that the model is given. None: as many as it can read."""
     global_attention_policy: str | None = None
-    """Which tokens attend globally, see :mod:`longspan.models.global_policies`; None: the head's default, for nli
-    ``question``, which is the hypothesis."""
+    """Which tokens attend globally, see :mod:`longspan.models.global_policies`. None: the task's default."""
     pooling: str | None = None
-    """What stands for a text, see :class:`longspan.models.pooling.Pooling`; None: the first token."""
+    """How a text's states become one vector: ``cls``, ``first``, ``last``, ``mean``, ``max`` or ``attentive``, see
+    :class:`longspan.models.pooling.Pooling`. None: the first token's."""
     reading_length: int | None = None
-    """Read texts in pieces of so many tokens, each by itself, and join their states: the short baseline of Beltagy et
-    al. (2020), from the same weights; None: read texts whole. ``max_length`` may then be anything."""
+    """Read texts in separate pieces of this many tokens and join their states: the baseline of Beltagy et al. (2020)
+    from the same weights. ``max_length`` is then not limited by the model. None: read texts whole."""
     layout: Literal["plain", "segments"] | None = None
-    """How a text stands, see :class:`longspan.training.finetuning.task.FinetunedTask`; None: ``plain``, for a HAT
-    ``segments``."""
+    """``segments``: texts are laid out in segments with headers; a hypothesis, question or choice has a segment of
+    its own. None: ``plain``, or ``segments`` for a HAT."""
     segment_length: int = 128
-    """Tokens of a segment, its header included, where there are segments."""
+    """Tokens of a segment, its header included, if there are segments."""
     overlap: int = 128
-    """qa: tokens that neighbouring pieces of a context share."""
+    """Task ``qa``: tokens that neighbouring pieces of a context share."""
 
     epochs: float = 15.0
-    """Passes over the training examples, at most."""
+    """Most passes over the training examples."""
     patience: int | None = 3
-    """Stop after so many evaluations without a better metric; None: never."""
+    """Stop after this many evaluations (one per epoch) without a better metric. None: never."""
     metric: str | None = None
-    """The metric on ``eval`` that chooses the checkpoint; None: the task's usual one."""
+    """Metric on ``eval`` that chooses the checkpoint. None: the task's default."""
     batch_size: int = 32
-    """Pieces of an optimizer step, over all processes; an example is one piece, or several if its task says so."""
+    """Pieces of one optimizer step, over all processes. An example is one piece, or several if its text is too long and
+    the task reads all of it."""
     micro_batch: int = 1
-    """Pieces that a process holds at once; the rest of the step is gradient accumulation."""
+    """Pieces in one forward pass of a process; the rest of a step is gradient accumulation."""
     learning_rate: float = 3e-5
     """Peak learning rate of AdamW."""
     warmup_ratio: float = 0.1
-    """Share of all steps that is warmup."""
+    """Linear warmup as a share of all steps."""
     weight_decay: float = 0.01
-    """AdamW's decay of all weights but biases and LayerNorms."""
+    """AdamW's decay of all weights except biases and LayerNorms."""
     class_weights: Literal["none", "balanced"] = "none"
-    """``balanced``: a label counts by the inverse of its frequency in training, for multi-label its positives by
-    negatives over positives."""
+    """``balanced``: a label is weighted by the inverse of its frequency in training; with ``multi-label``, its positive
+    examples by the number of negatives divided by that of positives."""
     seeds: tuple[int, ...] = (42,)
-    """A model is trained for each: its head, dropout and order of examples. The report has mean and spread."""
+    """One model is trained for each; a seed decides the new head's weights, dropout and the order of the examples."""
     precision: Precision = "fp32"
-    """Number type of the matrix products."""
+    """Number type of the matrix products; weights and optimizer stay in fp32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     lora_rank: int | None = None
-    """Train adapters of this rank instead of all weights, and merge them at the end; needs ``peft``."""
+    """Train LoRA adapters of this rank instead of all weights, and merge them at the end. None: train all weights."""
     trainer: Mapping[str, Any] = field(default_factory=dict)
-    """Any other fields of ``transformers.TrainingArguments``, such as ``report_to`` for trackers."""
+    """Other fields of ``transformers.TrainingArguments``, such as ``{report_to: [tensorboard]}``."""
 
     FREE_FIELDS: ClassVar[frozenset[str]] = frozenset({"output_dir", "micro_batch", "gradient_checkpointing", "seeds"})
     """Fields that a resumed finetuning may change; more seeds may be added."""

@@ -33,19 +33,19 @@ class Stage:
     """
 
     sequence_length: int
-    """Symbols of a sequence."""
+    """Symbols (bytes or characters) of a sequence."""
     steps: int
     """Optimizer steps."""
     learning_rate: float
-    """Constant after the warmup."""
+    """AdamW's learning rate, constant after the warmup."""
     window_scale: int = 1
-    """Factor on the windows of the model's configuration."""
+    """The windows of the model's configuration are multiplied by this."""
     sequences_per_step: int = 16
     """Sequences of one optimizer step, over all processes."""
     micro_batch: int = 1
-    """Sequences a process holds at once; the rest of the step is gradient accumulation."""
+    """Sequences in one forward pass of a process; the rest of a step is gradient accumulation."""
     warmup_steps: int | None = None
-    """Steps of linear warmup; None: a tenth of the steps, at most 10,000, as the paper's."""
+    """Steps of linear warmup. None: a tenth of the steps, at most 10,000, as in the paper."""
 
     def __post_init__(self) -> None:
         convert_fields(self)
@@ -90,27 +90,28 @@ class LanguageModelRecipe:
     """
 
     text: tuple[str, ...]
-    """Files and folders, see :meth:`longspan.data.characters.CharacterCorpus.of_files`. The first 90 % are trained on,
-    the next 5 % evaluated; the last 5 % are left for the final test."""
+    """Files and folders of UTF-8 text, text8 or enwik8. The first 90 % are for training, the next 5 % for evaluation;
+    the last 5 % are left for the test."""
     eval: tuple[str, ...] = ()
-    """Held-out files. With them, all of ``text`` is trained on."""
+    """Held-out files; if there are any, all of ``text`` is for training."""
     unit: Unit | None = None
-    """Predict bytes or characters; None: characters for text8, else bytes."""
+    """What is predicted. None: characters for text8, else bytes."""
     cache_dir: str | None = None
-    """Where the encoded text is kept, to be shared by runs; None: in the output folder."""
+    """Folder for the encoded text, which several runs may share. None: in the output folder."""
     output_dir: str
-    """Folder of stages, logs and the trained model."""
+    """Folder for stages, logs and the trained model."""
 
     size: Literal["laptop", "small", "large"] = "laptop"
-    """The paper's small (41 million parameters) or large (102 million) model, or one for two CPU cores (5 million)."""
+    """The paper's ``small`` (41 million parameters) or ``large`` (102 million) model, or one for two CPU cores (5
+    million)."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """Fields of :class:`longspan.models.LongformerCausalConfig` that replace the size's; not ``vocab_size``, which the
     text decides."""
     stages: tuple[Stage, ...] = field(default_factory=laptop_stages)
-    """What is done one after the other."""
+    """The stages of the training, in order."""
 
     weight_decay: float = 0.01
-    """AdamW's decay of all weights but biases and LayerNorms."""
+    """AdamW's decay of all weights except biases and LayerNorms."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's betas."""
     eps: float = 1e-8
@@ -120,18 +121,18 @@ class LanguageModelRecipe:
     precision: Precision = "fp32"
     """Number type of the matrix products; scores and softmax of the attention stay in fp32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     seed: int = 42
-    """Seed of everything drawn: text order, dropout, first weights."""
+    """Seed of the order of the text, dropout and the initial weights."""
 
     log_every: int = 20
     """Steps between lines of the log."""
     eval_every: int | None = None
-    """Steps between evaluations; None: only after the last step of a stage."""
+    """Steps between evaluations. None: only after the last step of a stage."""
     eval_characters: int | None = 200_000
-    """Evaluate on the first so many symbols; None: on all."""
+    """Evaluate on this many symbols, the first ones. None: on all."""
     save_every: int = 500
-    """Steps between checkpoints; there is one after the last step of a stage, too."""
+    """Steps between checkpoints; there is always one after the last step of a stage."""
     keep_checkpoints: int = 2
     """How many checkpoints of a stage are kept."""
 

@@ -19,49 +19,49 @@ class SummarizationRecipe:
     """
 
     model: str
-    """Folder (or hub name) of an LED, or of any encoder-decoder that ``AutoModelForSeq2SeqLM`` opens."""
+    """Folder or hub name of an LED, or of any encoder-decoder that ``AutoModelForSeq2SeqLM`` opens."""
     tokenizer: str | None = None
-    """Folder of the tokenizer; None: the model's."""
+    """Folder or hub name of the tokenizer. None: the model's."""
 
     train: tuple[str, ...]
-    """Files (.jsonl, .jsonl.gz, .csv, .tsv, .parquet), the release of ``scientific_papers`` among them, or data sets of
-    the hub as ``hub:NAME[:CONFIG]``."""
+    """Texts with summaries: files (.jsonl, .jsonl.gz, .csv, .tsv, .parquet), also those of ``scientific_papers`` as
+    released, or data sets as ``hub:NAME[:CONFIG]``."""
     eval: tuple[str, ...] = ()
-    """Held-out files; of a data set of the hub the ``validation`` split is read. Empty: no evaluation, and the last
-    model is the result."""
+    """Held-out texts with summaries; of a hub data set the split ``validation`` is read. Empty: no evaluation, and the
+    last model is the result."""
     text_column: str | None = None
-    """None: the first of ``article_text``, ``article``, ``document`` and ``text`` that there is."""
+    """Column of the text. None: ``article_text``, ``article``, ``document`` or ``text``, the first that there is."""
     summary_column: str | None = None
-    """None: what goes with the text's: ``abstract_text``, ``abstract`` or ``summary``."""
+    """Column of the summary. None: ``abstract_text``, ``abstract`` or ``summary``, according to the text's."""
     query_column: str | None = None
-    """What a summary is about; it stands before the text, and its tokens are global. None: there is no query, and the
-    first token is global."""
+    """Column of the query, which says what a summary is to be about; it stands before the text, and its tokens are
+    global. None: no query, and the first token is global."""
     output_dir: str
-    """Folder of checkpoints, logs and the trained model."""
+    """Folder for checkpoints, logs and the trained model."""
 
     max_input_length: int
-    """Tokens of a text, query and special tokens included; a longer one loses its end."""
+    """Most tokens of a text, query and special tokens included; the rest is cut off."""
     max_target_length: int = 256
-    """Tokens of a summary in training; and the most that are written, unless ``max_new_tokens`` is given."""
+    """Most tokens of a summary in training, and of one that is written unless ``max_new_tokens`` is given."""
 
     examples_per_step: int = 16
     """Examples of one optimizer step, over all processes."""
     micro_batch: int = 1
-    """Examples a process holds at once; the rest of the step is gradient accumulation."""
+    """Examples in one forward pass of a process; the rest of a step is gradient accumulation."""
     epochs: float | None = None
-    """Passes over the training examples; or ``steps``."""
+    """Passes over the training examples; give this or ``steps``."""
     steps: int | None = None
-    """Optimizer steps; or ``epochs``."""
+    """Optimizer steps; give this or ``epochs``."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
-    """Adafactor with the learning rate as given: neither relative steps nor scaling by the parameters."""
+    """Adafactor takes the learning rate as given: no relative steps, no scaling by the parameters."""
     learning_rate: float = 3e-5
     """Peak learning rate."""
     schedule: Literal["linear", "constant"] = "linear"
-    """What follows the warmup: decay to zero along a line, or none."""
+    """Learning rate after the warmup: linear decay to zero, or constant."""
     warmup_steps: int = 0
     """Steps of linear warmup."""
     weight_decay: float = 0.0
-    """Decay of all weights but biases and LayerNorms."""
+    """Decay of all weights except biases and LayerNorms."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's betas."""
     eps: float = 1e-8
@@ -71,39 +71,39 @@ class SummarizationRecipe:
     label_smoothing: float = 0.0
     """Share of the target probability that is spread over the whole vocabulary."""
     precision: Precision = "fp32"
-    """Number type of the matrix products."""
+    """Number type of the matrix products; weights and optimizer stay in fp32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     seed: int = 42
     """Seed of the order of the examples and of dropout."""
 
     num_beams: int = 1
     """Beams of the evaluation, and of the finished model; 1 is greedy."""
     max_new_tokens: int | None = None
-    """Longest summary written; None: ``max_target_length``."""
+    """Most tokens of a written summary. None: ``max_target_length``."""
     min_new_tokens: int = 0
-    """Shortest summary written."""
+    """Fewest tokens of a written summary."""
     length_penalty: float = 1.0
-    """Power of the length that a beam's log-probability is divided by; above 1 for longer summaries."""
+    """A beam's log-probability is divided by its length to this power; larger values favour longer summaries."""
     no_repeat_ngram_size: int = 0
-    """No n-gram of this size is written twice; 0: any may be."""
+    """No n-gram of this many tokens is written twice; 0: no limit."""
 
     log_every: int = 10
     """Steps between lines of the log."""
     eval_every: int | None = None
-    """Steps between evaluations; None: only after the last step."""
+    """Steps between evaluations. None: only after the last step."""
     eval_examples: int | None = None
-    """Evaluate on the first so many examples; None: on all."""
+    """Evaluate on this many examples, the first ones. None: on all."""
     eval_batch: int | None = None
-    """Examples of an evaluation batch; None: ``micro_batch``."""
+    """Examples of an evaluation batch. None: ``micro_batch``."""
     best_by: Literal["rouge1", "rouge2", "rougeL", "rougeLsum", "loss"] = "rouge2"
-    """What the best model is told by."""
+    """Metric that chooses the best model."""
     use_stemmer: bool = False
-    """Compare English word stems in ROUGE."""
+    """ROUGE compares English word stems instead of words."""
     save_every: int = 500
-    """Steps between checkpoints; there is one after the last step, too."""
+    """Steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: int = 1
-    """How many checkpoints to resume from are kept; the best model is kept apart from them."""
+    """How many checkpoints are kept; the best model is kept separately."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

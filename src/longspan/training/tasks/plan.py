@@ -28,29 +28,30 @@ class TaskPlan:
     recipe: TaskRecipe
     """Its recipe; what was changed no longer counts as published."""
     model: str
-    """Folder (or hub name) of the Longformer to start from."""
+    """Folder or hub name of the Longformer to start from."""
     tokenizer: str | None = None
-    """Folder of the tokenizer; None: the model's."""
+    """Folder or hub name of the tokenizer. None: the model's."""
     train: tuple[str, ...]
     """Sources of training data: official files or folders, or ``hub:NAME[:CONFIG]``."""
     eval: tuple[str, ...] = ()
-    """Sources of development data, which choose the checkpoint; none where the task draws them by the seed."""
+    """Sources of development data, which choose the checkpoint. Empty: ``hyperpartisan`` and ``imdb`` draw them from
+    the training data by the seed."""
     test: tuple[str, ...] = ()
     """Sources of test data, scored once at the end."""
     output_dir: str
-    """Folder of checkpoints, results and models."""
+    """Folder for checkpoints, results and models."""
     micro_batch: int = 1
-    """Questions or documents that a process holds at once; the rest of the batch is gradient accumulation."""
+    """Questions or documents in one forward pass of a process; the rest of a step is gradient accumulation."""
     max_items: int | None = None
-    """Read only so many items of each set, to try things out; None: all."""
+    """Use only this many items of each set, for a trial. None: all."""
     reading_length: int | None = None
-    """Read texts in pieces of so many tokens, as the paper's short baseline; None: whole."""
+    """Read texts in pieces of this many tokens, as the paper's baseline. None: whole."""
     precision: Precision = "fp32"
-    """Number type of the matrix products."""
+    """Number type of the matrix products; weights and optimizer stay in fp32."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them."""
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     trainer: Mapping[str, Any] = field(default_factory=dict)
-    """Any other fields of ``transformers.TrainingArguments``."""
+    """Other fields of ``transformers.TrainingArguments``."""
 
     FREE_FIELDS: ClassVar[frozenset[str]] = frozenset({"output_dir", "micro_batch", "gradient_checkpointing", "seeds"})
     """Fields that a resumed training may change; more seeds may be added."""
