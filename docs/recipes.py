@@ -176,16 +176,16 @@ def task_tables() -> list[str]:
 
 def render() -> str:
     """The page."""
-    resumable = resumed(PretrainRecipe.FREE_FIELDS)
-    trained = resumed(PretrainRecipe.FREE_FIELDS & {field.name for field in fields(SummarizationRecipe)})
-    characters = {field.name for kind in (LanguageModelRecipe, Stage) for field in fields(kind)}
+    pretraining = resumed(PretrainRecipe.FREE_FIELDS)
+    summarization = resumed(PretrainRecipe.FREE_FIELDS & {field.name for field in fields(SummarizationRecipe)})
+    characters = resumed(PretrainRecipe.FREE_FIELDS & {field.name for field in fields(LanguageModelRecipe)})
     parts = [
         HEAD,
         "## Pretraining\n",
         "`longspan pretrain` ([pretraining.md](pretraining.md)); `longspan.training.PretrainRecipe`, read from "
         "a file by `longspan.training.load_recipe`.\n",
         *field_table(PretrainRecipe),
-        f"\n{resumable}\n",
+        f"\n{pretraining}\n",
         "## Finetuning on your own files\n",
         "`longspan finetune` ([finetuning.md](finetuning.md)); `longspan.training.finetuning.FinetuneRecipe`, read "
         "from a file by `longspan.training.finetuning.recipe.load_finetune_recipe`.\n",
@@ -203,13 +203,13 @@ def render() -> str:
         "`longspan.training.summarization.SummarizationRecipe`, read from a file by "
         "`longspan.training.summarization.recipe.load_summarization_recipe`.\n",
         *field_table(SummarizationRecipe),
-        f"\n{trained}\n",
+        f"\n{summarization}\n",
         "## Character language models\n",
         "`longspan train-lm` ([character_lm.md](character_lm.md)); "
         "`longspan.training.language_modelling.LanguageModelRecipe`, read from a file by "
         "`longspan.training.language_modelling.recipe.load_language_model_recipe`.\n",
         *field_table(LanguageModelRecipe),
-        f"\n{resumed(PretrainRecipe.FREE_FIELDS & characters)}\n",
+        f"\n{characters}\n",
         "The fields of a stage (`Stage` in Python):\n",
         *field_table(Stage),
         "\nThe default stages:\n",

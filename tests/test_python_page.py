@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(snippets) == 13
+    assert len(snippets) == 14
     names: dict[str, Any] = {}
     try:
         for snippet in snippets:
@@ -34,3 +34,4 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "classifier" / "seed-42" / "model" / "modeling_longspan.py").is_file()
     assert names["vectors"].shape == (3, 256)
     assert (tmp_path / "onnx" / "model.onnx").is_file()
+    assert (tmp_path / "pattern.png").is_file()
