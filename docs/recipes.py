@@ -178,7 +178,8 @@ def render() -> str:
     """The page."""
     pretraining = resumed(PretrainRecipe.FREE_FIELDS)
     summarization = resumed(PretrainRecipe.FREE_FIELDS & {field.name for field in fields(SummarizationRecipe)})
-    characters = resumed(PretrainRecipe.FREE_FIELDS & {field.name for field in fields(LanguageModelRecipe)})
+    of_characters = {field.name for kind in (LanguageModelRecipe, Stage) for field in fields(kind)}
+    characters = resumed(PretrainRecipe.FREE_FIELDS & of_characters)
     parts = [
         HEAD,
         "## Pretraining\n",

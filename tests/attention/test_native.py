@@ -60,7 +60,7 @@ def test_any_number_of_features(features: int) -> None:
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("count", [1, 32, 33, 64, 65])
-def test_global_keys_in_a_narrow_panel_and_in_wide_ones(count: int, dtype: torch.dtype) -> None:
+def test_global_keys_fill_a_part_of_a_panel_or_several(count: int, dtype: torch.dtype) -> None:
     every_third = marked(230, range(5, 5 + 3 * count, 3))
     case = random_case((1, 2, 230, 24), window=(40, 9), global_mask=every_third)
     assert_equals_reference(case, dtype, backend="native")

@@ -201,6 +201,8 @@ def test_stopped_predictions_go_on(tmp_path: Path, base: Path, monkeypatch: pyte
 def test_plans_say_what_is_wrong(tmp_path: Path, base: Path) -> None:
     values = {"task": "wikihop", "model": str(base), "train": "x.json", "output_dir": "o"}
     assert make_task_plan(values, "here").recipe == TASKS["wikihop"].recipe
+    with pytest.raises(ValueError, match="here: task must be given"):
+        make_task_plan({name: value for name, value in values.items() if name != "task"}, "here")
     for changes, kind, message in [
         (
             {"learning_rat": 1},

@@ -164,6 +164,10 @@ def test_a_finished_training_is_only_read(trained: tuple[LanguageModelRecipe, La
     assert (result.model_dir / "model.safetensors").stat() == weights
     with pytest.raises(FileExistsError, match="already holds a training; resume it"):
         train_language_model(recipe, resume=False, progress=False)
+    at_once = replace(
+        recipe, stages=tuple(replace(stage, micro_batch=stage.sequences_per_step) for stage in recipe.stages)
+    )
+    assert train_language_model(at_once, progress=False) == result  # no other numbers come of it
     with pytest.raises(ValueError, match=r"stage-1 was begun with seed = 1, and now seed is 2; put it back"):
         train_language_model(replace(recipe, seed=2), progress=False)
 

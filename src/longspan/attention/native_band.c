@@ -60,7 +60,6 @@ typedef struct {
     int32_t *hash;                                                         /* [slots, ROWS] */
     uint8_t *some_dead;                                                    /* [slots]: some bias isn't 0 */
     int64_t slots, global_slots, width, panel;
-    int64_t global_keys, global_columns; /* of the last global slot; of all of them */
     float scores_by; /* what scores are multiplied with after the product: with terms, queries can't be before it */
     int64_t offsets; /* left + 1 in whole panels, with positions */
     void *memory;
@@ -82,10 +81,9 @@ typedef struct {
     int64_t panels;      /* places for them */
 } Edge;
 
-/* Rows start .. start + rows - 1; their columns are the slots of the global keys, then the panels from `first` on, which
-take `width` floats of a row of scores. */
+/* Rows start .. start + rows - 1; their columns are the slots of the global keys, then the panels from `first` on. */
 typedef struct {
-    int64_t start, rows, filled_up, first, columns, last, width;
+    int64_t start, rows, filled_up, first, columns, last;
 } Block;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -131,10 +129,6 @@ static int64_t column_slot(const Room *room, const Block *block, int64_t column)
     return column < room->global_slots ? column : slot_of(room, block->first + column - room->global_slots);
 }
 
-static int64_t keys_of(const Room *room, int64_t slot) {
-    return slot == room->global_slots - 1 ? room->global_keys : ROWS;
-}
-
 static int64_t rows_of(const Call *call, int64_t residue) {
     return (call->length - residue + call->dilation - 1) / call->dilation;
 }
@@ -146,8 +140,6 @@ static int make_room(Room *room, const Call *call, int backward) {
     room->scores_by = room->layout.terms ? call->scale * LOG2_E : 1.0f;
     room->panel = ROWS * room->layout.stride;
     room->global_slots = (call->num_globals + ROWS - 1) / ROWS;
-    room->global_keys = call->num_globals <= FEW ? FEW : ROWS;
-    room->global_columns = room->global_slots ? room->global_slots * ROWS - ROWS + room->global_keys : 0;
     room->slots = room->global_slots + (reach + ROWS - 1) / ROWS + 2;
     room->width = room->slots * ROWS + 16; /* an odd number of cache lines: a column's rows don't share a set */
     if (call->positions) room->offsets = (call->left + 1 + ROWS - 1) / ROWS * ROWS;
@@ -195,9 +187,9 @@ static int make_room(Room *room, const Call *call, int backward) {
 }
 
 /* A panel's rows of `from`; what stands at padding is read as 0, a weight of 0 would not stop a NaN. */
-static void read_panel(const Room *room, const Call *call, int64_t keys, float *to, const Matrix *from, int64_t head,
+static void read_panel(const Room *room, const Call *call, float *to, const Matrix *from, int64_t head,
                        const int64_t *tokens) {
-    for (int64_t j = 0; j < keys; j++, to += room->layout.stride)
+    for (int64_t j = 0; j < ROWS; j++, to += room->layout.stride)
         if (tokens[j] >= 0 && (!call->real || call->real[tokens[j]]))
             read_row(room, call, to, from, head, tokens[j], 1.0f);
         else
@@ -207,24 +199,23 @@ static void read_panel(const Room *room, const Call *call, int64_t keys, float *
 /* Keys and values at `tokens`, -1 where there is none; a global token is no key of a window. */
 static void fill_slot(Room *room, const Call *call, int64_t slot, int64_t head, const int64_t *tokens, int in_window,
                       int backward) {
-    int64_t keys = keys_of(room, slot);
     room->some_dead[slot] = 0;
-    for (int64_t j = 0; j < keys; j++) {
+    for (int64_t j = 0; j < ROWS; j++) {
         int seen = tokens[j] >= 0 && (!in_window || is_local(call, tokens[j]));
         room->bias[slot * ROWS + j] = seen ? 0.0f : -INFINITY;
         room->some_dead[slot] |= !seen;
     }
     const Layout *layout = &room->layout;
     int64_t at = slot * layout->operand, sums = slot * room->panel;
-    read_panel(room, call, keys, room->spare, &call->key, head, tokens);
-    to_columns(layout, keys, room->keys_t + at, room->spare);
-    if (backward) to_values(layout, keys, room->keys + at, room->spare);
-    read_panel(room, call, keys, room->spare, &call->value, head, tokens);
+    read_panel(room, call, room->spare, &call->key, head, tokens);
+    to_columns(layout, room->keys_t + at, room->spare);
+    if (backward) to_values(layout, room->keys + at, room->spare);
+    read_panel(room, call, room->spare, &call->value, head, tokens);
     if (!backward) {
-        to_values(layout, keys, room->values + at, room->spare);
+        to_values(layout, room->values + at, room->spare);
         return;
     }
-    to_columns(layout, keys, room->values_t + at, room->spare);
+    to_columns(layout, room->values_t + at, room->spare);
     memset(room->grad_keys + sums, 0, 4 * room->panel);
     memset(room->grad_values + sums, 0, 4 * room->panel);
 }
@@ -232,7 +223,7 @@ static void fill_slot(Room *room, const Call *call, int64_t slot, int64_t head, 
 static void load_globals(Room *room, const Call *call, const Unit *unit, int backward) {
     int64_t tokens[ROWS];
     for (int64_t slot = 0; slot < room->global_slots; slot++) {
-        for (int64_t j = 0; j < keys_of(room, slot); j++) {
+        for (int64_t j = 0; j < ROWS; j++) {
             int64_t g = slot * ROWS + j;
             tokens[j] = g < call->num_globals ? call->global_at[g] : -1;
             if (call->key_hash && tokens[j] >= 0) room->hash[g] = call->key_hash[rows_of(call, 0) + g];
@@ -327,7 +318,6 @@ static Block block_at(const Room *room, const Call *call, const Unit *unit, int6
     block.first = most(0, start - call->left) / ROWS;
     block.last = least(unit->rows - 1, start + block.rows - 1 + call->right) / ROWS;
     block.columns = room->global_slots + block.last - block.first + 1;
-    block.width = room->global_columns + (block.last - block.first + 1) * ROWS;
     return block;
 }
 
@@ -351,25 +341,22 @@ static int read_block(const Room *room, const Call *call, const Unit *unit, cons
 static float query_by(const Room *room, const Call *call) { return room->layout.terms ? 1.0f : call->scale * LOG2_E; }
 
 static void score_block(const Room *room, const Block *block, const float *left, const float *panels, float *to) {
-    for (int64_t c = 0; c < block->columns; to += keys_of(room, c), c++) {
+    for (int64_t c = 0; c < block->columns; c++, to += ROWS) {
         const float *panel = panels + column_slot(room, block, c) * room->layout.operand;
-        score(&room->layout, block->filled_up, left, keys_of(room, c), panel, to, room->width);
+        score(&room->layout, block->filled_up, left, panel, to, room->width);
     }
 }
 
 static void gather_block(const Room *room, const Block *block, const float *weights, const float *panels, float *to) {
-    int64_t rows = block->filled_up, narrow = keys_of(room, 0) < ROWS;
-    if (narrow) gather(&room->layout, rows, weights, room->width, keys_of(room, 0), &panels, 1, to, 0);
-    for (int64_t c = narrow; c < block->columns; c++)
+    for (int64_t c = 0; c < block->columns; c++)
         room->parts[c] = panels + column_slot(room, block, c) * room->layout.operand;
-    gather(&room->layout, rows, weights + narrow * keys_of(room, 0), room->width, ROWS, room->parts + narrow,
-           block->columns - narrow, to, narrow);
+    gather(&room->layout, block->filled_up, weights, room->width, room->parts, block->columns, to);
 }
 
 static void scatter_block(const Room *room, const Block *block, const float *weights, const float *turned, float *sums) {
-    for (int64_t c = 0; c < block->columns; weights += keys_of(room, c), c++) {
+    for (int64_t c = 0; c < block->columns; c++, weights += ROWS) {
         float *panel = sums + column_slot(room, block, c) * room->panel;
-        scatter(&room->layout, block->filled_up, weights, room->width, turned, keys_of(room, c), panel);
+        scatter(&room->layout, block->filled_up, weights, room->width, turned, panel);
     }
 }
 
@@ -380,8 +367,7 @@ static void load_positions(Room *room, const Call *call, int64_t head) {
     for (int64_t t = 0; t < offsets; t++)
         memcpy(room->positions + t * room->layout.stride, call->positions + (head * offsets + t) * features, 4 * features);
     for (int64_t t = 0; t < room->offsets; t += ROWS)
-        to_columns(&room->layout, ROWS, room->positions_t + t * room->layout.stride,
-                   room->positions + t * room->layout.stride);
+        to_columns(&room->layout, room->positions_t + t * room->layout.stride, room->positions + t * room->layout.stride);
 }
 
 /* Add a head's biases to the rows that meet keys and, apart, to those that meet positions. */
@@ -399,7 +385,7 @@ static void add_biases(Room *room, const Call *call, const Unit *unit, const Blo
 INLINE int64_t diagonal(const Room *room, const Call *call, const Block *block, int64_t i, int64_t *column,
                         int64_t *offset) {
     int64_t row = block->start + i, from = most(0, row - call->left);
-    *column = room->global_columns - block->first * ROWS + from;
+    *column = room->global_slots * ROWS - block->first * ROWS + from;
     *offset = from - (row - call->left);
     return row - from + 1;
 }
@@ -408,7 +394,7 @@ INLINE int64_t diagonal(const Room *room, const Call *call, const Block *block, 
 static void score_positions(Room *room, const Call *call, const Unit *unit, const Block *block) {
     add_biases(room, call, unit, block);
     for (int64_t t = 0; t < room->offsets; t += ROWS)
-        score(&room->layout, block->filled_up, room->position_query, ROWS, room->positions_t + t * room->layout.stride,
+        score(&room->layout, block->filled_up, room->position_query, room->positions_t + t * room->layout.stride,
               room->by_offset + t, room->offsets);
 }
 static void add_positions(const Room *room, const Call *call, const Block *block, int64_t i) {
@@ -429,11 +415,11 @@ static void differentiate_positions(Room *room, const Call *call, const Unit *un
     for (int64_t t = 0; t < room->offsets; t += ROWS) {
         int64_t table = t * room->layout.stride;
         room->parts[t / ROWS] = room->positions + table;
-        scatter(&room->layout, block->filled_up, room->by_offset + t, room->offsets, room->position_query, ROWS,
+        scatter(&room->layout, block->filled_up, room->by_offset + t, room->offsets, room->position_query,
                 room->grad_positions + table);
     }
-    gather(&room->layout, block->filled_up, room->by_offset, room->offsets, ROWS, room->parts, room->offsets / ROWS,
-           room->grad_position_query, 0);
+    gather(&room->layout, block->filled_up, room->by_offset, room->offsets, room->parts, room->offsets / ROWS,
+           room->grad_position_query);
     for (int64_t i = 0; i < block->rows; i++) {
         if (!is_local(call, token_of(call, unit, block->start + i))) continue;
         float *query = room->grad_query + i * room->layout.stride, *moved = room->grad_position_query + i * room->layout.stride;
@@ -448,20 +434,19 @@ static void differentiate_positions(Room *room, const Call *call, const Unit *un
 /* -inf into the scores of row i wherever it doesn't see a key. */
 static void mask_row(const Room *room, const Call *call, const Unit *unit, const Block *block, int64_t i) {
     float *scores = room->scores + i * room->width;
-    int64_t row = block->start + i, in_window = room->global_columns, shift = in_window - block->first * ROWS;
+    int64_t row = block->start + i, in_window = room->global_slots * ROWS, shift = in_window - block->first * ROWS;
     int64_t from = shift + most(0, row - call->left), to = shift + least(unit->rows - 1, row + call->right) + 1;
-    float *of_slot = scores;
-    for (int64_t c = 0; c < block->columns; of_slot += keys_of(room, c), c++) {
+    for (int64_t c = 0; c < block->columns; c++) {
         int64_t slot = column_slot(room, block, c);
         if (!room->some_dead[slot]) continue;
-        for (int64_t j = 0; j < keys_of(room, c); j += LANES)
-            store(of_slot + j, load(of_slot + j) + load(room->bias + slot * ROWS + j));
+        for (int64_t j = 0; j < ROWS; j += LANES)
+            store(scores + c * ROWS + j, load(scores + c * ROWS + j) + load(room->bias + slot * ROWS + j));
     }
     if (call->causal_globals)
         for (int64_t g = 0; g < call->num_globals; g++)
             if (call->global_at[g] > token_of(call, unit, row)) scores[g] = -INFINITY;
     for (int64_t j = in_window; j < from; j++) scores[j] = -INFINITY;
-    for (int64_t j = to; j < block->width; j++) scores[j] = -INFINITY;
+    for (int64_t j = to; j < block->columns * ROWS; j++) scores[j] = -INFINITY;
 }
 
 /* All ones where the weights of a row with some keys are kept, all zeros where they are dropped; as dropout.py. */
@@ -482,16 +467,14 @@ static void weigh_row(const Room *room, const Call *call, const Unit *unit, cons
                       float *total) {
     float *scores = room->scores + i * room->width;
     Vector tops[4] = {all(-INFINITY), all(-INFINITY), all(-INFINITY), all(-INFINITY)};
-    int64_t at_once = 4 * LANES, in_fours = block->width / at_once * at_once;
-    for (int64_t j = 0; j < in_fours; j += at_once)
+    for (int64_t j = 0; j < block->columns * ROWS; j += 4 * LANES)
         for (int v = 0; v < 4; v++) tops[v] = larger(tops[v], load(scores + j + v * LANES));
-    for (int64_t j = in_fours; j < block->width; j += LANES) tops[0] = larger(tops[0], load(scores + j));
     *top = largest_of(larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]))) * room->scores_by;
     Vector down = all(*top == -INFINITY ? 0.0f : *top), by = all(room->scores_by), sum = {0};
     int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
-    for (int64_t c = 0; c < block->columns; scores += keys_of(room, c), c++) {
+    for (int64_t c = 0; c < block->columns; c++, scores += ROWS) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
-        for (int64_t j = 0; j < keys_of(room, c); j += 2 * LANES) {
+        for (int64_t j = 0; j < ROWS; j += 2 * LANES) {
             Vector weights[2];
             for (int v = 0; v < 2; v++) {
                 int64_t at = j + v * LANES;
@@ -542,8 +525,8 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
     float *weights = room->scores + i * room->width, *grads = room->grads + i * room->width;
     int64_t token = token_of(call, unit, block->start + i);
     if (i >= block->rows || !is_local(call, token)) {
-        memset(weights, 0, 4 * block->width);
-        memset(grads, 0, 4 * block->width);
+        memset(weights, 0, 4 * block->columns * ROWS);
+        memset(grads, 0, 4 * block->columns * ROWS);
         return;
     }
     if (call->positions) add_positions(room, call, block, i);
@@ -552,11 +535,11 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
     Vector more = all(1.0f / call->keep); /* what is kept stands for what is dropped */
     int32_t hash = call->key_hash ? row_hash(call, unit, block->start + i) : 0;
     Vector sums[2] = {{0}, {0}}, totals[2] = {{0}, {0}};
-    for (int64_t c = 0, first = 0; c < block->columns; first += keys_of(room, c), c++) {
+    for (int64_t c = 0; c < block->columns; c++) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
-        for (int64_t j = 0; j < keys_of(room, c); j += 2 * LANES)
+        for (int64_t j = 0; j < ROWS; j += 2 * LANES)
             for (int v = 0; v < 2; v++) {
-                int64_t at = j + v * LANES, to = first + at;
+                int64_t at = j + v * LANES, to = c * ROWS + at;
                 Vector weight = exp2_of(load(weights + to) * by - lse), grad = load(grads + to);
                 if (call->key_hash) {
                     grad = (Vector)((Integers)(grad * more) & kept(call, hash, keys + at));
@@ -570,9 +553,9 @@ static void differentiate_row(const Room *room, const Call *call, const Unit *un
     float share = 1.0f / sum_of(totals[0] + totals[1]), less = sum_of(sums[0] + sums[1]) * share;
     if (call->grad_lse.at) less -= *number(&call->grad_lse, unit->head, token);
     Vector by_total = all(share), delta = all(less);
-    for (int64_t c = 0; c < block->columns; weights += keys_of(room, c), grads += keys_of(room, c), c++) {
+    for (int64_t c = 0; c < block->columns; c++, weights += ROWS, grads += ROWS) {
         const int32_t *keys = room->hash + column_slot(room, block, c) * ROWS;
-        for (int64_t j = 0; j < keys_of(room, c); j += 2 * LANES) {
+        for (int64_t j = 0; j < ROWS; j += 2 * LANES) {
             Vector left[2], of_scores[2];
             for (int v = 0; v < 2; v++) {
                 int64_t at = j + v * LANES;
@@ -628,7 +611,7 @@ static void backward_rows(Room *room, const Call *call, Unit *unit) {
     for (int64_t g = 0; g < call->num_globals; g++)
         for (int64_t e = 0; e < call->features; e++) {
             int64_t to = (unit->number * call->num_globals + g) * call->features + e;
-            int64_t slot = g / ROWS, from = slot * room->panel + place_of(layout, keys_of(room, slot), g % ROWS, e);
+            int64_t from = g / ROWS * room->panel + place_of(layout, g % ROWS, e);
             call->global_grad_key[to] = room->grad_keys[from] * key_sums_by(room);
             call->global_grad_value[to] = room->grad_values[from];
         }

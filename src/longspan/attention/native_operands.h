@@ -4,8 +4,7 @@
 
 #include "native_tiles.h"
 
-/* Of a block of rows or a panel of keys, at most ROWS of both. Sums over rows, [keys, stride], lie turned where tiles
-multiply. */
+/* Of a block of rows or a panel of keys, ROWS of both. Sums over rows, [ROWS, stride], lie turned where tiles multiply. */
 typedef struct {
     int64_t features;
     int64_t stride;  /* floats of a row: the features, filled up with 0 */
@@ -49,28 +48,28 @@ static void products_end(const Layout *layout) {
 }
 
 /* A panel's rows as columns, which rows are multiplied with. */
-static void to_columns(const Layout *layout, int64_t keys, float *to, const float *rows) {
+static void to_columns(const Layout *layout, float *to, const float *rows) {
 #ifdef TILES
     if (layout->terms) {
         int64_t pairs = layout->stride / 2;
-        split_rows(keys, layout->stride, rows, layout->terms, (Term *)layout->between);
+        split_rows(ROWS, layout->stride, rows, layout->terms, (Term *)layout->between);
         for (int t = 0; t < layout->terms; t++)
-            turn(keys, pairs, layout->between + t * keys * pairs, pairs, to + t * keys * pairs, keys);
+            turn(ROWS, pairs, layout->between + t * ROWS * pairs, pairs, to + t * ROWS * pairs, ROWS);
         return;
     }
 #endif
-    turn(keys, layout->stride, rows, layout->stride, to, keys);
+    turn(ROWS, layout->stride, rows, layout->stride, to, ROWS);
 }
 
 /* A panel's rows as values, which weights are multiplied with. */
-static void to_values(const Layout *layout, int64_t keys, float *to, const float *rows) {
+static void to_values(const Layout *layout, float *to, const float *rows) {
 #ifdef TILES
     if (layout->terms) {
-        split_pairs(keys, layout->stride, rows, layout->terms, (Term *)to);
+        split_pairs(ROWS, layout->stride, rows, layout->terms, (Term *)to);
         return;
     }
 #endif
-    memcpy(to, rows, 4 * keys * layout->stride);
+    memcpy(to, rows, 4 * ROWS * layout->stride);
 }
 
 /* A block's rows to multiply columns with: `rows` themselves, or `to`. */
@@ -100,12 +99,12 @@ static const float *as_turned(const Layout *layout, int64_t num_rows, const floa
     return rows;
 }
 
-/* Where a sum over rows has an element of a panel of so many keys. */
-INLINE int64_t place_of(const Layout *layout, int64_t keys, int64_t key, int64_t feature) {
-    return layout->terms ? feature * keys + key : key * layout->stride + feature;
+/* Where a sum over rows has a panel's element. */
+INLINE int64_t place_of(const Layout *layout, int64_t row, int64_t feature) {
+    return layout->terms ? feature * ROWS + row : row * layout->stride + feature;
 }
 
-/* The sums over rows of a panel of ROWS keys: themselves, or turned back to `to`. */
+/* A panel's sums over rows: themselves, or turned back to `to`. */
 static const float *sums_as_rows(const Layout *layout, const float *sums, float *to) {
     if (!layout->terms) return sums;
     turn(layout->stride, ROWS, sums, ROWS, to, layout->stride);
@@ -126,48 +125,47 @@ INLINE void put_weights(const Layout *layout, float *to, Vector weights, Vector 
     store(to + LANES, next);
 }
 
-/* The three products, compiled once each. Of rows with the columns of a panel: */
-static void score(const Layout *layout, int64_t rows, const float *left, int64_t keys, const float *columns, float *to,
-                  int64_t width) {
+/* The three products, compiled once each. Of rows with columns: */
+static void score(const Layout *layout, int64_t rows, const float *left, const float *columns, float *to, int64_t width) {
 #ifdef TILES
     if (layout->terms) {
         int64_t bytes = 2 * layout->stride;
         Left a = {.at = left, .row = bytes, .term = rows * bytes, .step = 64, .terms = layout->terms};
-        tile_product(rows, keys, layout->stride, a, &columns, 1, layout->terms, to, width, 0);
+        tile_product(rows, ROWS, layout->stride, a, &columns, 1, layout->terms, to, width, 0);
         return;
     }
 #endif
-    product(rows, keys, layout->features, left, layout->stride, 1, columns, keys, to, width, 0);
+    product(rows, ROWS, layout->features, left, layout->stride, 1, columns, ROWS, to, width, 0);
 }
 
-/* Of weights with the values of `count` panels, or added to what is there: */
-static void gather(const Layout *layout, int64_t rows, const float *weights, int64_t width, int64_t keys,
-                   const float *const *panels, int64_t count, float *to, int add) {
+/* Of weights with the values of `count` panels: */
+static void gather(const Layout *layout, int64_t rows, const float *weights, int64_t width,
+                   const float *const *panels, int64_t count, float *to) {
     int64_t stride = layout->stride;
 #ifdef TILES
     if (layout->terms) {
         Left a = {.at = weights, .row = 4 * width, .term = 64, .step = 128, .terms = 2};
-        tile_product(rows, stride, keys, a, panels, count, layout->terms, to, stride, add);
+        tile_product(rows, stride, ROWS, a, panels, count, layout->terms, to, stride, 0);
         return;
     }
 #endif
-    if (!add) memset(to, 0, 4 * rows * stride);
+    memset(to, 0, 4 * rows * stride);
     for (int64_t p = 0; p < count; p++)
-        product(rows, stride, keys, weights + p * keys, width, 1, panels[p], stride, to, stride, 1);
+        product(rows, stride, ROWS, weights + p * ROWS, width, 1, panels[p], stride, to, stride, 1);
 }
 
 /* Of the weights' transpose with rows, added to sums over rows. */
 static void scatter(const Layout *layout, int64_t rows, const float *weights, int64_t width, const float *turned,
-                    int64_t keys, float *to) {
+                    float *to) {
     int64_t stride = layout->stride;
 #ifdef TILES
     if (layout->terms) {
         Left a = {.at = turned, .row = 2 * rows, .term = 2 * rows * stride, .step = 64, .terms = layout->terms};
-        pair_weights(rows, keys, weights, width, (Term *)layout->between);
+        pair_weights(rows, ROWS, weights, width, (Term *)layout->between);
         const float *paired_weights = layout->between;
-        tile_product(stride, keys, rows, a, &paired_weights, 1, 2, to, keys, 1);
+        tile_product(stride, ROWS, rows, a, &paired_weights, 1, 2, to, ROWS, 1);
         return;
     }
 #endif
-    product(keys, stride, rows, weights, 1, width, turned, stride, to, stride, 1);
+    product(ROWS, stride, rows, weights, 1, width, turned, stride, to, stride, 1);
 }

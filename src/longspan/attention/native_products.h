@@ -17,7 +17,6 @@
 #endif
 #define TILE_ROWS 4
 #define ROWS 64
-#define FEW 32 /* keys of a narrow panel: what tiles multiply at once */
 #define INLINE static inline __attribute__((always_inline))
 
 #define LOG2_E 1.4426950408889634f
@@ -161,9 +160,6 @@ INLINE void product(int64_t rows, int64_t columns, int64_t depth, const float *a
     for (; n + TILE_VECTORS * LANES <= columns; n += TILE_VECTORS * LANES)
         for (int64_t m = 0; m < rows; m += TILE_ROWS)
             tile(TILE_VECTORS, depth, a + m * am, am, ak, b + n, bk, c + m * cm + n, cm, add);
-    for (; n + 2 * LANES <= columns; n += 2 * LANES)
-        for (int64_t m = 0; m < rows; m += TILE_ROWS)
-            tile(2, depth, a + m * am, am, ak, b + n, bk, c + m * cm + n, cm, add);
     for (; n < columns; n += LANES)
         for (int64_t m = 0; m < rows; m += TILE_ROWS)
             tile(1, depth, a + m * am, am, ak, b + n, bk, c + m * cm + n, cm, add);

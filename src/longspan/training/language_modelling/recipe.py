@@ -184,7 +184,8 @@ class LanguageModelRecipe:
     def stage_fields(self, number: int) -> dict[str, Any]:
         """What decides stage ``number``, counted from 1, given the weights before it; one flat dictionary."""
         values = self.to_dict()
-        return {**values, **values.pop("stages")[number - 1], "stage": number}
+        stages = values.pop("stages")
+        return {**values, **stages[number - 1], "stage": number}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that YAML and JSON hold; :func:`load_language_model_recipe` reads them again."""

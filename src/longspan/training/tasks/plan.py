@@ -96,6 +96,8 @@ def make_task_plan(values: Mapping[str, Any], origin: str) -> TaskPlan:
         TypeError: a value of the wrong type.
     """
     rest = dict(values)
+    if "task" not in rest:
+        raise ValueError(f"{origin}: task must be given")
     kind = find_task(str(rest.pop("task")))
     groups: dict[type, dict[str, Any]] = {kind: {}, TaskRecipe: {}, TaskPlan: {}}
     known: dict[str, type] = {entry.name: kind for entry in fields(kind)} | dict.fromkeys(_RECIPE_FIELDS, TaskRecipe)
