@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from one_step import one_step
 from torch import Tensor, nn
-from transformers import TrainingArguments
 
 from longspan.integrations import accelerate
 from tests.models.tiny_models import build_ours, build_stock, make_batch
@@ -39,22 +39,7 @@ def _rows(head: str) -> list[dict[str, Tensor]]:
 
 
 def _train(model: nn.Module, head: str, output: Path, batch: int, accumulate: int, **options: Any) -> float:
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulate,
-        max_steps=1,
-        learning_rate=0.1,
-        optim="sgd",
-        lr_scheduler_type="constant",
-        max_grad_norm=0.0,
-        use_cpu=True,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **options,
-    )
+    arguments = one_step(output, batch, accumulate, 0.1, **options)
     rows = _rows(head)
     order = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=_stack)
     return float(order.train().training_loss)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_step import one_step
 from transformers import PreTrainedTokenizerBase
 
 from longspan.tasks.coreference import CoreferenceDocument, Mention
@@ -89,7 +90,7 @@ def test_gradients_reach_every_weight(words: PreTrainedTokenizerBase, build: Any
 
 def test_accumulated_gradients_are_the_big_batchs(words: PreTrainedTokenizerBase, build: Any, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer
 
     layout = CoreferenceLayout(words)
     examples = [layout.encode(make_document(seed)) for seed in range(2)]
@@ -97,22 +98,7 @@ def test_accumulated_gradients_are_the_big_batchs(words: PreTrainedTokenizerBase
     for batch in (2, 1):
         torch.manual_seed(0)
         model = build(LongformerForCoreference, words, coreference=SIZES)
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=2 // batch,
-            max_steps=1,
-            learning_rate=0.01,
-            optim="sgd",
-            lr_scheduler_type="constant",
-            max_grad_norm=0.0,
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-        )
+        arguments = one_step(tmp_path, batch, 2 // batch, 0.01, remove_unused_columns=False)
         Trainer(model, arguments, train_dataset=examples, data_collator=layout.collate).train()
         models.append(model)
     for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):

@@ -90,7 +90,7 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
     count = predict_official(run.model_dir, [source], output, split=split, progress=False)  # type: ignore[arg-type]
     assert count > 0
     if plan.eval:
-        assert evaluate_official(run.model_dir, [source], progress=False) == pytest.approx(run.eval)
+        assert evaluate_official(run.model_dir, source, progress=False) == pytest.approx(run.eval)
         assert output.read_text() == made.read_text()
     if task == "coreference":
         assert [document.key for document in read_conll(output)] == [f"nw/x_1_{number}_0" for number in range(4)]
@@ -117,7 +117,7 @@ def test_a_model_that_was_finetuned_elsewhere_is_scored(tmp_path: Path, base: Pa
     SavedTask(task=TASKS["triviaqa"](), max_length=256).save(folder)
     scores = evaluate_official(folder, [str(source)], split="eval")
     assert scores["common"] == scores["denominator"] == 6
-    assert predict_official(folder, [str(source)], tmp_path / "answers.json", split="eval") == 6
+    assert predict_official(folder, source, tmp_path / "answers.json", split="eval") == 6
 
 
 def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path, base: Path) -> None:

@@ -38,7 +38,7 @@ def test_hat_learns(task: str, hat_dir: Path, tmp_path: Path) -> None:
     assert result.task.max_length == 64
     model, _, _ = load_finetuned(result.best.model_dir)
     assert type(model).__name__.startswith("HATFor")
-    assert predict_files(result.best.model_dir, [write(tmp_path / "new.jsonl", task, 3)], tmp_path / "out.jsonl") == 3
+    assert predict_files(result.best.model_dir, write(tmp_path / "new.jsonl", task, 3), tmp_path / "out.jsonl") == 3
 
 
 @pytest.mark.parametrize("task", ["nli", "multiple-choice", "multi-label"])

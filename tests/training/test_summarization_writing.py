@@ -33,6 +33,8 @@ def test_batches_give_what_single_texts_give(summarizer: Summarizer) -> None:
     texts = [record["text"] for record in make_records(4)]
     texts.insert(2, "  ")
     together = summarizer.summarize(texts, **WRITING)
+    with pytest.raises(TypeError, match="texts is one str; give a list"):
+        summarizer.summarize(texts[0])
     assert together == [summarizer.summarize([text], **WRITING)[0] for text in texts]
     assert together[2] == ""
     assert any(together)
@@ -47,6 +49,8 @@ def test_order_and_resuming(summarizer: Summarizer, tmp_path: Path, monkeypatch:
     assert (whole.summaries, whole.written) == (7, 7)
     lines = _read(whole.output)
     assert [line["id"] for line in lines] == list(range(7))
+    alone = summarize_files(files[0], tmp_path / "alone.jsonl", model=summarizer, progress=False, **WRITING)
+    assert _read(alone.output) == lines[:4]
     assert lines[4]["origin"] == f"{files[1]} line 1"
 
     calls: list[int] = []

@@ -19,7 +19,7 @@ def _after_padding(config: PretrainedConfig) -> int:
     return config.pad_token_id + 1
 
 
-def _none(config: PretrainedConfig) -> int:
+def _no_rows(config: PretrainedConfig) -> int:
     return 0
 
 
@@ -100,7 +100,7 @@ class KeptFamily:
     config_class: type[PretrainedConfig]
     class_prefix: str
     position_table: str | None = "embeddings.position_embeddings.weight"
-    reserved_rows: Callable[[PretrainedConfig], int] = _none
+    reserved_rows: Callable[[PretrainedConfig], int] = _no_rows
     may_be_rotary: bool = False
     has_numbered_layers: bool = True
     has_own_window: bool = False

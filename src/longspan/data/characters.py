@@ -20,6 +20,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.paths import path_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -189,7 +190,7 @@ class CharacterCorpus:
                 wanted, a damaged archive, no text at all, or a character that the alphabet lacks.
             OSError: the cache can't be written.
         """
-        given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        given = path_list(paths)
         files = _find(given)
         official = _official(files)
         if alphabet is not None:

@@ -115,11 +115,7 @@ class LongformerConfig(transformers.LongformerConfig):
                 f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r}; to make "
                 f"a RoBERTa-like encoder long, use longspan.lengthen"
             )
-        if "model_type" not in config_dict and config_dict.get("attention_mode") is not None:
-            raise ValueError(
-                "this is the configuration of an original of allenai/longformer, whose windows count one side and "
-                "whose weights have other names; open it with longspan.lengthen, or convert it: longspan convert"
-            )
+        refuse_original(config_dict)
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
@@ -205,6 +201,19 @@ class LongformerConfig(transformers.LongformerConfig):
         if isinstance(window, list):
             return [(width // 2, width // 2) for width in window], dilation
         return (window // 2, window // 2), dilation
+
+
+def refuse_original(config_dict: dict[str, Any]) -> None:
+    """See that a ``config.json`` without a ``model_type`` isn't one of allenai/longformer's own.
+
+    Raises:
+        ValueError: it is.
+    """
+    if "model_type" not in config_dict and config_dict.get("attention_mode") is not None:
+        raise ValueError(
+            "this is the configuration of an original of allenai/longformer, whose windows count one side and "
+            "whose weights have other names; open it with longspan.lengthen, or convert it: longspan convert"
+        )
 
 
 def warn_of_misspelt(config: PreTrainedConfig, others: Iterable[str]) -> None:

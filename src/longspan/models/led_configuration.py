@@ -12,6 +12,7 @@ from longspan.models.configuration import (
     check_activation,
     check_at_least,
     check_pad_token,
+    refuse_original,
     warn_of_misspelt,
 )
 
@@ -77,11 +78,7 @@ class LEDConfig(transformers.LEDConfig):
                 f"this is the configuration of a {model_type!r} model, not of an {cls.model_type!r}; to make a "
                 f"BART-like model long, use longspan.lengthen"
             )
-        if "model_type" not in config_dict and config_dict.get("attention_mode") is not None:
-            raise ValueError(
-                "this is the configuration of an original of allenai/longformer, whose windows count one side and "
-                "whose weights have other names; open it with longspan.lengthen, or convert it: longspan convert"
-            )
+        refuse_original(config_dict)
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

@@ -40,12 +40,7 @@ class _OneLabel(OfficialTask):
         return bool(item.label != NO_LABEL)
 
     def config_fields(self, max_length: int) -> dict[str, Any]:
-        named = dict(enumerate(self.labels))
-        return {
-            "id2label": named,
-            "label2id": {label: number for number, label in named.items()},
-            "problem_type": "single_label_classification",
-        }
+        return _named(self.labels, "single_label_classification")
 
     def decode(self, units: Sequence[Any], examples: Sequence[Any], output: Any) -> list[Decoded]:
         best = output.logits.argmax(-1).tolist()
@@ -268,13 +263,7 @@ class EcthrArg(OfficialTask):
         return LongformerForSequentialSentenceClassification
 
     def config_fields(self, max_length: int) -> dict[str, Any]:
-        named = dict(enumerate(ecthr_arg.LABELS))
-        return {
-            "id2label": named,
-            "label2id": {label: number for number, label in named.items()},
-            "problem_type": "multi_label_classification",
-            "segment_length": SEGMENT_LENGTH,
-        }
+        return {**_named(ecthr_arg.LABELS, "multi_label_classification"), "segment_length": SEGMENT_LENGTH}
 
     def hat_class(self) -> type[HATForSequentialSentenceClassification]:
         return HATForSequentialSentenceClassification
@@ -352,13 +341,8 @@ class EcthrViolation(OfficialTask):
         return LongformerForSequenceClassification
 
     def config_fields(self, max_length: int) -> dict[str, Any]:
-        named = dict(enumerate(ecthr_violation.LABELS))
-        return {
-            "id2label": named,
-            "label2id": {label: number for number, label in named.items()},
-            "problem_type": "multi_label_classification",
-            **({"pooling": "max", "segment_length": SEGMENT_LENGTH} if self.segments else {}),
-        }
+        of_segments = {"pooling": "max", "segment_length": SEGMENT_LENGTH} if self.segments else {}
+        return {**_named(ecthr_violation.LABELS, "multi_label_classification"), **of_segments}
 
     def hat_class(self) -> type[HATForSequenceClassification]:
         return HATForSequenceClassification
@@ -382,6 +366,13 @@ class EcthrViolation(OfficialTask):
         """See :func:`longspan.tasks.ecthr_violation.score_ecthr_violation`."""
         labelled(self.name, items, (item.labels for item in items))
         return ecthr_violation.score_ecthr_violation(items, predictions)
+
+
+def _named(labels: Sequence[str], problem_type: str) -> dict[str, Any]:
+    """The fields of a configuration that name a head's labels."""
+    named = dict(enumerate(labels))
+    label2id = {label: number for number, label in named.items()}
+    return {"id2label": named, "label2id": label2id, "problem_type": problem_type}
 
 
 def _segments(tokenizer: Any, max_length: int) -> SegmentLayout:

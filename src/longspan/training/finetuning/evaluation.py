@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from longspan.data.examples import Example, read_examples
+from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample
 from longspan.training.finetuning.metrics import Interval, bootstrap, example_scores, score
@@ -122,7 +123,7 @@ class Evaluation:
 
 def evaluate_files(
     model: str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     *,
     columns: Mapping[str, str] | None = None,
     batch_size: int = 1,
@@ -134,7 +135,7 @@ def evaluate_files(
 
     Args:
         model: folder of a finetuned model.
-        files: files of examples, see :mod:`longspan.data.examples_files`.
+        files: file or files of examples, see :mod:`longspan.data.examples_files`.
         columns: as :func:`longspan.data.examples.read_examples`, those of the training where it names none.
         batch_size: pieces at once.
         precision: number type of the matrix products.
@@ -148,7 +149,7 @@ def evaluate_files(
         FileNotFoundError, ValueError: the model or an example can't be used, see their readers.
     """
     task = FinetunedTask.load(model)
-    columns = {**task.columns, **(columns or {})}
+    files, columns = path_list(files), {**task.columns, **(columns or {})}
     examples = list(read_examples(files, task.task, columns=columns, labels=task.labels or None))
     if not examples:
         raise ValueError(f"{', '.join(map(str, files))}: there is no example to evaluate on")

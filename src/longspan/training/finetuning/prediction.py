@@ -18,6 +18,7 @@ from longspan.data.atomic import write_error_message
 from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
 from longspan.data.growing_file import alone, check_output, lines_done, stamp
+from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
@@ -130,7 +131,7 @@ class Predictor:
 
 def predict_files(
     model: str | Path,
-    files: Sequence[str | Path],
+    files: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
@@ -149,7 +150,7 @@ def predict_files(
 
     Args:
         model: folder of a finetuned model.
-        files: files of examples, see :mod:`longspan.data.examples_files`; their target isn't needed.
+        files: file or files of examples, see :mod:`longspan.data.examples_files`; their target isn't needed.
         output: the ``.jsonl`` file to write; one that is there is replaced at the end.
         columns: as :func:`longspan.data.examples.read_examples`, those of the training where it names none.
         batch_size: pieces at once.
@@ -167,7 +168,7 @@ def predict_files(
             OSError: ``output`` can't be written; what is predicted stays.
     """
     task = FinetunedTask.load(model)
-    paths, output = find_record_files(files), Path(output)
+    paths, output = find_record_files(path_list(files)), Path(output)
     if output.suffix != ".jsonl":
         raise ValueError(f"output {output} must end in .jsonl; predictions are written as JSON lines")
     check_output(output, paths)

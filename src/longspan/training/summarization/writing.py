@@ -13,6 +13,7 @@ import torch
 
 from longspan.data.atomic import atomic_text, write_error_message
 from longspan.data.growing_file import alone, check_output
+from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
 from longspan.training.masked_lm import load_tokenizer
@@ -94,8 +95,10 @@ class Summarizer:
             **generation: what replaces the model's settings, as ``num_beams=4, max_new_tokens=200``.
 
         Raises:
-            ValueError: as :meth:`check_length`.
+            TypeError: one text in place of a list of texts. ValueError: as :meth:`check_length`.
         """
+        if isinstance(texts, str):
+            raise TypeError("texts is one str; give a list of texts, as [text]")
         self.check_length(generation)
         queries = [None] * len(texts) if queries is None else queries
         written = [""] * len(texts)
@@ -149,7 +152,7 @@ class SummarizedFiles:
 
 
 def summarize_files(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     model: Summarizer | str | Path,
@@ -185,7 +188,7 @@ def summarize_files(
         FileExistsError: the output exists, or another process is writing it.
         OSError: something can't be written.
     """
-    output = Path(output)
+    paths, output = path_list(paths), Path(output)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if query is not None and columns is not None and columns.query is not None:

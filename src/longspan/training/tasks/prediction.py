@@ -10,6 +10,7 @@ from typing import Any
 from longspan.bundled import model_source
 from longspan.data.atomic import write_error_message
 from longspan.data.growing_file import alone, check_output, lines_done, stamp
+from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.tasks.hub import is_hub
 from longspan.tasks.official import Decoded, Split
@@ -19,7 +20,7 @@ from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
 
 def evaluate_official(
     model: str | Path,
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     *,
     saved: SavedTask | None = None,
     split: Split = "eval",
@@ -32,7 +33,7 @@ def evaluate_official(
 
     Args:
         model: its folder, or with ``saved`` a hub name.
-        sources: official files or folders, or ``hub:NAME[:CONFIG]``.
+        sources: official file or files or folders, or ``hub:NAME[:CONFIG]``.
         saved: the task of a model that was finetuned elsewhere, see :meth:`SavedTask.named`; ``None``: what the folder
             says.
         split: which part of a source that has several.
@@ -46,7 +47,7 @@ def evaluate_official(
     """
     saved = SavedTask.load(model) if saved is None else saved
     task = saved.task
-    items = task.read_all([str(source) for source in sources], split)[:max_items]
+    items = task.read_all([str(source) for source in path_list(sources)], split)[:max_items]
     predictor = UnitPredictor.load(model, saved=saved, batch_size=batch_size, precision=precision)
     units = predictor.units(items)
     bar = progress_bar("evaluate", "units", shown=progress, total=len(units))
@@ -59,7 +60,7 @@ def evaluate_official(
 
 def predict_official(
     model: str | Path,
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     saved: SavedTask | None = None,
@@ -76,7 +77,7 @@ def predict_official(
 
     Args:
         model: folder of a model for a published task, or with ``saved`` a hub name.
-        sources: official files or folders, or ``hub:NAME[:CONFIG]``; answers aren't needed.
+        sources: official file or files or folders, or ``hub:NAME[:CONFIG]``; answers aren't needed.
         output: the file to write, whose name ends as the task's predictions do.
         saved, split, batch_size, precision, progress: as :func:`evaluate_official`.
         resume: go on with what is there; else begin anew.
@@ -91,16 +92,17 @@ def predict_official(
     saved, output = SavedTask.load(model) if saved is None else saved, Path(output)
     if output.suffix != saved.task.suffix:
         raise ValueError(f"output {output} must end in {saved.task.suffix}, for task {saved.task.name!r}")
-    paths = [Path(source) for source in sources if not is_hub(str(source))]
+    names = [str(source) for source in path_list(sources)]
+    paths = [Path(name) for name in names if not is_hub(name)]
     check_output(output, paths)
-    items = saved.task.read_all([str(source) for source in sources], split, with_targets=False)
+    items = saved.task.read_all(names, split, with_targets=False)
     partial = output.with_name(f".{output.name}.decoded")
     begun = output.with_name(f".{output.name}.begun")
     plan = json.dumps(
         {
             "model": _stamp_model(model),
             "task": [saved.task.name, saved.max_length, asdict(saved.task)],
-            "sources": [str(source) for source in sources],
+            "sources": names,
             "files": stamp(*(path for path in paths if path.exists())),
             "split": split,
             "precision": precision,

@@ -129,6 +129,7 @@ class SavedTask:
                         f"{held[field]!r}; leave {field} out"
                     )
             return own
+        # The recipe checks the number.
         recipe = replace(kind.recipe, max_length=given.pop("max_length", kind.recipe.max_length))
         return cls(task=kind(**given), max_length=recipe.max_length)
 
