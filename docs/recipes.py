@@ -189,7 +189,7 @@ def render() -> str:
         f"\n{pretraining}\n",
         "## Finetuning on your own files\n",
         "`longspan finetune` ([finetuning.md](finetuning.md)); `longspan.training.finetuning.FinetuneRecipe`, read "
-        "from a file by `longspan.training.finetuning.recipe.load_finetune_recipe`.\n",
+        "from a file by `longspan.training.finetuning.load_finetune_recipe`.\n",
         *field_table(FinetuneRecipe),
         f"\n{resumed(FinetuneRecipe.FREE_FIELDS)}\n",
         "The metrics of each task, the default first:\n",
@@ -202,13 +202,13 @@ def render() -> str:
         "\n## Summarization\n",
         "`longspan finetune --task summarization` ([summarization.md](summarization.md)); "
         "`longspan.training.summarization.SummarizationRecipe`, read from a file by "
-        "`longspan.training.summarization.recipe.load_summarization_recipe`.\n",
+        "`longspan.training.summarization.load_summarization_recipe`.\n",
         *field_table(SummarizationRecipe),
         f"\n{summarization}\n",
         "## Character language models\n",
         "`longspan train-lm` ([character_lm.md](character_lm.md)); "
         "`longspan.training.language_modelling.LanguageModelRecipe`, read from a file by "
-        "`longspan.training.language_modelling.recipe.load_language_model_recipe`.\n",
+        "`longspan.training.language_modelling.load_language_model_recipe`.\n",
         *field_table(LanguageModelRecipe),
         f"\n{characters}\n",
         "The fields of a stage (`Stage` in Python):\n",

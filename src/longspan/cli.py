@@ -180,8 +180,7 @@ def fill_mask(
     if (text is None) == (file is None):
         raise ValueError("give the text, or --file with a text file")
     from longspan.data import read_documents
-    from longspan.training import load_masked_lm, load_tokenizer
-    from longspan.training.filling import fill_masks
+    from longspan.training import fill_masks, load_masked_lm, load_tokenizer
 
     if file is not None:
         text = "".join(document.text for document in read_documents([file]))
@@ -405,7 +404,7 @@ def evaluate_lm(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure the bits per character of a character language model on held-out text."""
-    from longspan.training.language_modelling.text import evaluate_language_model_on_files, load_language_model
+    from longspan.training.language_modelling import evaluate_language_model_on_files, load_language_model
 
     loaded = load_language_model(model)
     loaded = loaded._replace(model=on_device(loaded.model))
@@ -451,7 +450,7 @@ def generate(
 ) -> None:
     """Generate text with a character language model."""
     from longspan.tasks.files import read_text
-    from longspan.training.language_modelling.text import generate_text, load_language_model
+    from longspan.training.language_modelling import generate_text, load_language_model
 
     if file is not None:
         prompt = read_text(file, "text to go on from")

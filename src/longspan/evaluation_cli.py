@@ -110,7 +110,7 @@ def predict(
 
     saved = _named_task(model, task, set_)
     if saved or holds_official_task(model):
-        from longspan.training.tasks.prediction import predict_official
+        from longspan.training.tasks import predict_official
 
         refuse_options({"column": column or None}, model, "a model for official files")
         count = predict_official(
@@ -123,7 +123,7 @@ def predict(
             resume=resume,
         )
     else:
-        from longspan.training.finetuning.prediction import predict_files
+        from longspan.training.finetuning import predict_files
 
         refuse_options({"split": split}, model, "a model for examples with named columns")
         columns = finetuning_cli.pairs("--column", column) or None
@@ -187,7 +187,7 @@ def _named_task(model: str, task: str | None, given: list[str] | None) -> "Saved
 def _evaluate_official(
     files: list[str], model: str, saved: "SavedTask | None", split: str, batch_size: int, as_json: bool
 ) -> None:
-    from longspan.training.tasks.prediction import evaluate_official
+    from longspan.training.tasks import evaluate_official
 
     scores = evaluate_official(model, files, saved=saved, split=_split(split), batch_size=batch_size)
     if as_json:

@@ -11,8 +11,7 @@ from longspan.summarization_cli import finetune_summaries
 
 if TYPE_CHECKING:
     from longspan.data.examples import Example
-    from longspan.training.finetuning.evaluation import Evaluation
-    from longspan.training.finetuning.prediction import Predictor
+    from longspan.training.finetuning import Evaluation, Predictor
 
 _ERRORS_SHOWN, _TEXTS_SHOWN, _EXCERPT = 20, 6, 160
 
@@ -128,7 +127,7 @@ def evaluate_examples(
 ) -> None:
     """What ``evaluate`` does for a model finetuned on examples with named columns."""
     from longspan.data.growing_file import check_output
-    from longspan.training.finetuning.evaluation import evaluate_files
+    from longspan.training.finetuning import evaluate_files
 
     columns = pairs("--column", column) or None
     if report is not None:

@@ -59,8 +59,7 @@ def summarize(
     """Summarize the texts of files; run it again to continue where it stopped."""
     import torch
 
-    from longspan.training.summarization.texts import SummarizationColumns
-    from longspan.training.summarization.writing import Summarizer, summarize_files
+    from longspan.training.summarization import SummarizationColumns, Summarizer, summarize_files
 
     summarizer = Summarizer.load(model, max_input_length=max_input_length)
     if torch.accelerator.is_available():
