@@ -61,3 +61,26 @@ def many_blocks(length: int, window: object, dilation: object) -> Case:
         key_mask=lengths_mask(length, length - 30, length - 200),
         global_qkv="tensors",
     )
+
+
+COVERING = {
+    "held": (150, (148, 20), [1, 7, 20]),
+    "one key short before": (150, (147, 20), [1, 7, 20]),
+    "one key short after": (150, (148, 19), [1, 7, 20]),
+    "a plain window": (150, (149, 149), [0, 64, 149]),
+    "all": (70, (69, 69), range(70)),
+    "causal": (150, (149, 0), [0, 7, 149]),
+}
+"""Length, window and global positions around where each row's window holds every global token."""
+
+
+def covering(kind: str, *, shared: bool) -> Case:
+    """Three texts, one padded and one without global tokens, and the global rows' projections."""
+    length, window, at = COVERING[kind]
+    return random_case(
+        (3, 2, length, 16),
+        window=window,
+        global_mask=marked(length, at, at, []),
+        key_mask=lengths_mask(length, length, length - 9, length),
+        global_qkv=None if shared else {"hidden_size": 24},
+    )

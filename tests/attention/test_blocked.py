@@ -3,7 +3,15 @@
 import pytest
 import torch
 from attention_cases import GLOBAL_FORMS, lengths_mask, marked, random_case
-from comparing import LIMITS, MANY_BLOCKS, assert_equals_reference, compare_with_reference, many_blocks
+from comparing import (
+    COVERING,
+    LIMITS,
+    MANY_BLOCKS,
+    assert_equals_reference,
+    compare_with_reference,
+    covering,
+    many_blocks,
+)
 from torch import Tensor
 
 from longspan import longformer_attention
@@ -33,6 +41,12 @@ def test_equals_reference_in_fp16(form: str) -> None:
 @pytest.mark.parametrize(("length", "window", "dilation"), MANY_BLOCKS)
 def test_equals_reference_over_many_blocks(length: int, window: object, dilation: object) -> None:
     assert_equals_reference(many_blocks(length, window, dilation), torch.float64)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", COVERING)
+def test_equals_reference_where_windows_hold_the_global_tokens(kind: str, shared: bool) -> None:
+    assert_equals_reference(covering(kind, shared=shared), torch.float64)
 
 
 STRETCHES = {

@@ -12,7 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from attention_cases import GLOBAL_FORMS, assert_near, lengths_mask, marked, random_case
-from comparing import LIMITS, MANY_BLOCKS, assert_equals_reference, compare_with_reference, many_blocks
+from comparing import (
+    COVERING,
+    LIMITS,
+    MANY_BLOCKS,
+    assert_equals_reference,
+    compare_with_reference,
+    covering,
+    many_blocks,
+)
 
 from longspan import longformer_attention
 from longspan.attention import native, native_band, native_threads, selection
@@ -48,6 +56,13 @@ def test_equals_reference(dtype: torch.dtype, form: str) -> None:
 @pytest.mark.parametrize(("length", "window", "dilation"), MANY_BLOCKS)
 def test_equals_reference_over_many_blocks(length: int, window: object, dilation: object) -> None:
     assert_equals_reference(many_blocks(length, window, dilation), torch.float32, backend="native")
+
+
+@needs_compiler
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", COVERING)
+def test_equals_reference_where_windows_hold_the_global_tokens(kind: str, shared: bool) -> None:
+    assert_equals_reference(covering(kind, shared=shared), torch.float32, backend="native")
 
 
 @needs_compiler
@@ -393,7 +408,7 @@ def test_the_cache_is_where_systems_have_it(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.usefixtures("threads")
 def test_what_a_thread_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(2)
-    text = Text(100, None, None, torch.empty(0, dtype=torch.int64))
+    text = Text(100, None, None, None, torch.empty(0, dtype=torch.int64))
     band = native_band.NativeBand(*torch.zeros(3, 2, 100, 8), text, (7, 7), 1, False, 1.0, None)
     this, begun = threading.current_thread(), threading.Event()
 
@@ -413,7 +428,7 @@ def test_what_a_thread_raises_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.usefixtures("threads")
 def test_too_little_memory_is_a_sentence() -> None:
     torch.set_num_threads(2)
-    text = Text(100, None, None, torch.empty(0, dtype=torch.int64))
+    text = Text(100, None, None, None, torch.empty(0, dtype=torch.int64))
     band = native_band.NativeBand(*torch.zeros(3, 2, 100, 8), text, (7, 7), 1, False, 1.0, None)
     band.call.num_globals = 2**50
     with pytest.raises(MemoryError, match="not enough memory for the attention's buffers; use a narrower window"):

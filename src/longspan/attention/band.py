@@ -7,7 +7,7 @@ stand in front of that slice, at places whose keys no later row needs: one produ
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,11 +36,22 @@ class Text:
 
     length: int
     local: Tensor | None
-    """bool ``[N]``: neither padding nor global; the local rows, and the keys that a window may hold."""
+    """bool ``[N]``: the local rows, neither padding nor global."""
+    keys: Tensor | None
+    """bool ``[N]``: the keys that a window may hold, neither padding nor among ``globals_``."""
     real: Tensor | None
     """bool ``[N]``: not padding."""
     globals_: Tensor
-    """int64 ``[G]``: positions of global tokens, ascending."""
+    """int64 ``[G]``: positions of the global tokens that stand in columns of their own, ascending."""
+
+    def seen_through(self, window: Window, dilation: int, causal: bool) -> "Text":
+        """The same for the local rows of a head: global keys that each row's window holds need no columns."""
+        if dilation > 1 or not self.globals_.numel():
+            return self
+        first, last = self.globals_[[0, -1]].tolist()
+        if self.length - 1 - first > window[0] or (last > window[1] and not causal):
+            return self
+        return replace(self, keys=self.real, globals_=self.globals_[:0])
 
 
 @dataclass
@@ -115,12 +126,13 @@ class Band:
         # Which rows and keys count, per residue; where the dilation doesn't divide the text there are empty places.
         ragged = residues.n * dilation != text.length
         self.local = _split_mask(text.local, text.length, residues, ragged, query.device)  # [d, n]
-        if self.local is not None:
-            # For the host: places where no residue has a local row, and places where one has a key to take out.
-            self.empty = (~self.local.any(0)).nonzero().squeeze(1).tolist()
-            self.dead_keys: list[int] = (~self.local).any(0).nonzero().squeeze(1).tolist()
-            bias = torch.zeros(self.local.shape, dtype=self.dtype, device=query.device)
-            self.key_bias = bias.masked_fill_(~self.local, -torch.inf)  # [d, n]
+        seen = _split_mask(text.keys, text.length, residues, ragged, query.device)  # [d, n]
+        # For the host: places where no residue has a local row, and places where one has a key to take out.
+        self.empty: list[int] = [] if self.local is None else (~self.local.any(0)).nonzero().squeeze(1).tolist()
+        self.dead_keys: list[int] = [] if seen is None else (~seen).any(0).nonzero().squeeze(1).tolist()
+        if seen is not None:
+            bias = torch.zeros(seen.shape, dtype=self.dtype, device=query.device)
+            self.key_bias = bias.masked_fill_(~seen, -torch.inf)  # [d, n]
 
         self.block = min(residues.n, rows_per_block(self.problems, residues.n, G, window, query.device))
         self.reach = min(self.left, residues.n), min(self.right, residues.n)
@@ -271,7 +283,7 @@ class Band:
         """A stretch's blocks of rows of which at least one is local, from the first on."""
         for start in range(part.first, part.last, self.block):
             stop = min(start + self.block, part.last)
-            if self.local is None or len(_within(self.empty, start, stop)) < stop - start:
+            if len(_within(self.empty, start, stop)) < stop - start:
                 yield start, stop
 
     def _row_dropout(self, start: int, stop: int) -> RowDropout | None:
@@ -320,8 +332,6 @@ class Band:
                 scores[..., : seen_from - first].add_(rows[:, first:seen_from])
             if seen_to < last:
                 scores[..., seen_to - first :].add_(rows[:, seen_to:last])
-        if self.local is None:
-            return
         dead = _within(self.dead_keys, low, high)
         if dead:
             span = slice(dead[0], dead[-1] + 1)

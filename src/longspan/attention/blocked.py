@@ -145,14 +145,14 @@ def _texts(query: Tensor, call: Call) -> Iterator[tuple[int, Text]]:
         if real is not None and bool(real.all()):
             real = None
         if call.global_mask is None:
-            yield b, Text(length, real, real, none)
+            yield b, Text(length, real, real, real, none)
             continue
         is_global = call.global_mask[b] if real is None else call.global_mask[b] & real
         positions = is_global.nonzero().squeeze(1)
         local = real
         if positions.numel():
             local = ~is_global if real is None else real & ~is_global
-        yield b, Text(length, local, real, positions)
+        yield b, Text(length, local, local, real, positions)
 
 
 def _bands(
@@ -166,18 +166,19 @@ def _bands(
     dropout: Dropout | None,
 ) -> Iterator[tuple[slice | list[int], Band | NativeBand]]:
     for heads, window, dilation, causal in call.pattern.head_groups(text.length):
+        seen = text.seen_through(window, dilation, causal)
         native = call.native and suits(text.length, window, dilation)
         step = len(heads)  # compiled code takes them one by one
         if not native:
-            step = heads_per_chunk(step, text.length, text.globals_.numel(), window, dilation, query.device)
+            step = heads_per_chunk(step, text.length, seen.globals_.numel(), window, dilation, query.device)
         for some in (heads[first : first + step] for first in range(0, len(heads), step)):
             pick = index_of(some)
             masks = None if dropout is None else dropout.stream(b, some[0])
             parts = query[b, pick], key[b, pick], value[b, pick]
             if native:
-                yield pick, NativeBand(*parts, text, window, dilation, causal, call.scale, masks)
+                yield pick, NativeBand(*parts, seen, window, dilation, causal, call.scale, masks)
             else:
-                yield pick, Band(*parts, text, window, dilation, causal, call.scale, scratch, masks)
+                yield pick, Band(*parts, seen, window, dilation, causal, call.scale, scratch, masks)
 
 
 def _groups(query: Tensor, texts: list[tuple[int, Text]]) -> Iterator[RowGroup]:

@@ -29,7 +29,7 @@ typedef struct {
     Matrix query, key, value, out, lse;                           /* lse is fp32 */
     Matrix grad_out, grad_lse, grad_query, grad_key, grad_value;  /* of the backward; grad_lse is fp32, or at null */
     float *global_grad_key, *global_grad_value;                   /* [units, G, D] */
-    const uint8_t *local, *real;                                  /* [N]; null: all True */
+    const uint8_t *local, *keys, *real;                           /* [N]; null: all True */
     const int64_t *global_at;                                     /* [G] */
     const int32_t *row_hash, *key_hash;                           /* [H * d, n] and [n + G]; null: no dropout */
     const float *positions;                                       /* [H, left + 1, D], the furthest first, or null */
@@ -196,12 +196,12 @@ static void read_panel(const Room *room, const Call *call, float *to, const Matr
             memset(to, 0, 4 * room->layout.stride);
 }
 
-/* Keys and values at `tokens`, -1 where there is none; a global token is no key of a window. */
+/* Keys and values at `tokens`, -1 where there is none; a window may not hold each. */
 static void fill_slot(Room *room, const Call *call, int64_t slot, int64_t head, const int64_t *tokens, int in_window,
                       int backward) {
     room->some_dead[slot] = 0;
     for (int64_t j = 0; j < ROWS; j++) {
-        int seen = tokens[j] >= 0 && (!in_window || is_local(call, tokens[j]));
+        int seen = tokens[j] >= 0 && (!in_window || !call->keys || call->keys[tokens[j]]);
         room->bias[slot * ROWS + j] = seen ? 0.0f : -INFINITY;
         room->some_dead[slot] |= !seen;
     }

@@ -35,7 +35,7 @@ _MATRICES = (
     "query", "key", "value", "out", "lse", "grad_out", "grad_lse", "grad_query", "grad_key", "grad_value",
 )  # fmt: skip
 _ARRAYS = (
-    "global_grad_key", "global_grad_value", "local", "real", "global_at", "row_hash", "key_hash",
+    "global_grad_key", "global_grad_value", "local", "keys", "real", "global_at", "row_hash", "key_hash",
     "positions", "content_bias", "position_bias", "grad_positions", "grad_content_bias", "grad_position_bias",
     "shared_grads", "sides_done",
 )  # fmt: skip
@@ -98,7 +98,7 @@ class NativeBand:
         self.kept: dict[str, Tensor] = {}  # what the call points to
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             self._give(name, tensor if tensor.stride(-1) == 1 else tensor.contiguous())
-        for name, mask in (("local", text.local), ("real", text.real)):
+        for name, mask in (("local", text.local), ("keys", text.keys), ("real", text.real)):
             if mask is not None:
                 self._give_array(name, mask.view(torch.uint8))
         if G:

@@ -63,5 +63,5 @@ def _bands(
             real = None if call.key_mask is None or bool(call.key_mask[b].all()) else call.key_mask[b]
             masks = None if dropout is None else dropout.stream(b, heads[0])
             parts = query[b, pick], key[b, pick], value[b, pick]
-            text = Text(N, real, real, none)
+            text = Text(N, real, real, real, none)
             yield slice(b, b + 1), pick, NativeBand(*parts, text, window, dilation, True, call.scale, masks, mine)
