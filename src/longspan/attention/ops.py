@@ -19,7 +19,7 @@ from longspan.attention.transforms import complete
 from longspan.attention.workspace import workspace
 
 # They read numbers on the host, which a CUDA graph would keep as they were.
-_NO_GRAPH = torch.Tag.cudagraph_unsafe
+_NO_GRAPH = (torch.Tag.cudagraph_unsafe,)
 
 
 @torch.library.custom_op("longspan::survey_masks", mutates_args=(), tags=_NO_GRAPH)
