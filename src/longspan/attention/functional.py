@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from longspan.attention.autocast import autocast_dtype, without_autocast
 from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_projection, check_tensors
 from longspan.attention.exported import exported_attention
 from longspan.attention.ops import attention_op
@@ -157,9 +158,7 @@ def longformer_attention(
     if torch.jit.is_tracing():
         raise ValueError("torch.jit.trace would hold the masks of its example; use torch.export or torch.compile")
     check_are_tensors({"query": query, "key": key, "value": value, **_named(global_qkv)})
-    can_autocast = torch.amp.is_autocast_available(query.device.type)  # not on meta tensors
-    if can_autocast and torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
+    if (dtype := autocast_dtype(query)) is not None:
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         global_qkv = _cast(global_qkv, dtype)
     check_tensors(query, key, value)
@@ -179,7 +178,7 @@ def longformer_attention(
     if backend == "reference" or return_probabilities or plain:
         tensors = _as_tensors(global_qkv, query, key, value, key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
-        with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
+        with without_autocast(query):
             if return_probabilities:
                 weights = unfused_attention(*arguments)
                 return AttentionResult(weights.out, weights.lse, weights.local, weights.global_)

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from longspan.attention.autocast import autocast_dtype, without_autocast
 from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
 from longspan.attention.native_band import suits
 from longspan.attention.native_relative import native_relative_backward, native_relative_forward
@@ -66,9 +67,7 @@ def relative_attention(
     """
     shared = {"positions": positions, "content_bias": content_bias, "position_bias": position_bias}
     check_are_tensors({"query": query, "key": key, "value": value, **shared})
-    can_autocast = torch.amp.is_autocast_available(query.device.type)
-    if can_autocast and torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
+    if (dtype := autocast_dtype(query)) is not None:
         query, key, value, positions, content_bias, position_bias = (
             tensor.to(dtype) for tensor in (query, key, value, positions, content_bias, position_bias)
         )
@@ -82,7 +81,7 @@ def relative_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if backend == "reference":
         table = Positions(positions, content_bias, position_bias)
-        with torch.autocast(query.device.type if can_autocast else "cpu", enabled=False):  # sums stay in fp32
+        with without_autocast(query):
             return relative_reference(query, key, value, table, RelativeCall(pattern, key_mask, scale, dropout_p))
     if is_transformed():
         refuse_transform(backend, "backend 'reference' can")
