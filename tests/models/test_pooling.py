@@ -67,6 +67,15 @@ def test_a_padded_text_is_classified_as_alone(name: str, segment_length: int | N
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_mean_of_a_long_text_in_16_bits(dtype: torch.dtype) -> None:
+    vectors = (torch.randn(2, 6001, 4) + torch.tensor([0.0, 14.0, -11.0, 3.0])).to(dtype)  # sums beyond fp16's range
+    mask = torch.ones(2, 6001)
+    mask[1, 5:] = 0
+    expected = torch.stack([vectors[0].double().mean(0), vectors[1, :5].double().mean(0)])
+    assert Pooling("mean", 4)(vectors, mask).equal(expected.to(dtype))
+
+
 def test_poolings_differ() -> None:
     inputs = make_batch([40, 17])
     logits = [build_ours("ForSequenceClassification", pooling=name)(**inputs).logits for name in ALL if name != "first"]

@@ -73,7 +73,9 @@ class Pooling(nn.Module):
         real = real[..., None]  # [B, N, 1]
         # Filled, not multiplied: whatever stands in padding, NaN included, must not get through.
         if self.name == "mean":
-            return hidden_states.masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp(min=1).to(hidden_states.dtype)
+            wide = torch.promote_types(hidden_states.dtype, torch.float32)  # fp16 can't hold the sum of a long text
+            total = hidden_states.masked_fill(~real, 0.0).sum(1, dtype=wide)
+            return (total / real.sum(1).clamp(min=1)).to(hidden_states.dtype)
         if self.name == "max":
             return hidden_states.masked_fill(~real, -torch.inf).amax(1).masked_fill(~real.any(1), 0.0)
         hidden_states = hidden_states.masked_fill(~real, 0.0)
