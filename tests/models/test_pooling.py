@@ -77,6 +77,13 @@ def test_the_mean_of_a_long_text_in_16_bits(dtype: torch.dtype) -> None:
     torch.testing.assert_close(Pooling("mean", 4)(vectors, mask).double(), expected, rtol=half_a_digit, atol=1e-6)
 
 
+def test_attentive_pooling_in_fp64_is_of_fp64() -> None:
+    pooling = Pooling("attentive", 5).double()
+    vectors = VECTORS.double()
+    for row in range(4):
+        torch.testing.assert_close(pooling(vectors)[row], _expected(pooling, vectors[row]), rtol=1e-13, atol=1e-14)
+
+
 def test_poolings_differ() -> None:
     inputs = make_batch([40, 17])
     logits = [build_ours("ForSequenceClassification", pooling=name)(**inputs).logits for name in ALL if name != "first"]
