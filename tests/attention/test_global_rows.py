@@ -1,5 +1,6 @@
 """Global rows in their two exact forms, plain and absorbed: equal to each other and to projections made beforehand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,18 @@ def test_texts_with_equally_many_go_together(
     assert max(map(len, groups)) == 1
     if not dropout_p:
         assert_near(together, case.evaluate(backend="reference"), 1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 20])
+@pytest.mark.parametrize("order", [(1, 0, 2), (0, 2, 1)], ids=["tokens first", "features first"])
+def test_hidden_states_of_any_layout(order: tuple[int, int, int], count: int) -> None:
+    places = list(range(count))
+    global_mask = marked(60, places, places, places)
+    case = random_case((3, 2, 60, D), window=(3, 2), global_mask=global_mask, global_qkv={"hidden_size": 10})
+    assert isinstance(case.global_qkv, GlobalProjection)
+    hidden = case.global_qkv.hidden.detach().permute(order).contiguous().permute(order).requires_grad_()
+    other = replace(case, global_qkv=case.global_qkv._replace(hidden=hidden))
+    assert_near(other.evaluate(), case.evaluate(), 1e-12)
 
 
 @pytest.mark.parametrize("count", [2, 20])

@@ -197,6 +197,18 @@ def test_nothing_in_padding_reaches_anything(form: Any) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("window", [(3, 50), (50, 3)])
+def test_padding_may_begin_anywhere_in_a_tile(window: tuple[int, int]) -> None:
+    lengths = range(5, 105, 13)
+    mask = lengths_mask(105, *lengths)
+    case = random_case((len(lengths), 1, 105, 16), window=window, key_mask=mask)
+    with torch.no_grad():
+        for leaf in case.leaves().values():
+            leaf.masked_fill_(~mask[:, None, :, None], torch.nan)
+    assert_equals_reference(case, torch.float32)
+
+
+@needs_kernels
 @pytest.mark.parametrize("form", ["tensors", {"hidden_size": 12}])
 def test_dropout_drops_the_same_weights_forward_and_backward(form: Any, small_sums: None) -> None:
     N, p = 32, 0.3

@@ -322,6 +322,23 @@ def test_a_text_model_that_says_only_in_the_call_that_it_is_causal() -> None:
     torch.testing.assert_close(model(other).last_hidden_state[:, :20], theirs[:, :20], rtol=1e-4, atol=1e-5)
 
 
+def test_a_decoder_that_attends_in_chunks_looks_no_further_ahead() -> None:
+    config = transformers.Llama4TextConfig(
+        vocab_size=61, hidden_size=24, num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=HEADS,
+        head_dim=8, intermediate_size=40, intermediate_size_mlp=40, num_local_experts=2, pad_token_id=1,
+        attention_chunk_size=8, attention_window=8, bos_token_id=0, eos_token_id=2,
+        layer_types=["chunked_attention", "full_attention"],
+    )  # fmt: skip
+    model = transformers.Llama4TextModel(config).eval()
+    randomize(model)
+    batch = _batch()
+    model.set_attn_implementation("eager")
+    theirs = model(**batch).last_hidden_state
+    model.set_attn_implementation("longspan")
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(model(**batch).last_hidden_state[real], theirs[real], rtol=1e-4, atol=1e-5)
+
+
 def test_weights_that_are_asked_for_are_said_to_be_missing() -> None:
     module = _build("bert", attention_window=64).encoder.layer[0].attention.self
     heads = torch.randn(1, HEADS, LENGTH, 8)

@@ -49,6 +49,18 @@ def test_without_an_activation_no_bit_differs(shape: tuple[int, ...], calls: lis
     assert calls == (["none", "none"] if inputs.numel() else [])
 
 
+@pytest.mark.parametrize("gelu", [None, F.gelu])
+@torch.no_grad()
+def test_weights_and_biases_with_gaps(gelu: Callable[[Tensor], Tensor] | None) -> None:
+    layer, inputs = _layer_and_inputs()
+    for bias in (torch.randn(320).bfloat16()[::2], torch.randn(1).bfloat16().expand(160)):
+        layer.bias = nn.Parameter(bias)
+        for weight in (torch.randn(160, 100).bfloat16()[:, 2:-2], torch.randn(96, 160).bfloat16().T):
+            layer.weight = nn.Parameter(weight)
+            expected = layer(inputs) if gelu is None else gelu(layer(inputs))
+            torch.testing.assert_close(apply_linear(layer, inputs, gelu), expected, rtol=2**-6, atol=2**-6)
+
+
 @needs_onednn
 @pytest.mark.parametrize("gelu", [F.gelu, ACT2FN["gelu"]], ids=["function", "module"])
 @torch.no_grad()

@@ -133,6 +133,18 @@ def test_attention_probabilities(name: str, implementation: str) -> None:
     _assert_equal_nested(result.cross_attentions, expected.cross_attentions)
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_gradients_of_attention_probabilities(implementation: str) -> None:
+    stock, ours = build_pair()
+    ours.set_attn_implementation(implementation)
+    gradients = []
+    for model in (stock, ours):
+        output = model(**BATCHES["ragged globals"], use_cache=False, output_attentions=True)
+        probabilities = [*output.decoder_attentions, *output.cross_attentions]
+        gradients.append(torch.autograd.grad(output.last_hidden_state.square().sum(), probabilities))
+    _assert_equal_nested(gradients[1], gradients[0])
+
+
 def test_cached_steps() -> None:
     stock, ours = build_pair("ForConditionalGeneration")
     inputs = dict(BATCHES["padded left"])

@@ -67,6 +67,23 @@ def test_a_padded_text_is_classified_as_alone(name: str, segment_length: int | N
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_mean_of_a_long_text_in_16_bits(dtype: torch.dtype) -> None:
+    vectors = (torch.randn(2, 6001, 4) + torch.tensor([0.0, 14.0, -11.0, 3.0])).to(dtype)  # sums beyond fp16's range
+    mask = torch.ones(2, 6001)
+    mask[1, 5:] = 0
+    expected = torch.stack([vectors[0].double().mean(0), vectors[1, :5].double().mean(0)])
+    half_a_digit = 1.01 * torch.finfo(dtype).eps / 2
+    torch.testing.assert_close(Pooling("mean", 4)(vectors, mask).double(), expected, rtol=half_a_digit, atol=1e-6)
+
+
+def test_attentive_pooling_in_fp64_is_of_fp64() -> None:
+    pooling = Pooling("attentive", 5).double()
+    vectors = VECTORS.double()
+    for row in range(4):
+        torch.testing.assert_close(pooling(vectors)[row], _expected(pooling, vectors[row]), rtol=1e-13, atol=1e-14)
+
+
 def test_poolings_differ() -> None:
     inputs = make_batch([40, 17])
     logits = [build_ours("ForSequenceClassification", pooling=name)(**inputs).logits for name in ALL if name != "first"]

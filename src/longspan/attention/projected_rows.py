@@ -121,7 +121,7 @@ class ProjectedRows:
         self, grads: Projection, hidden: "_HiddenGradient", part: slice, of_key: Tensor, of_value: Tensor
     ) -> None:
         projection, states = self.projection, self._states(part)
-        of_states = torch.zeros_like(states)
+        of_states = torch.zeros_like(states, memory_format=torch.contiguous_format)  # for flatten to be a view
         for grad, weight, grad_weight, grad_bias in (
             (of_key, projection.key_weight, grads.key_weight, grads.key_bias),
             (of_value, projection.value_weight, grads.value_weight, grads.value_bias),

@@ -13,6 +13,7 @@ from longspan.attention.triton_tiles import (
     count_dead,
     find_tile,
     kept,
+    last_read,
     load_flags,
     load_rows,
     products,
@@ -101,7 +102,7 @@ def local_forward(
         columns = tl.load(counts + b)
     some_dead = False
     if HAS_MASK:
-        dying, _reach = count_dead(dead, residue, dilation, low, high, True)
+        dying, _reach = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS), True)
         some_dead = dying > 0
         dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
         high = tl.where(dying == span, low, high)  # no row is local: nothing to do but write zeros
@@ -254,7 +255,7 @@ def local_query_gradient(
         columns = tl.load(counts + b)
     some_dead = False
     if HAS_MASK:
-        dying, _reach = count_dead(dead, residue, dilation, low, high, True)
+        dying, _reach = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS), True)
         some_dead = dying > 0
         dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
         high = tl.where(dying == span, low, high)
@@ -389,7 +390,7 @@ def local_key_gradient(
     high = tl.minimum(first + KEYS + left, places)
     some_dead = False
     if HAS_MASK:
-        dying, _reach = count_dead(dead, residue, dilation, low, high, True)
+        dying, _reach = count_dead(dead, residue, dilation, low, last_read(low, high, places, ROWS), True)
         some_dead = dying > 0
         dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places), some_dead)
         high = tl.where(dying == span, low, high)

@@ -89,6 +89,12 @@ def count_dead(dead, residue, dilation, start, stop, some_dead):
 
 
 @triton.jit
+def last_read(low, high, places, SIZE: tl.constexpr):
+    """Before which place the tiles from ``low`` to ``high`` end: the last one may go on beyond ``high``."""
+    return tl.minimum(low + tl.cdiv(high - low, SIZE) * SIZE, places)
+
+
+@triton.jit
 def kept(row_hash, key_hash, threshold):
     """Which weights dropout keeps, as :meth:`longspan.attention.dropout.Dropout.drop` decides it."""
     x = (row_hash ^ key_hash) * _FIRST_MULTIPLIER

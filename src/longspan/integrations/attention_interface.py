@@ -60,7 +60,9 @@ def make_mask(
     Returns:
         bool ``[B, N]`` or None; for a decoder what :func:`transformers.masking_utils.sdpa_mask` returns.
     """
-    if use_vmap or (mask_function is not bidirectional_mask_function and local_size is None):
+    # The masks of windows that look both ways say so by this argument, which causal ones, chunked ones too, don't have.
+    looks_both_ways = mask_function is bidirectional_mask_function or "allow_is_bidirectional_skip" in arguments
+    if use_vmap or not looks_both_ways:
         return sdpa_mask(mask_function=mask_function, local_size=local_size, use_vmap=use_vmap, **arguments)
     mask: Tensor | None = arguments["attention_mask"]
     return mask

@@ -61,6 +61,7 @@ def _can_be_fused(module: nn.Linear, inputs: Tensor) -> bool:
         and inputs.numel() > 0
         and is_plain(module)
         and all(tensor is None or tensor.dtype == inputs.dtype for tensor in (module.weight, module.bias))
+        and (module.bias is None or module.bias.is_contiguous())  # oneDNN reads it without its stride
         and _has_onednn()
         # What looks at operations, or changes them, knows torch's own.
         and not torch.compiler.is_compiling()

@@ -76,7 +76,8 @@ class LEDDecoderAttention(nn.Module):
             output_attentions: also return the probabilities.
 
         Returns:
-            ``[B * R, T, C]``, and ``[B * R, H, T, S]`` after dropout or None.
+            ``[B * R, T, C]``, and ``[B * R, H, T, S]`` after dropout or None. With R = 1 the former is computed from
+            the latter, whose gradient can then be asked for.
         """
         rows, length = hidden_states.shape[:2]
         key, value = self._keys_and_values(hidden_states, key_value_states, past_key_values)
@@ -96,8 +97,10 @@ class LEDDecoderAttention(nn.Module):
         context = context.transpose(1, 2).reshape(rows, length, -1)  # [B, H, R * T, D] -> [B * R, T, C]
         if probabilities is None or not output_attentions:
             return apply_linear(self.out_proj, context), None
-        probabilities = probabilities.unflatten(2, (rows // texts, length)).transpose(1, 2)
-        return apply_linear(self.out_proj, context), probabilities.flatten(0, 1)  # [B, R, H, T, S] -> [B * R, H, T, S]
+        if rows != texts:
+            probabilities = probabilities.unflatten(2, (rows // texts, length)).transpose(1, 2)
+            probabilities = probabilities.flatten(0, 1)  # [B, R, H, T, S] -> [B * R, H, T, S]
+        return apply_linear(self.out_proj, context), probabilities
 
     def _keys_and_values(
         self, hidden_states: Tensor, key_value_states: Tensor | None, past_key_values: Cache | None

@@ -72,13 +72,15 @@ class Pooling(nn.Module):
             return self._pick(hidden_states, real, padding_is_known=attention_mask is not None)
         real = real[..., None]  # [B, N, 1]
         # Filled, not multiplied: whatever stands in padding, NaN included, must not get through.
+        wide = torch.promote_types(hidden_states.dtype, torch.float32)  # fp16 can't hold the sum of a long text
         if self.name == "mean":
-            return hidden_states.masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp(min=1).to(hidden_states.dtype)
+            total = hidden_states.masked_fill(~real, 0.0).sum(1, dtype=wide)
+            return (total / real.sum(1).clamp(min=1)).to(hidden_states.dtype)
         if self.name == "max":
             return hidden_states.masked_fill(~real, -torch.inf).amax(1).masked_fill(~real.any(1), 0.0)
         hidden_states = hidden_states.masked_fill(~real, 0.0)
         scores = self.v(torch.tanh(self.lin_proj(hidden_states)))  # [B, N, 1]
-        weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(1, dtype=torch.float32)
+        weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(1, dtype=wide)
         return (weights.to(hidden_states.dtype) * hidden_states).sum(1)
 
     def _pick(self, hidden_states: Tensor, real: Tensor, padding_is_known: bool) -> Tensor:
