@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from longspan.data import SegmentLayout, SequenceLayout, split_sentences
 from longspan.data.corpus import DocumentSequences, TokenCorpus
 from longspan.data.masking import Masked, Piece, collate
-from longspan.data.sentence_tokens import tokenize_sentences
-from longspan.data.tokenization import tokenize
+from longspan.data.sentence_tokens import sentence_starts, tokenize_sentences
+from longspan.data.tokenization import tokenize, tokenize_with_extent
 
 TEXTS = make_sentences(20)
 
@@ -133,10 +133,11 @@ def test_tokens_are_those_of_the_text_and_sentences_begin_where_they_do(
     ):
         assert tokens.tolist() == plain.tolist()
         offsets = used(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        sentence = [
-            next(n for n, (_, stop) in enumerate(split_sentences(text)) if max(a, b - 1) < stop) for a, b in offsets
-        ]
+        sentence = [next(n for n, (_, stop) in enumerate(split_sentences(text)) if b - 1 < stop) for _, b in offsets]
         assert starts.tolist() == [0, *(n for n in range(1, len(tokens)) if sentence[n] != sentence[n - 1])]
+        # As told by what the tokens cover, from which evaluation knows it.
+        ends = np.cumsum(tokenize_with_extent(used, text).characters)
+        assert np.unique(sentence_starts(text, np.column_stack([ends, ends]))).tolist() == starts.tolist()
     # The space before a sentence doesn't take its first word into the one before.
     (found,) = tokenize_sentences(used, ["the law held. The seller"])
     assert used.decode(found.tokens[found.starts[1] :]).strip() == "The seller"

@@ -1,7 +1,8 @@
 """Texts to token ids with the token that begins each sentence, which layouts in segments group them by."""
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,10 +54,6 @@ def sentence_starts(text: str, offsets: Sequence[Sequence[int]] | NDArray[np.int
     Returns:
         int64 ``[s]``; a sentence without a token begins where the next one does, which may be at n.
     """
-    # Searched for, not computed for every token: sentences are few.
-    places = [bisect_left(offsets, start, key=_last_character) for start, _ in split_sentences(text)]
+    # Searched for, not computed for every token: sentences are few. A token without a character may stand in front.
+    places = [start and bisect_right(offsets, start, key=itemgetter(1)) for start, _ in split_sentences(text)]
     return np.array(places, dtype=np.int64)
-
-
-def _last_character(offset: Sequence[int]) -> int:
-    return max(offset[0], offset[1] - 1)

@@ -311,7 +311,7 @@ class MaskedLMEvaluation:
         if not self.layout.needs_sentences:
             return None
         ends = np.cumsum(measured.characters)
-        return np.unique(sentence_starts(text, np.column_stack([ends - 1, ends])))
+        return np.unique(sentence_starts(text, np.column_stack([ends - measured.characters, ends])))
 
     def _cut(
         self, number: int, measured: Tokenized, starts: SentenceStarts | None, count: int
