@@ -29,9 +29,13 @@ SEGMENTS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def long_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A Longformer of 128 positions without dropout."""
+    """A Longformer of 128 positions without dropout, and with weights so large that what is attended matters."""
     folder = tmp_path_factory.mktemp("models")
-    lengthen(save_roberta(folder / "short", tokenizer, dropout=0.0), 128, 8).save_pretrained(folder / "long")
+    model = lengthen(save_roberta(folder / "short", tokenizer, dropout=0.0), 128, 8)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(10 if weight.dim() > 1 else 1)
+    model.save_pretrained(folder / "long")
     tokenizer.save_pretrained(folder / "long")
     return folder / "long"
 
