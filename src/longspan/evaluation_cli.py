@@ -1,6 +1,5 @@
 """The verbs ``evaluate`` and ``predict``: what they do follows from the model's folder."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -150,6 +149,7 @@ def predict(
 
 
 def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batch_size: int, as_json: bool) -> None:
+    from longspan.data.json_text import to_json
     from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
     from longspan.training.masked_lm import max_sequence_length
     from longspan.training.new_heads import MissingHeadError
@@ -177,7 +177,7 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
     )
     if as_json:
         read = {"sequence_length": length, **asdict(layout)}
-        typer.echo(json.dumps({"model": model, **read, **metrics.to_dict()}))
+        typer.echo(to_json({"model": model, **read, **metrics.to_dict()}))
         return
     typer.echo(
         f"layout             {layout}{' (as trained)' if is_as_trained(network, layout) else ''}\n"
@@ -210,11 +210,12 @@ def _named_task(model: str, task: str | None, given: list[str] | None) -> "Saved
 def _evaluate_official(
     files: list[str], model: str, saved: "SavedTask | None", split: str, batch_size: int, as_json: bool
 ) -> None:
+    from longspan.data.json_text import to_json
     from longspan.training.tasks.prediction import evaluate_official
 
     scores = evaluate_official(model, files, saved=saved, split=_split(split), batch_size=batch_size)
     if as_json:
-        typer.echo(json.dumps(scores))
+        typer.echo(to_json(scores))
         return
     for name, value in scores.items():
         typer.echo(f"{name:18} {value:.4f}")

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from longspan.data.denoising import TextNoise
+from longspan.data.json_text import numbers_of
 from longspan.data.layout import SequenceLayout
 from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
 from longspan.training.denoising import DenoisingEvaluation, DenoisingMetrics, DenoisingTrainer, check_denoiser_fits
@@ -241,7 +242,7 @@ def _read_result(folder: RunFolder) -> PretrainResult:
     return PretrainResult(
         model_dir=folder.model_dir,
         log=folder.read_log(),
-        metrics=kind(**metrics) if metrics else None,
+        metrics=kind(**numbers_of(metrics)) if metrics else None,
         **result,
     )
 

@@ -62,8 +62,8 @@ class PretrainRecipe:
     """``full``: segments are full. ``sentences``: sentences go together into a segment while they fit, padding fills it
     up, and a sentence longer than a segment goes on in the next."""
     attend_inner_padding: bool = False
-    """Have the padding of segments that end at sentences attended as if it were tokens, which is how that model very
-    probably was trained."""
+    """Have the padding of segments that end at sentences attended as if it were tokens, which is how
+    ``kiddothe2b/longformer-base-4096`` very probably was trained."""
     min_length: int = 0
     """Documents shorter than this are left out, in training and evaluation."""
     min_length_unit: LengthUnit = "words"
