@@ -105,6 +105,17 @@ def strictly(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+def test_lines_of_the_log_are_valid_json(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append_log({"step": 1, "loss": math.inf})
+    folder.log_file.write_text(folder.log_file.read_text() + '{"step": 2, "loss": NaN}\n')  # of an older version
+    assert [math.isnan(entry["loss"] or 0) for entry in folder.read_log()] == [False, True]
+    folder.rewind_log(2)
+    assert [strictly(line) for line in folder.log_file.read_text().splitlines()] == [
+        {"step": 1, "loss": None}, {"step": 2, "loss": None},
+    ]  # fmt: skip
+
+
 def test_a_huge_loss_leaves_valid_json(tmp_path: Path, roberta_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     model = load_masked_lm(roberta_dir)
     with torch.no_grad():
