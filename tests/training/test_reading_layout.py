@@ -77,6 +77,9 @@ def test_what_is_asked_for_comes_first(longformer: Any) -> None:
     assert reading_layout(longformer, global_tokens="none").global_tokens == "none"
     with pytest.raises(ValueError, match="segment_ends is 'sentences', but there are no segments"):
         reading_layout(longformer, segment_length=0, segment_ends="sentences")
+    with_cls = TextLayout(global_tokens="cls")
+    note_layout(longformer, with_cls)
+    assert reading_layout(longformer, segment_length=0) == with_cls  # as it was trained
     with pytest.raises(ValueError, match="segment_length is 1; use at least 2"):
         reading_layout(longformer, segment_length=1)
 

@@ -41,10 +41,8 @@ def reading_layout(
         ValueError: the fields contradict each other, or the configuration's note isn't one.
     """
     layout = _trained_layout(model)
-    if segment_length == 0:
-        layout = TextLayout()
-    elif segment_length not in (None, layout.segment_length):
-        layout = _in_segments(model, segment_length)
+    if segment_length is not None and (segment_length or None) != layout.segment_length:
+        layout = _in_segments(model, segment_length) if segment_length else TextLayout()
     if segment_ends == "full":
         layout = replace(layout, segment_ends="full", attend_inner_padding=False)
     given: dict[str, Any] = {
