@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.machine import describe, today
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import to_json
 from longspan.models import LEDConfig, LEDForConditionalGeneration
 from longspan.training.summarization import SummarizationRecipe, SummarizationResult, finetune_summarization
 from longspan.training.summarization.writing import Summarizer
@@ -219,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"seed {seed}, {length:,} tokens: {run['far']:.1%} of far, {run['near']:.1%} of near", flush=True)
             options.results.mkdir(parents=True, exist_ok=True)
             stem = options.results / f"{record['date']}_{machine.name}_far-part"
-            atomic_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n", "the results")
+            atomic_text(stem.with_suffix(".json"), to_json(record, indent=1) + "\n", "the results")
             atomic_text(stem.with_suffix(".md"), table(record), "the table")
     print(table(record))
 

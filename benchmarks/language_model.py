@@ -12,7 +12,6 @@ table for each measurement.
 
 import argparse
 import gc
-import json
 import os
 import shlex
 import sys
@@ -33,6 +32,7 @@ from benchmarks.measure import fresh_peak, interleave
 from benchmarks.workloads import Workload
 from longspan.data.atomic import atomic_text
 from longspan.data.characters import Alphabet
+from longspan.data.json_text import to_json
 from longspan.demo.language_model_speed import time_writing
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
 from longspan.models.causal_layers import Rotation
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         stem = f"{today()}_{machine.name}_language-model-{what}-float32"
         options.results.mkdir(parents=True, exist_ok=True)
-        atomic_text(options.results / f"{stem}.json", json.dumps(record, indent=1) + "\n", "the results")
+        atomic_text(options.results / f"{stem}.json", to_json(record, indent=1) + "\n", "the results")
         atomic_text(options.results / f"{stem}.md", table.markdown(), "the table")
         print(f"{table.markdown()}\n", flush=True)
 

@@ -25,6 +25,7 @@ from benchmarks.machine import describe
 from benchmarks.measure import fresh_peak, interleave
 from benchmarks.workloads import Workload
 from longspan.data.atomic import atomic_text
+from longspan.data.json_text import to_json
 
 SIZES: dict[str, Any] = {
     "d_model": 768,
@@ -164,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in wanted:
         row = {"what": name, **cases[name]()}
         record["rows"] = sorted([*record["rows"], row], key=lambda row: WHAT.index(row["what"]))
-        print(json.dumps(row), flush=True)
+        print(to_json(row), flush=True)
         options.results.mkdir(parents=True, exist_ok=True)
-        atomic_text(file, json.dumps(record, indent=1) + "\n", "the results")
+        atomic_text(file, to_json(record, indent=1) + "\n", "the results")
         atomic_text(options.results / f"{stem}.md", table(record), "the table")
         gc.collect()
     print("\n" + table(record))

@@ -46,7 +46,8 @@ class Machine:
 
 def describe(device: str) -> Machine:
     """Describe this machine, for runs on ``device``."""
-    packages = ("longspan", "torch", "transformers", "local-attention", "triton", "numpy")
+    packages = ("longspan", "transformers", "local-attention", "triton", "numpy")
+    versions = {name: _version(name) for name in packages}
     return Machine(
         processor=_processor(),
         cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1,
@@ -54,7 +55,8 @@ def describe(device: str) -> Machine:
         accelerator=torch.cuda.get_device_name(device) if device != "cpu" else None,
         instructions=torch.backends.cpu.get_cpu_capability(),
         system=f"{platform.system()} {platform.machine()}",
-        versions={"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        # torch names its build itself, such as +cu130, which its package may leave out
+        versions={"python": platform.python_version(), "torch": str(torch.__version__), **versions},
         commit=_commit(),
     )
 

@@ -6,7 +6,6 @@ layers, each with its projections and a residual sum; and a training step of one
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.machine import describe, today
 from benchmarks.measure import once, out_of_memory, reset_resident_peak, resident_peak, synchronize
 from benchmarks.report import seconds, size
 from benchmarks.workloads import Workload
+from longspan.data.json_text import to_json
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerLayer
 from longspan.models.self_attention import LongformerSelfAttention
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{today()}_{machine.name}_million-tokens-{options.dtype}.json"
     beside = path.with_suffix(".json.part")
-    beside.write_text(json.dumps(result, indent=1) + "\n")
+    beside.write_text(to_json(result, indent=1) + "\n")
     beside.replace(path)
     print(f"wrote {path}")
     return 0

@@ -1,6 +1,5 @@
 """Results as data, as Markdown, and as tables in the terminal."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.machine import Machine
 from benchmarks.measure import Timing
 from benchmarks.session import Row
+from longspan.data.json_text import to_json
 
 COLUMNS = ("N", "who", "time", "min to max", "x ours", "memory", "x ours", "GFLOP/s", "check")
 NARROW_WITHOUT = (3, 6)
@@ -94,7 +94,7 @@ class Report:
         """Write ``<stem>.json`` and ``<stem>.md``, each in one piece; a run repeated on the same day replaces them."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        for ending, text in (("json", json.dumps(self.as_dict(), indent=1) + "\n"), ("md", self.markdown())):
+        for ending, text in (("json", to_json(self.as_dict(), indent=1) + "\n"), ("md", self.markdown())):
             path = folder / f"{self.stem}.{ending}"
             beside = path.with_suffix(f".{ending}.part")
             beside.write_text(text)

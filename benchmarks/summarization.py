@@ -29,6 +29,7 @@ from benchmarks.machine import describe
 from benchmarks.summarization_texts import lead, write_texts
 from longspan.convert import convert_directory
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import to_json
 from longspan.data.tokenization import tokenize
 from longspan.demo.small_bart import new_bart
 from longspan.demo.tokenizer import train_tokenizer
@@ -230,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _write(record: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{record['date']}_{describe('cpu').name}_summarization"
-    atomic_text(folder / f"{stem}.json", json.dumps(record, indent=1) + "\n", "the results")
+    atomic_text(folder / f"{stem}.json", to_json(record, indent=1) + "\n", "the results")
     atomic_text(folder / f"{stem}.md", table(record), "the table")
 
 

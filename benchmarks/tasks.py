@@ -31,6 +31,7 @@ from benchmarks.task_scores import ExampleScores, compare, read_scores
 from longspan.convert.hat import convert_to_hat
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName
+from longspan.data.json_text import to_json
 from longspan.training.finetuning import finetune
 from longspan.training.finetuning.recipe import FinetuneRecipe
 
@@ -216,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 scores.setdefault(name, {}).setdefault(variant, {})[str(seed)] = scored
                 record["differences"][name] = compare(scores[name], first=MODELS[0], longer_than=CUT)
                 record["runs"].setdefault(name, {}).setdefault(variant, {})[str(seed)] = made
-                atomic_text(file, json.dumps(record, indent=1) + "\n", "the results")
+                atomic_text(file, to_json(record, indent=1) + "\n", "the results")
                 test = made["test"][PLANS[name].metric]
                 took = "" if made["seconds"] is None else f" in {made['seconds']:.0f} s"
                 print(f"{name} {variant} seed {seed}: {PLANS[name].metric} {test:.3f}{took}")

@@ -28,6 +28,7 @@ import torch
 from benchmarks.machine import describe, today
 from longspan import lengthen
 from longspan.data.atomic import atomic_text
+from longspan.data.json_text import to_json
 from longspan.data.progress import progress_bar
 from longspan.demo.small_roberta import new_roberta
 from longspan.tasks.two_facts import TwoFacts
@@ -175,10 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             place = options.output / f"{variant}-{seed}-{sizes.steps}.json"
             if not place.is_file():
                 options.output.mkdir(parents=True, exist_ok=True)
-                atomic_text(place, json.dumps(train(variant, sizes, seed)) + "\n", "the run")
+                atomic_text(place, to_json(train(variant, sizes, seed)) + "\n", "the run")
             made = json.loads(place.read_text(encoding="utf-8"))
             record["runs"].setdefault(variant, {})[str(seed)] = made
-            atomic_text(file, json.dumps(record, indent=1) + "\n", "the results")
+            atomic_text(file, to_json(record, indent=1) + "\n", "the results")
             print(f"{variant} seed {seed}: {made['accuracy']:.1%} right in {made['seconds']:.0f} s")
     print("\n" + table(record))
 

@@ -177,9 +177,8 @@ def task_tables() -> list[str]:
 def render() -> str:
     """The page."""
     pretraining = resumed(PretrainRecipe.FREE_FIELDS)
-    summarization = resumed(PretrainRecipe.FREE_FIELDS & {field.name for field in fields(SummarizationRecipe)})
-    of_characters = {field.name for kind in (LanguageModelRecipe, Stage) for field in fields(kind)}
-    characters = resumed(PretrainRecipe.FREE_FIELDS & of_characters)
+    summarization = resumed(SummarizationRecipe.FREE_FIELDS)
+    characters = resumed(LanguageModelRecipe.FREE_FIELDS)
     parts = [
         HEAD,
         "## Pretraining\n",

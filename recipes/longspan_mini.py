@@ -24,6 +24,7 @@ from small_roberta import (
 )
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import to_json
 from longspan.demo.stages import Result, Stages
 from longspan.training import load_masked_lm, load_tokenizer
 
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         results["long"] = stages.run("long", train_long)
         results["bundled"] = stages.run("bundled", lambda: bundle(folder / "long" / "model", folder / "longspan-mini"))
         results["seconds"] = stages.seconds()
-        atomic_text(folder / "results.json", json.dumps(results, indent=1) + "\n", "the results")
+        atomic_text(folder / "results.json", to_json(results, indent=1) + "\n", "the results")
     show(results, "short", "long")
 
 

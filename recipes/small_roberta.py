@@ -30,6 +30,7 @@ import numpy as np
 from longspan.convert import convert_directory
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.corpus import TokenCorpus
+from longspan.data.json_text import to_json
 from longspan.demo.small_roberta import new_roberta
 from longspan.demo.stages import Result, Stages
 from longspan.demo.tokenizer import train_tokenizer
@@ -198,7 +199,7 @@ class SmallRoberta:
         results["long"] = stages.run("long", self._continue_long)
         results["control"] = stages.run("control", self._continue_short)
         results["seconds"] = stages.seconds()
-        atomic_text(self.folder / "results.json", json.dumps(results, indent=1) + "\n", "the results")
+        atomic_text(self.folder / "results.json", to_json(results, indent=1) + "\n", "the results")
         return results
 
     def _pretrain_short(self) -> Result:

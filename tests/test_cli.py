@@ -67,6 +67,10 @@ def test_pretrain_evaluate_and_fill(tmp_path: Path, roberta_dir: Path, texts: Pa
     shown = run("evaluate", "--model", model, texts, "--max-tokens", 200, "--sequence-length", 16)
     assert f"{numbers['masked']} masked" in shown.stdout
     assert "bits per character" in shown.stdout
+    assert "layout             one text without segments; no global tokens (as trained)" in shown.stdout
+    assert (numbers["segment_length"], numbers["global_tokens"]) == (None, "none")
+    asked = run("evaluate", "--model", model, texts, "--segment-length", 16)
+    assert "layout             segments of 16 tokens that end at sentences; no global tokens\n" in asked.stdout
 
     filled = run("fill-mask", "--model", model, "the <mask> of law <mask>", "--top-k", 3)
     assert filled.stdout.count("%") == 6

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,11 @@ def make_text(seed: int, words: int) -> str:
 def make_texts(count: int = 12, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
     return [make_text(seed * 1000 + number, draw.randint(3, 120)) for number in range(count)]
+
+
+def make_sentences(count: int = 12, seed: int = 0) -> list[str]:
+    """Texts as those of :func:`make_texts`, with a capital letter after each full stop, so that sentences end there."""
+    return [re.sub(r"(?<=\. )\w", lambda found: found[0].upper(), text) for text in make_texts(count, seed)]
 
 
 def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:

@@ -404,6 +404,7 @@ def evaluate_lm(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure the bits per character of a character language model on held-out text."""
+    from longspan.data.json_text import to_json
     from longspan.training.language_modelling import evaluate_language_model_on_files, load_language_model
 
     loaded = load_language_model(model)
@@ -417,7 +418,7 @@ def evaluate_lm(
         max_characters=max_characters,
     )
     if as_json:
-        typer.echo(json.dumps({"model": str(model), "protocol": protocol, "split": split, **metrics.to_dict()}))
+        typer.echo(to_json({"model": str(model), "protocol": protocol, "split": split, **metrics.to_dict()}))
         return
     unit = "byte" if loaded.alphabet.unit == "bytes" else "character"
     typer.echo(

@@ -1,6 +1,6 @@
 """The verbs ``evaluate`` and ``predict``: what they do follows from the model's folder."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -40,11 +40,26 @@ def evaluate(
         typer.Option(help="Masked LM: field of .jsonl and .parquet files that holds the text; default: text."),
     ] = None,
     segment_length: Annotated[
-        int | None, typer.Option(help="Masked LM: put a separator at every multiple of this.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Masked LM: read texts in segments of this many tokens; 0: without segments. Default: as the model "
+            "was trained, as for the next three.",
+        ),
+    ] = None,
+    segment_ends: Annotated[
+        str | None, typer.Option(help="Masked LM: where segments end: full (when they are) or sentences.")
+    ] = None,
+    attend_inner_padding: Annotated[
+        bool | None,
+        typer.Option(
+            "--attend-inner-padding/--no-attend-inner-padding",
+            help="Masked LM: have the padding of segments that end at sentences attended.",
+        ),
     ] = None,
     global_tokens: Annotated[
         str | None,
-        typer.Option(help="Masked LM: which tokens attend globally: none, cls or separators. Default: none."),
+        typer.Option(help="Masked LM: which tokens attend globally: none, cls or separators."),
     ] = None,
     seed: Annotated[
         int | None,
@@ -72,6 +87,8 @@ def evaluate(
         "max_tokens": max_tokens,
         "text_field": text_field,
         "segment_length": segment_length,
+        "segment_ends": segment_ends,
+        "attend_inner_padding": attend_inner_padding,
         "global_tokens": global_tokens,
         "seed": seed,
     }
@@ -132,9 +149,11 @@ def predict(
 
 
 def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batch_size: int, as_json: bool) -> None:
+    from longspan.data.json_text import to_json
     from longspan.training import evaluate_masked_lm, load_masked_lm, load_tokenizer
     from longspan.training.masked_lm import max_sequence_length
     from longspan.training.new_heads import MissingHeadError
+    from longspan.training.reading_layout import is_as_trained, reading_layout
 
     try:
         network = on_device(load_masked_lm(model))
@@ -146,6 +165,8 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
     length = given.pop("sequence_length", max_sequence_length(network))
     if length is None:
         raise ValueError(f"model {model!r} doesn't say how much it reads; give --sequence-length")
+    names = ("segment_length", "segment_ends", "attend_inner_padding", "global_tokens")
+    layout = reading_layout(network, **{name: given[name] for name in names if name in given})
     metrics = evaluate_masked_lm(
         network,
         load_tokenizer(model),
@@ -155,9 +176,11 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
         **given,
     )
     if as_json:
-        typer.echo(json.dumps({"model": model, "sequence_length": length, **metrics.to_dict()}))
+        read = {"sequence_length": length, **asdict(layout)}
+        typer.echo(to_json({"model": model, **read, **metrics.to_dict()}))
         return
     typer.echo(
+        f"layout             {layout}{' (as trained)' if is_as_trained(network, layout) else ''}\n"
         f"loss               {metrics.loss:.4f} nats per masked token\n"
         f"bits per token     {metrics.bits_per_token:.4f}\n"
         f"bits per character {metrics.bits_per_character:.4f}\n"
@@ -187,11 +210,12 @@ def _named_task(model: str, task: str | None, given: list[str] | None) -> "Saved
 def _evaluate_official(
     files: list[str], model: str, saved: "SavedTask | None", split: str, batch_size: int, as_json: bool
 ) -> None:
+    from longspan.data.json_text import to_json
     from longspan.training.tasks import evaluate_official
 
     scores = evaluate_official(model, files, saved=saved, split=_split(split), batch_size=batch_size)
     if as_json:
-        typer.echo(json.dumps(scores))
+        typer.echo(to_json(scores))
         return
     for name, value in scores.items():
         typer.echo(f"{name:18} {value:.4f}")

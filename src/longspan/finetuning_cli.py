@@ -1,6 +1,5 @@
 """The verb ``finetune``, for all tasks, and what ``evaluate`` prints of a model that it made."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -127,6 +126,7 @@ def evaluate_examples(
 ) -> None:
     """What ``evaluate`` does for a model finetuned on examples with named columns."""
     from longspan.data.growing_file import check_output
+    from longspan.data.json_text import to_json
     from longspan.training.finetuning import evaluate_files
 
     columns = pairs("--column", column) or None
@@ -137,7 +137,7 @@ def evaluate_examples(
     evaluation, predictor = evaluate_files(model, files, columns=columns, batch_size=batch_size)
     intervals = evaluation.intervals()
     if as_json:
-        typer.echo(json.dumps({name: interval._asdict() for name, interval in intervals.items()}))
+        typer.echo(to_json({name: interval._asdict() for name, interval in intervals.items()}))
     else:
         for name, (value, low, high) in intervals.items():
             typer.echo(f"{name:16} {value:.4f}   95 % {low:.4f} .. {high:.4f}")

@@ -117,7 +117,7 @@ def test_packed_sequences_are_full_and_hold_every_token_once(
     packed = PackedSequences(corpus, everything(corpus), layout, seed=5)
     joined = int(corpus.documents["tokens"].sum()) + len(TEXTS)
     assert packed.per_pass == joined // 16
-    sequences = [packed[index] for index in range(packed.per_pass)]
+    sequences = [packed[index].tokens for index in range(packed.per_pass)]
     assert all(len(sequence) == 16 for sequence in sequences)
     seen = Counter(token for sequence in sequences for token in sequence.tolist())
     there = Counter(corpus.tokens.tolist()) + Counter({layout.separator_id: len(TEXTS)})
@@ -133,7 +133,7 @@ def test_packed_text_follows_the_documents(corpus: TokenCorpus, tokenizer: PreTr
     joined = np.concatenate([part for number in order for part in (corpus.document(number), [layout.separator_id])])
     assert ends[-1] == len(joined)
     cuts = {tuple(joined[start : start + 32].tolist()) for start in range(0, len(joined) - 31, 32)}
-    assert cuts == {tuple(packed[index].tolist()) for index in range(packed.per_pass)}
+    assert cuts == {tuple(packed[index].tokens.tolist()) for index in range(packed.per_pass)}
 
 
 def test_passes_differ_and_seeds_differ(corpus: TokenCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -141,11 +141,12 @@ def test_passes_differ_and_seeds_differ(corpus: TokenCorpus, tokenizer: PreTrain
     for kind in (PackedSequences, DocumentSequences):
         first, again, other = (kind(corpus, everything(corpus), layout, seed) for seed in (5, 5, 6))
         passes = [
-            [first[number * first.per_pass + place].tolist() for place in range(first.per_pass)] for number in (0, 1)
+            [first[number * first.per_pass + place].tokens.tolist() for place in range(first.per_pass)]
+            for number in (0, 1)
         ]
         assert passes[0] != passes[1]
-        assert passes[0] == [again[index].tolist() for index in range(again.per_pass)]
-        assert passes[0] != [other[index].tolist() for index in range(other.per_pass)]
+        assert passes[0] == [again[index].tokens.tolist() for index in range(again.per_pass)]
+        assert passes[0] != [other[index].tokens.tolist() for index in range(other.per_pass)]
 
 
 def test_one_document_a_sequence(corpus: TokenCorpus, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -154,7 +155,7 @@ def test_one_document_a_sequence(corpus: TokenCorpus, tokenizer: PreTrainedToken
     kept = [text for text in TEXTS if len(text.split()) >= 20]
     assert 0 < len(kept) < len(TEXTS)
     sequences = DocumentSequences(corpus, documents, layout, seed=0)
-    found = sorted(sequences[index].tolist() for index in range(sequences.per_pass))
+    found = sorted(sequences[index].tokens.tolist() for index in range(sequences.per_pass))
     assert found == sorted(tokens[:16].tolist() for tokens in tokenize(tokenizer, kept))
 
 
@@ -163,8 +164,11 @@ def test_a_document_of_one_token_is_enough(tmp_path: Path, tokenizer: PreTrained
     corpus = TokenCorpus.of_files([file], tokenizer, cache_dir=tmp_path, progress=False)
     layout = SequenceLayout.for_tokenizer(tokenizer, 18)
     (token,) = tokenize(tokenizer, ["a"])[0].tolist()
-    assert PackedSequences(corpus, everything(corpus), layout, seed=0)[7].tolist() == [token, layout.separator_id]
-    assert DocumentSequences(corpus, everything(corpus), layout, seed=0)[7].tolist() == [token]
+    assert PackedSequences(corpus, everything(corpus), layout, seed=0)[7].tokens.tolist() == [
+        token,
+        layout.separator_id,
+    ]
+    assert DocumentSequences(corpus, everything(corpus), layout, seed=0)[7].tokens.tolist() == [token]
 
 
 def test_too_high_a_minimum_length_names_the_longest(corpus: TokenCorpus) -> None:

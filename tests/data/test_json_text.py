@@ -1,13 +1,15 @@
 """JSON of others: every fault is a sentence with the place."""
 
 import gzip
+import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 from longspan.data.examples_files import read_records
-from longspan.data.json_text import parse_json
+from longspan.data.json_text import numbers_of, parse_json, to_json
 from longspan.tasks.files import read_json, read_json_lines
 
 
@@ -60,3 +62,18 @@ def test_damaged_and_doubled_parquet_is_named(tmp_path: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(ValueError, match=r"a.parquet is damaged after row 0: .*; make or fetch the file again"):
         list(read_records([file]))
+
+
+def test_what_is_written_is_valid_json() -> None:
+    held = {"a": [1, 2.5, math.inf, (math.nan, "NaN")], "b": {"c": -math.inf, "d": None, "e": True}}
+    text = to_json(held, indent=1)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    read = json.loads(text, parse_constant=refuse)
+    assert read == {"a": [1, 2.5, None, [None, "NaN"]], "b": {"c": None, "d": None, "e": True}}
+    assert "\n" in text
+    numbers = numbers_of({"x": 1, "y": 2.5, "z": None})
+    assert (numbers["x"], numbers["y"]) == (1, 2.5)
+    assert math.isnan(numbers["z"])

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_text import make_texts, write_jsonl, write_parquet
+from tiny_text import make_sentences, write_jsonl, write_parquet
 from transformers import PreTrainedTokenizerBase
 
+from longspan.data import SegmentLayout
 from longspan.data import stream as stream_module
 from longspan.data.corpus import Step
 from longspan.data.layout import SequenceLayout
 from longspan.data.stream import StreamedSequences, stream_documents
 from longspan.data.tokenization import tokenize
 
-TEXTS = make_texts(30)
+TEXTS = make_sentences(30)
+SEGMENTS = {"packed": False, "segment_length": 8, "segment_ends": "sentences"}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,8 @@ def sources(tmp_path: Path) -> list[str]:
 
 
 def make(sources: list[str], tokenizer: PreTrainedTokenizerBase, **options: object) -> StreamedSequences:
-    layout = SequenceLayout.for_tokenizer(tokenizer, 34)
+    of_layout = {name: options.pop(name) for name in ("segment_length", "segment_ends") if name in options}
+    layout = SequenceLayout.for_tokenizer(tokenizer, 34, **of_layout)  # type: ignore[arg-type]
     return StreamedSequences(sources, tokenizer, layout, **{"packed": True, **options})  # type: ignore[arg-type]
 
 
@@ -43,14 +46,21 @@ def take(steps: Iterator[Step], count: int) -> list[Step]:
     return list(islice(steps, count))
 
 
-def plain(steps: list[Step]) -> list[list[tuple[int, list[int]]]]:
-    return [[(index, tokens.tolist()) for index, tokens in step.sequences] for step in steps]
+def plain(steps: list[Step]) -> list[list[tuple[int, list[list[int]]]]]:
+    """Per sequence its index and its segments, of which a text without segments is one."""
+    return [
+        [
+            (index, [part.tolist() for part in np.split(tokens, [] if starts is None else starts[1:])])
+            for index, (tokens, starts) in step.sequences
+        ]
+        for step in steps
+    ]
 
 
 def test_packed_streams_join_the_texts_in_order(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
     joined = np.concatenate([part for tokens in tokenize(tokenizer, TEXTS * 2) for part in (tokens, [2])])
     steps = take(make(sources, tokenizer).steps(0, 3, lambda index: True), len(joined) // 32 // 3)
-    found = np.concatenate([tokens for step in steps for _, tokens in step.sequences])
+    found = np.concatenate([text.tokens for step in steps for _, text in step.sequences])
     assert len(found) > len(joined) // 2, "the second pass is not reached"
     assert found.tolist() == joined[: len(found)].tolist()
 
@@ -68,25 +78,41 @@ def test_document_streams_cut_long_texts_and_leave_short_ones_out(
             make(sources, tokenizer, packed=False, min_length=40, min_length_unit=unit).steps(0, 1, lambda index: True),
             len(kept) + 2,
         )
-        assert [step.sequences[0][1].tolist() for step in steps] == kept + kept[:2]
+        assert [step.sequences[0][1].tokens.tolist() for step in steps] == kept + kept[:2]
 
 
-@pytest.mark.parametrize("packed", [True, False])
+def test_streams_in_segments_end_them_at_sentences(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    segments = SegmentLayout.for_tokenizer(tokenizer, segment_length=8, max_segments=4)
+    laid = [segments.encode(tokenizer, text, truncate=True) for text in TEXTS]
+    assert sum(text.truncated > 0 for text in laid) > 5
+    assert sum(any(stop - start < 7 for start, stop in text.segments[:-1]) for text in laid) > 5
+    steps = take(make(sources, tokenizer, **SEGMENTS).steps(0, 1, lambda index: True), len(TEXTS))
+    expected = [[text.text_ids[start:stop].tolist() for start, stop in text.segments] for text in laid]
+    assert [step[0][1] for step in plain(steps)] == expected
+
+
+MODES = [pytest.param({"packed": True}, id="packed"), pytest.param({"packed": False}, id="documents"),
+         pytest.param(SEGMENTS, id="segments")]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("stop", [1, 2, 5, 9, 14])
 def test_a_stream_goes_on_at_the_right_document(
-    sources: list[str], tokenizer: PreTrainedTokenizerBase, packed: bool, stop: int
+    sources: list[str], tokenizer: PreTrainedTokenizerBase, mode: dict[str, object], stop: int
 ) -> None:
-    whole = take(make(sources, tokenizer, packed=packed).steps(0, 3, lambda index: True), 20)
+    whole = take(make(sources, tokenizer, **mode).steps(0, 3, lambda index: True), 20)
     position = json.loads(json.dumps(whole[stop - 1].position))
-    resumed = take(make(sources, tokenizer, packed=packed).steps(stop, 3, lambda index: True, position), 20 - stop)
+    resumed = take(make(sources, tokenizer, **mode).steps(stop, 3, lambda index: True, position), 20 - stop)
     assert plain(resumed) == plain(whole[stop:])
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_processes_share_a_stream(sources: list[str], tokenizer: PreTrainedTokenizerBase, packed: bool) -> None:
-    whole = plain(take(make(sources, tokenizer, packed=packed).steps(0, 4, lambda index: True), 6))
+@pytest.mark.parametrize("mode", MODES)
+def test_processes_share_a_stream(
+    sources: list[str], tokenizer: PreTrainedTokenizerBase, mode: dict[str, object]
+) -> None:
+    whole = plain(take(make(sources, tokenizer, **mode).steps(0, 4, lambda index: True), 6))
     shares = [
-        plain(take(make(sources, tokenizer, packed=packed).steps(0, 4, lambda i, p=p: i // 2 % 2 == p), 6))  # type: ignore[misc]
+        plain(take(make(sources, tokenizer, **mode).steps(0, 4, lambda i, p=p: i // 2 % 2 == p), 6))  # type: ignore[misc]
         for p in range(2)
     ]
     assert [sorted(first + second) for first, second in zip(*shares, strict=True)] == whole

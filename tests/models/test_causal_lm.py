@@ -1,5 +1,6 @@
 """The causal language model: its parameters, what may look where, equality with dense attention, training machinery."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,17 @@ def test_gradient_checkpointing_gives_the_same_gradients(encoding: str) -> None:
     enable({"use_reentrant": False})
     for one, other in zip(plain, gradients(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_layers_that_run_twice_keep_no_cache() -> None:
+    model, ids = build_causal().train(), random_ids(1, 20)
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model(ids, use_cache=True).past_key_values is not None
+        enable({"use_reentrant": False})
+        assert model(ids, use_cache=True).past_key_values is None
+        assert model.eval()(ids, use_cache=True).past_key_values is not None
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

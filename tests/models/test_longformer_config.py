@@ -98,6 +98,7 @@ def test_defaults_are_hugging_faces() -> None:
         "global_attention_policy",
         "pooling",
         "segment_length",
+        "pretraining_layout",
         "reading_length",
         "reading_tails",
         "classifier_dropout",

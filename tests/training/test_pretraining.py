@@ -4,6 +4,7 @@ import json
 import math
 import resource
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -283,25 +284,33 @@ def test_training_positions_needs_new_ones(roberta_dir: Path) -> None:
 
 
 def batches(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, process: int, processes: int) -> Iterator[Any]:
-    layout = SequenceLayout.for_tokenizer(tokenizer, recipe.sequence_length)
+    layout = SequenceLayout.for_tokenizer(tokenizer, recipe.sequence_length, **asdict(recipe.text_layout))
     source = RunTexts(recipe, RunFolder(recipe.output_dir), tokenizer, layout, progress=False).sequences()
     share = Share(recipe.sequences_per_step, recipe.micro_batch, process, processes)
 
     def mask(sequences: Any) -> dict[str, torch.Tensor]:
-        return collate(
-            [Piece(tokens, mask_tokens(tokens, layout, 0.15, (recipe.seed, index))) for index, tokens in sequences],
-            layout,
-        )
+        pieces = [
+            Piece(tokens, mask_tokens(tokens, layout, 0.15, (recipe.seed, index)), segment_starts)
+            for index, (tokens, segment_starts) in sequences
+        ]
+        return collate(pieces, layout)
 
     return iter(StepBatches(source, share, mask, start=0, position=None))
 
 
-@pytest.mark.parametrize("layout", ["packed", "document"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param({"layout": "packed"}, id="packed"),
+        pytest.param({"layout": "document"}, id="document"),
+        pytest.param({"layout": "document", "segment_length": 8, "segment_ends": "sentences"}, id="sentences"),
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_step_is_the_same_for_any_number_of_processes(
-    tmp_path: Path, roberta_dir: Path, tokenizer: PreTrainedTokenizerBase, layout: str, stream: bool
+    tmp_path: Path, roberta_dir: Path, tokenizer: PreTrainedTokenizerBase, layout: dict[str, Any], stream: bool
 ) -> None:
-    recipe = make_recipe(tmp_path, roberta_dir, layout=layout, stream=stream)
+    recipe = make_recipe(tmp_path, roberta_dir, stream=stream, **layout)
     Path(recipe.output_dir).mkdir()
     alone = batches(recipe, tokenizer, 0, 1)
     pair = [batches(recipe, tokenizer, process, 2) for process in range(2)]

@@ -57,6 +57,16 @@ def test_yaml_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
         ({"trainable": "positions"}, "trainable is 'positions', but source_positions isn't given"),
         ({"segment_length": 128}, "segment_length is 128, which packed sequences have no place for"),
         ({"global_tokens": "separators"}, "global_tokens is 'separators', but in layout 'packed'"),
+        ({"segment_ends": "sentences"}, "segment_ends is 'sentences', but there are no segments; give segment_length"),
+        ({"segment_ends": "words"}, "segment_ends is 'words'; it must be one of 'full', 'sentences'"),
+        (
+            {"segment_length": 8, "layout": "document", "attend_inner_padding": True},
+            "attend_inner_padding is true, but only segments that end at sentences are padded",
+        ),
+        (
+            {"objective": "denoising", "segment_ends": "sentences"},
+            "segment_ends is 'sentences', which is for masked language models; leave it out with objective 'denoising'",
+        ),
         ({"eval_every": 5}, "eval_every is 5, but eval names no text"),
     ],
 )
@@ -121,6 +131,7 @@ def test_the_published_recipes_are_the_published_numbers() -> None:
         ("hub:allenai/c4:en",), "document", 1025, "words",
     )  # fmt: skip
     assert (card.segment_length, card.global_tokens, card.eval_every) == (128, "separators", 10_000)
+    assert (card.segment_ends, card.attend_inner_padding) == ("sentences", True)
 
 
 def test_every_field_is_documented() -> None:

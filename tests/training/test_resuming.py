@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 from runs import environment, make_recipe, numbers, run_and_kill, write_recipe
-from tiny_text import make_texts, write_parquet
+from tiny_text import make_sentences, write_parquet
 
 from longspan.training import PretrainRecipe, pretrain
 from longspan.training.run_folder import RunFolder
 
 STREAMED_DOCUMENTS = {"layout": "document", "stream": True}
+SEGMENTS = {"layout": "document", "segment_length": 8, "segment_ends": "sentences"}
 KILLS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "between checkpoints": ("step", 8, {}),
     "within a checkpoint": ("checkpoint", 10, {}),
     "streamed documents": ("step", 11, STREAMED_DOCUMENTS),
     "streamed and packed": ("step", 7, {"stream": True}),
+    "segments of sentences": ("step", 8, SEGMENTS),
+    "streamed segments": ("step", 9, {**SEGMENTS, "stream": True}),
 }
 
 
@@ -30,7 +33,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, roberta_dir: Path) -> dict[
     recipes = {}
     for name, (_, _, fields) in KILLS.items():
         folder = tmp_path_factory.mktemp("killed")
-        table = write_parquet(folder / "train.parquet", make_texts(40))
+        table = write_parquet(folder / "train.parquet", make_sentences(40))
         recipes[name] = make_recipe(folder, roberta_dir, **fields, **({"train": (str(table),)} if fields else {}))
     run_and_kill([(recipes[name], moment, step) for name, (moment, step, _) in KILLS.items()])
     return recipes
@@ -85,7 +88,11 @@ def test_a_torn_last_line_of_the_log_is_written_anew(tmp_path: Path, roberta_dir
 
 @pytest.mark.parametrize(
     "fields",
-    [pytest.param({}, id="packed"), pytest.param(STREAMED_DOCUMENTS, id="streamed documents", marks=pytest.mark.slow)],
+    [
+        pytest.param({}, id="packed"),
+        pytest.param(STREAMED_DOCUMENTS, id="streamed documents", marks=pytest.mark.slow),
+        pytest.param(SEGMENTS, id="segments of sentences", marks=pytest.mark.slow),
+    ],
 )
 def test_two_processes_give_the_losses_of_one(tmp_path: Path, roberta_dir: Path, fields: dict[str, Any]) -> None:
     alone = pretrain(make_recipe(tmp_path, roberta_dir, output_dir=str(tmp_path / "alone"), **fields), progress=False)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -15,8 +16,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from longspan.data.atomic import atomic_directory
-from longspan.data.layout import SequenceLayout
+from longspan.data.layout import SequenceLayout, SequenceText
 from longspan.data.progress import progress_bar
+from longspan.data.sentence_tokens import SentenceStarts, tokenize_sentences
 from longspan.data.text import Document, TxtDocument, find_files, read_documents
 from longspan.data.tokenization import Tokens, tokenize, tokenizer_fingerprint
 
@@ -36,8 +38,8 @@ Position = dict[str, Any]
 class Step(NamedTuple):
     """What one process trains on in one optimizer step."""
 
-    sequences: list[tuple[int, Tokens]]
-    """``(index in the run, text tokens)`` of its sequences, in order."""
+    sequences: list[tuple[int, SequenceText]]
+    """``(index in the run, text)`` of its sequences, in order."""
     position: Position
     """Where reading stands after the step; for a corpus, which it is."""
 
@@ -50,7 +52,8 @@ class TokenCorpus:
     """Tokens of many documents in one memory-mapped file, which all processes and workers share.
 
     A folder of ``tokens.bin`` (uint16, or uint32 for vocabularies beyond 65,536), ``documents.npy`` (one
-    record a document: its first token, its tokens, words and characters) and ``corpus.json`` (what it was made from).
+    record a document: its first token, its tokens, words and characters) and ``corpus.json`` (what it was made from);
+    ``sentences.bin`` (int64, the first token of each sentence) where sentences were asked for.
     """
 
     tokens: Tokens
@@ -58,14 +61,18 @@ class TokenCorpus:
     documents: NDArray[np.void]
     """One record a document: ``start``, ``tokens``, ``words``, ``characters``."""
     digest: str
-    """SHA-256 of all tokens: two corpora share it only if they give the same sequences."""
+    """SHA-256 of all tokens and sentences: two corpora share it only if they give the same sequences."""
+    sentences: SentenceStarts | None = None
+    """The first token of each sentence of all documents, memory-mapped, ascending; None: not asked for."""
 
     @classmethod
     def open(cls, folder: Path) -> "TokenCorpus":
         """Map a folder that :meth:`write` made."""
         meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         tokens = np.memmap(folder / "tokens.bin", dtype=np.dtype(meta["dtype"]), mode="r")
-        return cls(tokens, np.load(folder / "documents.npy"), meta["sha256"])
+        file = folder / "sentences.bin"
+        sentences = np.memmap(file, dtype=np.int64, mode="r") if file.exists() else None
+        return cls(tokens, np.load(folder / "documents.npy"), meta["sha256"], sentences)
 
     @classmethod
     def of_files(
@@ -76,27 +83,31 @@ class TokenCorpus:
         cache_dir: Path,
         text_field: str = "text",
         txt_document: TxtDocument = "file",
+        sentences: bool = False,
         progress: bool = True,
     ) -> "TokenCorpus":
         """The corpus of some files: tokenized the first time, opened from ``cache_dir`` after that.
 
         The cache is found by a fingerprint of the files (path, size, time of last change), the tokenizer and
-        the options. Of several processes that ask at once, one tokenizes and the others wait.
+        the options. Of several processes that ask at once, one tokenizes and the others wait. With ``sentences`` it
+        also says where sentences begin.
 
         Raises:
             FileNotFoundError, ValueError: see :func:`longspan.data.text.read_documents`; or no document holds
-                any text.
+                any text; or sentences are asked of a tokenizer without offsets.
             OSError: the cache can't be written.
         """
         files = find_files(paths)
         stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         identity = [FORMAT, stats, text_field, txt_document, tokenizer_fingerprint(tokenizer)]
+        identity += ["sentences"] if sentences else []
         folder = cache_dir / f"corpus-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}"
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not folder.exists():
                 documents = read_documents(files, text_field=text_field, txt_document=txt_document)
-                cls.write(folder, documents, tokenizer, progress=progress, source=[str(file) for file in files])
+                source = [str(file) for file in files]
+                cls.write(folder, documents, tokenizer, source=source, sentences=sentences, progress=progress)
         return cls.open(folder)
 
     @classmethod
@@ -107,6 +118,7 @@ class TokenCorpus:
         tokenizer: "PreTrainedTokenizerBase",
         *,
         source: list[str],
+        sentences: bool = False,
         progress: bool = True,
     ) -> None:
         """Tokenize documents into a new folder, which appears when it is complete.
@@ -116,10 +128,12 @@ class TokenCorpus:
             documents: the documents, read once.
             tokenizer: cuts the texts.
             source: what to note in ``corpus.json`` as the origin.
+            sentences: also note where sentences begin.
             progress: show a bar of documents and tokens per second.
 
         Raises:
-            ValueError: no document holds a token. OSError: something couldn't be written.
+            ValueError: no document holds a token, or sentences are asked of a tokenizer without offsets.
+            OSError: something couldn't be written.
         """
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
         records: list[tuple[int, int, int, int]] = []
@@ -127,15 +141,24 @@ class TokenCorpus:
         with (
             atomic_directory(folder, "the tokenized corpus") as staging,
             (staging / "tokens.bin").open("wb") as stream,
+            (staging / "sentences.bin").open("wb") if sentences else nullcontext() as sentence_stream,
             progress_bar("tokenize", "tokens", shown=progress) as bar,
         ):
             for batch in document_batches(documents):
                 texts = [document.text for document in batch]
-                for text, tokens in zip(texts, tokenize(tokenizer, texts), strict=True):
+                found: Iterable[tuple[Tokens, SentenceStarts | None]] = (
+                    tokenize_sentences(tokenizer, texts)
+                    if sentences
+                    else ((tokens, None) for tokens in tokenize(tokenizer, texts))
+                )
+                for text, (tokens, starts) in zip(texts, found, strict=True):
                     if tokens.size:
                         data = tokens.astype(dtype).tobytes()
                         stream.write(data)
                         digest.update(data + b"%d" % tokens.size)
+                        if sentence_stream and starts is not None:
+                            sentence_stream.write((starts + total).tobytes())
+                            digest.update(starts.tobytes())
                         records.append((total, tokens.size, len(text.split()), len(text)))
                         total += tokens.size
                         bar.update(tokens.size)
@@ -171,6 +194,14 @@ class TokenCorpus:
         record = self.documents[number]
         return self.tokens[record["start"] : record["start"] + record["tokens"]]
 
+    def sentence_starts(self, number: int) -> SentenceStarts | None:
+        """The first token of each sentence of one document, counted from its own first; None: not asked for."""
+        if self.sentences is None:
+            return None
+        record = self.documents[number]
+        first, last = np.searchsorted(self.sentences, [record["start"], record["start"] + record["tokens"]])
+        return self.sentences[first:last] - record["start"]
+
 
 def document_batches(
     documents: Iterable[Document], size: int = 64, characters: int = 4_000_000
@@ -199,8 +230,8 @@ class CorpusSequences(ABC):
         self.corpus, self.documents, self.layout, self.seed = corpus, documents, layout, seed
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Tokens:
-        """The text tokens of sequence ``index`` of the run, int64, at most ``layout.capacity``."""
+    def __getitem__(self, index: int) -> SequenceText:
+        """The text of sequence ``index`` of the run: int64 tokens, at most ``layout.capacity``."""
 
     def steps(
         self, start: int, per_step: int, owned: Callable[[int], bool], position: Position | None = None
@@ -248,7 +279,7 @@ class PackedSequences(CorpusSequences):
         ends = np.cumsum(self.corpus.documents["tokens"][documents] + 1)
         return documents, ends, generator.permutation(self.per_pass)
 
-    def __getitem__(self, index: int) -> Tokens:
+    def __getitem__(self, index: int) -> SequenceText:
         number, place = divmod(index, self.per_pass)
         documents, ends, order = self._pass(number)
         begin = int(order[place]) * self.layout.capacity
@@ -264,7 +295,7 @@ class PackedSequences(CorpusSequences):
                 parts.append(np.array([self.layout.separator_id]))
                 begin += 1
             at += 1
-        return np.concatenate(parts)
+        return SequenceText(np.concatenate(parts))
 
 
 class DocumentSequences(CorpusSequences):
@@ -278,7 +309,8 @@ class DocumentSequences(CorpusSequences):
     def _make_pass(self, number: int) -> NDArray[np.int64]:
         return np.random.default_rng((self.seed, number)).permutation(self.documents)
 
-    def __getitem__(self, index: int) -> Tokens:
+    def __getitem__(self, index: int) -> SequenceText:
         number, place = divmod(index, self.per_pass)
-        tokens = self.corpus.document(int(self._pass(number)[place]))
-        return tokens[: self.layout.capacity].astype(np.int64)
+        document = int(self._pass(number)[place])
+        tokens, starts = self.layout.first(self.corpus.document(document), self.corpus.sentence_starts(document))
+        return SequenceText(tokens.astype(np.int64), starts)

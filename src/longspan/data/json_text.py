@@ -1,7 +1,9 @@
-"""JSON out of files of others, whatever is wrong with it said in one sentence with the place."""
+"""JSON: others' files, with whatever is wrong said in one sentence with the place, and valid JSON for ours."""
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -55,3 +57,29 @@ def parse_json(text: str, place: str, form: str, *, with_line: bool = False, onc
     if twice:
         raise ValueError(f"{place} names {twice[0]!r} twice; give every field a name of its own")
     return held
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """A value as JSON, with ``null`` for numbers that are infinite or NaN, as :func:`finite_or_none` has it.
+
+    Args:
+        value: what JSON holds.
+        **options: of ``json.dumps``.
+    """
+    return json.dumps(finite_or_none(value), allow_nan=False, **options)
+
+
+def finite_or_none(value: Any) -> Any:
+    """A value whose numbers that are infinite or NaN, which JSON doesn't know, are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite_or_none(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_none(entry) for entry in value]
+    return value
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers out of a JSON object of ours: NaN for what wasn't finite."""
+    return {name: math.nan if value is None else value for name, value in values.items()}

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longspan.data.layout import SequenceLayout
+from longspan.data.layout import SegmentStarts, SequenceLayout
 from longspan.data.tokenization import Tokens
 
 IGNORED = -100
@@ -70,6 +70,8 @@ class Piece(NamedTuple):
     """The true token ids ``[n]``."""
     masked: Masked
     """What the model sees of them."""
+    segment_starts: SegmentStarts | None = None
+    """The first of them in each segment, see :class:`longspan.data.layout.SequenceText`."""
 
 
 def collate(pieces: Sequence[Piece], layout: SequenceLayout) -> dict[str, Tensor]:
@@ -81,8 +83,8 @@ def collate(pieces: Sequence[Piece], layout: SequenceLayout) -> dict[str, Tensor
 
     Returns:
         ``input_ids`` and ``labels`` int64 ``[B, N]``, ``labels`` being -100 where nothing is asked;
-        ``attention_mask`` int64 ``[B, N]`` only if a sequence is padded; ``global_attention_mask`` int64
-        ``[B, N]`` only if the layout has global tokens.
+        ``attention_mask`` int64 ``[B, N]`` only if there is padding that isn't attended; ``global_attention_mask``
+        int64 ``[B, N]`` only if the layout has global tokens.
     """
     counts = [len(piece.tokens) for piece in pieces]
     if max(counts) > layout.capacity:
@@ -90,22 +92,25 @@ def collate(pieces: Sequence[Piece], layout: SequenceLayout) -> dict[str, Tensor
             f"a sequence of {max(counts)} text tokens was given, "
             f"but sequence_length {layout.sequence_length} holds {layout.capacity}"
         )
-    lengths = [layout.length(count) for count in counts]
+    lengths = [layout.length(count, piece.segment_starts) for piece, count in zip(pieces, counts, strict=True)]
     shape = (len(pieces), max(lengths))
     input_ids = np.full(shape, layout.pad_id, dtype=np.int64)
     labels = np.full(shape, IGNORED, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     global_attention_mask = np.zeros(shape, dtype=np.int64)
     for row, (piece, count, length) in enumerate(zip(pieces, counts, lengths, strict=True)):
-        at = layout.text_positions(count)
+        at = layout.text_positions(count, piece.segment_starts)
+        separators = layout.separator_positions(count, piece.segment_starts)
         input_ids[row, 0] = layout.first_id
-        input_ids[row, layout.separator_positions(count)] = layout.separator_id
+        input_ids[row, separators] = layout.separator_id
         input_ids[row, at] = piece.masked.tokens
         labels[row, at] = np.where(piece.masked.chosen, piece.tokens, IGNORED)
-        attention_mask[row, :length] = 1
-        global_attention_mask[row, layout.global_positions(count)] = 1
+        attention_mask[row, 0] = attention_mask[row, separators] = attention_mask[row, at] = 1
+        if layout.attend_inner_padding:
+            attention_mask[row, :length] = 1
+        global_attention_mask[row, layout.global_positions(count, piece.segment_starts)] = 1
     batch = {"input_ids": input_ids, "labels": labels}
-    if min(lengths) < shape[1]:
+    if not attention_mask.all():
         batch["attention_mask"] = attention_mask
     if layout.global_tokens != "none":
         batch["global_attention_mask"] = global_attention_mask

@@ -1,7 +1,7 @@
 """Texts laid out in segments, each headed by a special token (Chalkidis et al. 2022, section 3).
 
 ``<s>`` stands in column 0 and ``</s>`` in the columns K, 2K ...; between them stand up to K - 1 tokens of text, and
-padding where a segment ends early. :class:`longspan.data.SequenceLayout` is the same with segments that are full.
+padding where a segment ends early.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longspan.data.sentences import split_sentences
+from longspan.data.sentence_tokens import sentence_starts
 from longspan.data.tokenization import tokenize_with_offsets
 
 if TYPE_CHECKING:
@@ -146,12 +146,9 @@ class SegmentLayout:
         offsets: list[NDArray[np.int64]] = [np.zeros((0, 2), dtype=np.int64)]
         for part in parts:
             tokens, of_tokens = tokenize_with_offsets(tokenizer, part, special_tokens=special_tokens)
-            places = np.array(of_tokens, dtype=np.int64).reshape(-1, 2)
-            offsets.append(places)
+            offsets.append(np.array(of_tokens, dtype=np.int64).reshape(-1, 2))
             if isinstance(text, str):
-                stops = [stop for _, stop in split_sentences(part)]
-                sentence = np.searchsorted(stops, places[:, 0], side="right")  # [n], of each token
-                cuts = np.searchsorted(sentence, np.arange(1, len(stops))).tolist()
+                cuts = sentence_starts(part, of_tokens)[1:].tolist()
                 ids += [tokens[start:stop] for start, stop in pairwise([0, *cuts, len(tokens)])]
             else:
                 ids.append(tokens)
@@ -179,7 +176,7 @@ class SegmentLayout:
         Raises:
             ValueError: more segments than ``max_segments``.
         """
-        segments, starts = self._group([len(sentence) for sentence in sentences], merge)
+        segments, starts = self.group([len(sentence) for sentence in sentences], merge=merge)
         count = segments[-1][1]
         kept = count
         if self.max_segments is not None and len(segments) > self.max_segments:
@@ -194,12 +191,10 @@ class SegmentLayout:
         text = np.array([token for sentence in sentences for token in sentence], dtype=np.int64)[:kept]
 
         columns = np.arange(len(segments)) * self.segment_length  # [S], of the headers
+        positions = text_columns(np.array([start for start, _ in segments]), kept, self.segment_length)
         input_ids = np.full(len(segments) * self.segment_length, self.pad_id, dtype=np.int64)
         input_ids[columns] = self.separator_id
         input_ids[0] = self.first_id
-        lengths = np.array([stop - start for start, stop in segments])  # [S]
-        first_tokens = np.array([start for start, _ in segments])
-        positions = np.arange(kept) + np.repeat(columns + 1 - first_tokens, lengths)
         input_ids[positions] = text
         attention_mask = np.full(len(input_ids), int(self.attend_inner_padding), dtype=np.int64)
         attention_mask[columns] = attention_mask[positions] = 1
@@ -216,8 +211,16 @@ class SegmentLayout:
             offsets=None if offsets is None else offsets[:kept],
         )
 
-    def _group(self, lengths: list[int], merge: bool) -> tuple[list[tuple[int, int]], list[int]]:
-        """The text tokens of each segment, and the segment in which each sentence begins."""
+    def group(self, lengths: Sequence[int], *, merge: bool = True) -> tuple[list[tuple[int, int]], list[int]]:
+        """Divide sentences of so many tokens into segments, of which there may be any number.
+
+        Args:
+            lengths: tokens of each sentence.
+            merge: see :meth:`arrange`.
+
+        Returns:
+            Per segment, its text tokens as ``(start, stop)``, and per sentence the segment in which it begins.
+        """
         capacity = self.segment_length - 1
         segments: list[tuple[int, int]] = []
         starts = []
@@ -275,3 +278,21 @@ class SegmentLayout:
             rows = [torch.tensor(list(of_text)) for of_text in labels]
             tensors["labels"] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_IGNORED)
         return tensors
+
+
+def text_columns(segment_starts: NDArray[np.int64], count: int, segment_length: int) -> NDArray[np.int64]:
+    """Where the tokens of a text stand in its segments.
+
+    Args:
+        segment_starts: the first text token of each segment, ``[S]``.
+        count: n, text tokens in all.
+        segment_length: K.
+
+    Returns:
+        The column of each text token, int64 ``[n]``.
+    """
+    columns = np.arange(len(segment_starts)) * segment_length + 1
+    places: NDArray[np.int64] = np.arange(count) + np.repeat(
+        columns - segment_starts, np.diff(segment_starts, append=count)
+    )
+    return places

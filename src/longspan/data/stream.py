@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from longspan.data.corpus import LengthUnit, Position, Step
-from longspan.data.layout import SequenceLayout
+from longspan.data.layout import SequenceLayout, SequenceText
+from longspan.data.sentence_tokens import tokenize_sentences
 from longspan.data.text import Document, TxtDocument, extension, find_files
 from longspan.data.tokenization import Tokens, tokenize
 
@@ -97,8 +98,8 @@ class _Chunk(NamedTuple):
 class _Cut(NamedTuple):
     """One sequence out of a stream."""
 
-    tokens: Tokens | None
-    """Its text tokens; None for a document that another process trains on."""
+    text: SequenceText | None
+    """None for a document that another process trains on."""
     position: Position
     """Where the stream stands after it."""
 
@@ -127,7 +128,7 @@ class StreamedSequences:
         Args:
             sources: see :func:`open_stream`; read one after the other.
             tokenizer: cuts the texts.
-            layout: how many tokens a sequence holds.
+            layout: what a sequence holds.
             packed: join documents with separators and fill sequences, or one document a sequence.
             text_field: the column with the text.
             txt_document: whether a ``.txt`` file is one document or one a line.
@@ -159,10 +160,10 @@ class StreamedSequences:
     def _steps(self, start: int, per_step: int, owned: Callable[[int], bool], begin: Position) -> Iterator[Step]:
         first = start * per_step
         cuts = self._packed(begin) if self.packed else self._documents(begin, lambda offset: owned(first + offset))
-        sequences: list[tuple[int, Tokens]] = []
+        sequences: list[tuple[int, SequenceText]] = []
         for index, cut in enumerate(cuts, start=first):
-            if owned(index) and cut.tokens is not None:
-                sequences.append((index, cut.tokens))
+            if owned(index) and cut.text is not None:
+                sequences.append((index, cut.text))
             if (index + 1) % per_step == 0:
                 yield Step(sequences, cut.position)
                 sequences = []
@@ -174,14 +175,20 @@ class StreamedSequences:
         for chunk in self._chunks(begin):
             texts = chunk.texts[skip:]
             mine = [owned(offset + place) for place in range(len(texts))]
-            own_texts = [text for text, own in zip(texts, mine, strict=True) if own]
-            tokens = iter(tokenize(self.tokenizer, own_texts) if own_texts else [])
+            own_texts = iter(self._first_sequences([text for text, own in zip(texts, mine, strict=True) if own]))
             for own in mine:
                 skip += 1
-                own_tokens = next(tokens)[: self.layout.capacity] if own else None
-                yield _Cut(own_tokens, {**chunk.position, "skip": skip})
+                yield _Cut(next(own_texts) if own else None, {**chunk.position, "skip": skip})
             offset += len(texts)
             skip = 0
+
+    def _first_sequences(self, texts: list[str]) -> list[SequenceText]:
+        """The first sequence of each text."""
+        if not texts:
+            return []
+        if self.layout.needs_sentences:
+            return [self.layout.first(*found) for found in tokenize_sentences(self.tokenizer, texts)]
+        return [self.layout.first(tokens) for tokens in tokenize(self.tokenizer, texts)]
 
     def _packed(self, begin: Position) -> Iterator[_Cut]:
         """Joined documents, cut at every ``capacity`` tokens. ``skip`` counts joined tokens of the chunk."""
@@ -197,7 +204,7 @@ class StreamedSequences:
                 skip += capacity
                 while len(held) > 1 and skip >= len(held[0][1]):
                     skip -= len(held.pop(0)[1])
-                yield _Cut(text, {**held[0][0], "skip": skip})
+                yield _Cut(SequenceText(text), {**held[0][0], "skip": skip})
 
     def _chunks(self, begin: Position) -> Iterator[_Chunk]:
         """The kept documents, up to :data:`CHUNK` at a time, pass after pass, never across sources."""

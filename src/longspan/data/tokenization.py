@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Tokens = NDArray[np.integer]
 """Token ids, one dimension."""
@@ -31,16 +31,35 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list
     A special token spelled out in a text (``<mask>`` in a web page) is tokenized as the plain text that it
     is.
     """
-    encoded = tokenizer(
+    return [np.asarray(ids, dtype=np.int64) for ids in encode_texts(tokenizer, texts)["input_ids"]]
+
+
+def encode_texts(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, offsets: bool = False, special_tokens: bool = False
+) -> "BatchEncoding":
+    """What a tokenizer says of some texts, each whole and by itself.
+
+    Args:
+        tokenizer: any.
+        texts: the texts.
+        offsets: also say as ``offset_mapping`` which characters each token covers.
+        special_tokens: take special tokens that are spelled out, such as ``<mask>``, for what they say.
+
+    Raises:
+        ValueError: the tokenizer gives no offsets (a tokenizer written in Python).
+    """
+    if offsets and not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
+    return tokenizer(
         list(texts),
         add_special_tokens=False,
-        split_special_tokens=True,
+        split_special_tokens=not special_tokens,
+        return_offsets_mapping=offsets,
         return_attention_mask=False,
         return_token_type_ids=False,
         truncation=False,
         verbose=False,
-    )["input_ids"]
-    return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+    )
 
 
 class OffsetTokens(NamedTuple):
@@ -68,23 +87,12 @@ def tokenize_with_offsets(
     Raises:
         ValueError: the tokenizer gives no offsets (a tokenizer written in Python).
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"{type(tokenizer).__name__} gives no offsets; use a fast tokenizer")
     shift = 1 if leading_space and text and not text[0].isspace() else 0
-    encoded = tokenizer(
-        " " * shift + text,
-        add_special_tokens=False,
-        split_special_tokens=not special_tokens,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        truncation=False,
-        verbose=False,
-    )
-    offsets = encoded["offset_mapping"]
+    encoded = encode_texts(tokenizer, [" " * shift + text], offsets=True, special_tokens=special_tokens)
+    offsets = encoded["offset_mapping"][0]
     if shift:
         offsets = [(max(start - 1, 0), max(stop - 1, 0)) for start, stop in offsets]
-    return OffsetTokens(list(encoded["input_ids"]), list(offsets))
+    return OffsetTokens(list(encoded["input_ids"][0]), list(offsets))
 
 
 def tokenize_with_extent(tokenizer: "PreTrainedTokenizerBase", text: str) -> Tokenized:

@@ -118,7 +118,9 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
             return past_key_values
         if use_cache is None:  # where a gradient may be asked for, nobody generates
             use_cache = self.config.use_cache and not torch.is_grad_enabled()
-        if use_cache and not (self.training and self.is_gradient_checkpointing):
+        # The names of transformers' own property differ from version to version.
+        checkpointing = any(layer.gradient_checkpointing for layer in self.layers)
+        if use_cache and not (self.training and checkpointing):
             return RollingCache(self.config)
         return None
 

@@ -49,6 +49,8 @@ class LongformerConfig(transformers.LongformerConfig):
         segment_length: the distance in tokens of segment headers, where texts are laid out in segments
             (Chalkidis et al. 2022): poolings then read the headers. ``None``: the ``max_sentence_length`` that
             their configurations hold, else no segments.
+        pretraining_layout: how texts stood in pretraining, as ``longspan pretrain`` notes it for ``longspan evaluate``
+            and ``fill-mask``; the model itself doesn't read it.
         reading_length: read texts in pieces of so many tokens, each by itself with full attention and positions from
             the first on, and join the states: the short baseline of Beltagy et al. 2020, section 6.2, for any
             head and from any weights, see :mod:`longspan.models.segment_reading`. ``None``: read texts whole.
@@ -89,6 +91,7 @@ class LongformerConfig(transformers.LongformerConfig):
     global_attention_policy: Any = None
     pooling: Any = None
     segment_length: Any = None
+    pretraining_layout: Any = None
     reading_length: Any = None
     reading_tails: Any = 0
     classifier_dropout: Any = None

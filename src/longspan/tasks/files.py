@@ -1,14 +1,13 @@
 """JSON files of data sets, read so that whatever is wrong with them is one sentence with the file and the place."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from longspan.data.atomic import atomic_text
-from longspan.data.json_text import parse_json
+from longspan.data.json_text import parse_json, to_json
 
 T = TypeVar("T")
 
@@ -143,7 +142,7 @@ def write_json(path: str | Path, value: Any, what: str) -> None:
     Raises:
         OSError: it couldn't be written; what was there stays.
     """
-    atomic_text(Path(path), json.dumps(value, ensure_ascii=False, indent=1) + "\n", what)
+    atomic_text(Path(path), to_json(value, ensure_ascii=False, indent=1) + "\n", what)
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longspan.data.denoising import TextNoise, collate_denoising
-from longspan.data.layout import SequenceLayout
+from longspan.data.layout import SequenceLayout, SequenceText
 from longspan.data.masking import IGNORED
 from longspan.data.progress import progress_bar
 from longspan.data.text import Document
@@ -86,8 +86,8 @@ class DenoisingEvaluation:
     seed: int = 0
     max_tokens: int | None = None
     """Stop after so many tokens of text."""
-    max_document_tokens: int | None = None
-    """Only the first so many tokens of each document; None: all."""
+    first_sequence_only: bool = False
+    """Only the first sequence of each document, as training in the layout ``document``."""
     precision: str = "fp32"
     progress: bool = True
 
@@ -137,7 +137,9 @@ class DenoisingEvaluation:
         for document, entry in enumerate(documents):
             if left <= 0:
                 return
-            tokens = tokenize(self.tokenizer, [entry.text])[0][: self.max_document_tokens]
+            tokens = tokenize(self.tokenizer, [entry.text])[0]
+            if self.first_sequence_only:
+                tokens = self.layout.first(tokens).tokens
             tokens = tokens[: min(left, len(tokens))]
             left -= len(tokens)
             for number, start in enumerate(range(0, len(tokens), self.layout.capacity)):
@@ -163,9 +165,9 @@ class DenoisingTrainer(SequenceTrainer):
     metrics_kind = DenoisingMetrics
     counts_kind = DenoisingCounts
 
-    def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
+    def _make_batch(self, sequences: Sequence[tuple[int, SequenceText]]) -> dict[str, Tensor]:
         noise = self.evaluation.noise
-        texts = [(noise(tokens, (self.args.seed, MASK_KEY, index)), tokens) for index, tokens in sequences]
+        texts = [(noise(text.tokens, (self.args.seed, MASK_KEY, index)), text.tokens) for index, text in sequences]
         return collate_denoising(texts, self.evaluation.layout)
 
     def compute_loss(

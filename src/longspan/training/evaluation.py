@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from longspan.data.layout import GlobalTokens, SequenceLayout
+from longspan.data.layout import GlobalTokens, SegmentEnds, SequenceLayout
 from longspan.data.masking import IGNORED, Masked, Piece, collate, mask_tokens
 from longspan.data.progress import progress_bar
+from longspan.data.sentence_tokens import SentenceStarts, sentence_starts
 from longspan.data.text import Document, TxtDocument, as_documents
 from longspan.data.tokenization import Tokenized, tokenize_with_extent
 from longspan.training.masked_lm import check_model_fits, masked_logits, masked_nats
+from longspan.training.reading_layout import reading_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -125,7 +127,9 @@ def evaluate_masked_lm(
     text_field: str = "text",
     txt_document: TxtDocument = "file",
     segment_length: int | None = None,
-    global_tokens: GlobalTokens = "none",
+    segment_ends: SegmentEnds | None = None,
+    attend_inner_padding: bool | None = None,
+    global_tokens: GlobalTokens | None = None,
     precision: str = "fp32",
     progress: bool = True,
 ) -> MaskedLMMetrics:
@@ -150,8 +154,10 @@ def evaluate_masked_lm(
         max_documents: stop after so many documents.
         text_field: field of .jsonl and .parquet files.
         txt_document: whether a .txt file is one document or one a line.
-        segment_length: put a separator at every multiple of this position, see
-            :class:`longspan.data.layout.SequenceLayout`.
+        segment_length: put a separator at every multiple of this position; 0: nowhere. ``None``: as the model was
+            trained, see :func:`longspan.training.reading_layout.reading_layout`, also for the next three.
+        segment_ends: where segments end, see :class:`longspan.data.layout.SequenceLayout`.
+        attend_inner_padding: have the padding of segments attended.
         global_tokens: which tokens attend globally: ``none``, ``cls`` or ``separators``.
         precision: ``fp32`` takes the model as it is; ``bf16`` and ``fp16`` use autocast.
         progress: show a bar.
@@ -163,11 +169,16 @@ def evaluate_masked_lm(
         TypeError: the tokenizer isn't a fast one.
     """
     documents = as_documents(files_or_texts, text_field=text_field, txt_document=txt_document)
+    layout = reading_layout(
+        model,
+        segment_length=segment_length,
+        segment_ends=segment_ends,
+        attend_inner_padding=attend_inner_padding,
+        global_tokens=global_tokens,
+    )
     evaluation = MaskedLMEvaluation(
         tokenizer=tokenizer,
-        layout=SequenceLayout.for_tokenizer(
-            tokenizer, sequence_length, segment_length=segment_length, global_tokens=global_tokens
-        ),
+        layout=SequenceLayout.for_tokenizer(tokenizer, sequence_length, **asdict(layout)),
         batch_size=batch_size,
         mlm_probability=mlm_probability,
         seed=seed,
@@ -175,7 +186,7 @@ def evaluate_masked_lm(
         precision=precision,
         progress=progress,
     )
-    check_model_fits(model, tokenizer, sequence_length, global_tokens)
+    check_model_fits(model, tokenizer, sequence_length, layout.global_tokens)
     started = time.perf_counter()
     counts = evaluation.count(model, islice(documents, max_documents))
     if not counts.documents:
@@ -224,8 +235,8 @@ class MaskedLMEvaluation:
     mlm_probability: float = 0.15
     seed: int = 0
     max_tokens: int | None = None
-    max_document_tokens: int | None = None
-    """Only the first so many tokens of each document; None: all."""
+    first_sequence_only: bool = False
+    """Only the first sequence of each document, as training in the layout ``document``."""
     precision: str = "fp32"
     progress: bool = True
 
@@ -286,25 +297,39 @@ class MaskedLMEvaluation:
             if left is not None and left <= 0:
                 return
             measured = tokenize_with_extent(self.tokenizer, document.text)
-            limits = [limit for limit in (left, self.max_document_tokens) if limit is not None]
-            count = min([len(measured.tokens), *limits])
+            starts = self._sentence_starts(document.text, measured)
+            count = len(measured.tokens)
+            if self.first_sequence_only:
+                count = len(self.layout.first(measured.tokens, starts).tokens)
             if left is not None:
+                count = min(count, left)
                 left -= count
-            yield from self._cut(number, measured, count)
+            yield from self._cut(number, measured, starts, count)
 
-    def _cut(self, number: int, measured: Tokenized, count: int) -> Iterator["_MeasuredPiece"]:
+    def _sentence_starts(self, text: str, measured: Tokenized) -> SentenceStarts | None:
+        """The first token of each sentence that has one, if the layout asks for it."""
+        if not self.layout.needs_sentences:
+            return None
+        ends = np.cumsum(measured.characters)
+        return np.unique(sentence_starts(text, np.column_stack([ends - measured.characters, ends])))
+
+    def _cut(
+        self, number: int, measured: Tokenized, starts: SentenceStarts | None, count: int
+    ) -> Iterator["_MeasuredPiece"]:
         """The pieces of the first ``count`` tokens of document ``number``."""
         tokens = measured.tokens[:count]
         masked = mask_tokens(tokens, self.layout, self.mlm_probability, (self.seed, number))
-        for start in range(0, count, self.layout.capacity):
-            part = slice(start, start + self.layout.capacity)
+        begin = 0
+        for text in self.layout.cut(tokens, None if starts is None else starts[starts < count]):
+            part = slice(begin, begin + len(text.tokens))
             chosen: NDArray[np.bool_] = masked.chosen[part]
             yield _MeasuredPiece(
-                piece=Piece(tokens[part], Masked(masked.tokens[part], chosen)),
-                characters=int(measured.characters[:count][part][chosen].sum()),
-                bytes=int(measured.bytes[:count][part][chosen].sum()),
-                first=start == 0,
+                piece=Piece(text.tokens, Masked(masked.tokens[part], chosen), text.segment_starts),
+                characters=int(measured.characters[part][chosen].sum()),
+                bytes=int(measured.bytes[part][chosen].sum()),
+                first=begin == 0,
             )
+            begin = part.stop
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,16 @@
 """Fill the mask tokens of a text."""
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from longspan.data.layout import TextLayout
 from longspan.data.segments import SegmentLayout
+from longspan.data.tokenization import tokenize_with_offsets
 from longspan.training.masked_lm import masked_logits, max_sequence_length
+from longspan.training.reading_layout import reading_layout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +53,8 @@ def fill_masks(
 
     Of a text as one sequence it is what ``pipeline("fill-mask")`` computes, but the vocabulary's scores are made at the
     masks only, so that a long text needs little memory. Models that were trained on texts in segments (Chalkidis et al.
-    2022) read it so, with the segments' headers as global tokens.
+    2022) read it so, with the global tokens that they were trained with, see
+    :func:`longspan.training.reading_layout.reading_layout`.
 
     Args:
         model: a masked LM.
@@ -60,7 +63,7 @@ def fill_masks(
         top_k: candidates per mask.
         context: tokens of ``before`` and ``after``.
         segment_length: tokens of a segment, see :class:`longspan.data.SegmentLayout`; 0: one sequence. ``None``: what
-            the model's configuration says, else one sequence.
+            the model was trained with, else one sequence.
 
     Returns:
         One entry for each mask token, in order.
@@ -70,13 +73,11 @@ def fill_masks(
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
-    if segment_length is None:
-        segment_length = getattr(model.config, "segment_length", None)
-    if segment_length:
-        inputs, at = _in_segments(model, tokenizer, text, segment_length)
+    layout = reading_layout(model, segment_length=segment_length)
+    if layout.segment_length is not None:
+        inputs, at = _in_segments(tokenizer, text, layout)
     else:
-        inputs = dict(tokenizer(text, return_tensors="pt", truncation=False, verbose=False))
-        at = torch.arange(1, max(1, inputs["input_ids"].shape[1] - 1))
+        inputs, at = _as_one(tokenizer, text, layout)
     ids = inputs["input_ids"]  # [1, N]
     chosen = ids == tokenizer.mask_token_id
     if not chosen.any():
@@ -115,15 +116,33 @@ def fill_masks(
     return filled
 
 
+def _as_one(tokenizer: "PreTrainedTokenizerBase", text: str, layout: TextLayout) -> tuple[dict[str, Tensor], Tensor]:
+    """A text without segments as the model's arguments ``[1, N]``, and the columns of its tokens ``[n]``."""
+    inputs = dict(tokenizer(text, return_tensors="pt", truncation=False, verbose=False))
+    if layout.global_tokens != "none":
+        inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
+        inputs["global_attention_mask"][:, [0] if layout.global_tokens == "cls" else [0, -1]] = 1
+    return inputs, torch.arange(1, max(1, inputs["input_ids"].shape[1] - 1))
+
+
 def _in_segments(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, segment_length: int
+    tokenizer: "PreTrainedTokenizerBase", text: str, layout: TextLayout
 ) -> tuple[dict[str, Tensor], Tensor]:
     """A text in segments as the model's arguments ``[1, N]``, and the columns of its tokens ``[n]``."""
-    layout = SegmentLayout.for_tokenizer(tokenizer, segment_length=segment_length, max_segments=None)
-    laid = layout.encode(tokenizer, text, special_tokens=True)
-    batch = layout.collate([laid])
-    # A policy of the model's own decides for itself.
-    knows_global = "global_attention_mask" in inspect.signature(model.forward).parameters
-    if not knows_global or getattr(model.config, "global_attention_policy", None) is not None:
+    assert layout.segment_length is not None
+    segments = SegmentLayout.for_tokenizer(
+        tokenizer,
+        segment_length=layout.segment_length,
+        max_segments=None,
+        attend_inner_padding=layout.attend_inner_padding,
+    )
+    if layout.needs_sentences:
+        laid = segments.encode(tokenizer, text, special_tokens=True)
+    else:  # as a single sentence, which fills its segments
+        laid = segments.arrange([tokenize_with_offsets(tokenizer, text, special_tokens=True).ids])
+    batch = segments.collate([laid])
+    if layout.global_tokens == "none":
         del batch["global_attention_mask"]
+    elif layout.global_tokens == "cls":
+        batch["global_attention_mask"][:, 1:] = 0
     return batch, torch.from_numpy(laid.positions)

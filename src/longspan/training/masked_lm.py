@@ -1,6 +1,5 @@
 """Loading masked language models, and running them so that only masked tokens pass the costly output layer."""
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longspan.training.new_heads import MissingHeadError, load_with_head
+from longspan.training.reading_layout import has_global_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -143,7 +143,7 @@ def check_model_fits(
             f"model longer: longspan convert MODEL NEW_MODEL --max-positions {sequence_length}"
         )
     check_vocabulary(model, tokenizer)
-    if global_tokens != "none" and "global_attention_mask" not in inspect.signature(model.forward).parameters:
+    if global_tokens != "none" and not has_global_attention(model):
         raise ValueError(
             f"global_tokens is {global_tokens!r}, but {type(model).__name__} has no global attention; "
             "use 'none', or convert the model to a Longformer: longspan convert"

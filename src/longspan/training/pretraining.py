@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from longspan.data.denoising import TextNoise
+from longspan.data.json_text import numbers_of
 from longspan.data.layout import SequenceLayout
 from longspan.training.callbacks import CopyToGlobal, Progress, Timetable
 from longspan.training.denoising import DenoisingEvaluation, DenoisingMetrics, DenoisingTrainer, check_denoiser_fits
 from longspan.training.evaluation import MaskedLMEvaluation, MaskedLMMetrics, nothing_masked
 from longspan.training.freezing import frozen
 from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
+from longspan.training.reading_layout import note_layout
 from longspan.training.recipe import PretrainRecipe
 from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder, training_table
@@ -177,11 +179,10 @@ def _make_trainer(
     tokenizer: "PreTrainedTokenizerBase",
     progress: bool,
 ) -> SequenceTrainer:
-    layout = SequenceLayout.for_tokenizer(
-        tokenizer, recipe.sequence_length, segment_length=recipe.segment_length, global_tokens=recipe.global_tokens
-    )
+    layout = SequenceLayout.for_tokenizer(tokenizer, recipe.sequence_length, **asdict(recipe.text_layout))
     if recipe.objective == "masked":
         check_model_fits(model, tokenizer, recipe.sequence_length, recipe.global_tokens)
+        note_layout(model, recipe.text_layout)
         if recipe.segment_length is not None and recipe.global_tokens == "separators":
             model.config.segment_length = recipe.segment_length  # as the card's configurations tell it, too
     else:
@@ -197,7 +198,7 @@ def _make_trainer(
         "batch_size": recipe.eval_batch or recipe.micro_batch,
         "seed": recipe.seed,
         "max_tokens": recipe.eval_tokens,
-        "max_document_tokens": layout.capacity if recipe.layout == "document" else None,
+        "first_sequence_only": recipe.layout == "document",
         "precision": recipe.precision,
         "progress": show,
     }
@@ -241,7 +242,7 @@ def _read_result(folder: RunFolder) -> PretrainResult:
     return PretrainResult(
         model_dir=folder.model_dir,
         log=folder.read_log(),
-        metrics=kind(**metrics) if metrics else None,
+        metrics=kind(**numbers_of(metrics)) if metrics else None,
         **result,
     )
 

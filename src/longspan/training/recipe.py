@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from longspan.data.corpus import LengthUnit
-from longspan.data.layout import GlobalTokens
+from longspan.data.layout import GlobalTokens, SegmentEnds, TextLayout
 from longspan.data.text import TxtDocument
 from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
 
@@ -58,6 +58,12 @@ class PretrainRecipe:
     its own, cut or padded."""
     segment_length: int | None = None
     """Put a separator at every multiple of this many tokens, as ``kiddothe2b/longformer-base-4096``. None: none."""
+    segment_ends: SegmentEnds = "full"
+    """``full``: segments are full. ``sentences``: sentences go together into a segment while they fit, padding fills it
+    up, and a sentence longer than a segment goes on in the next."""
+    attend_inner_padding: bool = False
+    """Have the padding of segments that end at sentences attended as if it were tokens, which is how
+    ``kiddothe2b/longformer-base-4096`` very probably was trained."""
     min_length: int = 0
     """Documents shorter than this are left out, in training and evaluation."""
     min_length_unit: LengthUnit = "words"
@@ -193,15 +199,29 @@ class PretrainRecipe:
             )
         if self.objective == "denoising":
             # An LED's first token is global whatever it is trained on.
-            usual = {"segment_length": None, "global_tokens": "none", "trainable": "all"}
+            usual = {
+                "segment_length": None, "segment_ends": "full", "attend_inner_padding": False, "global_tokens": "none",
+                "trainable": "all",
+            }  # fmt: skip
             for name, value in usual.items():
                 if getattr(self, name) != value:
                     raise ValueError(
                         f"{name} is {getattr(self, name)!r}, which is for masked language models; leave it out with "
                         "objective 'denoising'"
                     )
+        _ = self.text_layout  # checks how its fields go together
         if self.eval_every is not None and not self.eval:
             raise ValueError(f"eval_every is {self.eval_every}, but eval names no text; name held-out files")
+
+    @property
+    def text_layout(self) -> TextLayout:
+        """How texts are laid out."""
+        return TextLayout(
+            segment_length=self.segment_length,
+            segment_ends=self.segment_ends,
+            attend_inner_padding=self.attend_inner_padding,
+            global_tokens=self.global_tokens,
+        )
 
     @property
     def num_warmup_steps(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerControl
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import finite_or_none, numbers_of, to_json
 from longspan.training.run_folder import LogEntry, RunFolder
 from longspan.training.trainer_setup import check_loss
 from longspan.training.whole_checkpoints import WholeCheckpoints
@@ -133,7 +134,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
             "seconds": self.seconds,
             "metrics": asdict(self.metrics) if self.metrics else None,
         }
-        atomic_text(self.folder.result_file, json.dumps(result, indent=1) + "\n", "the result")
+        atomic_text(self.folder.result_file, to_json(result, indent=1) + "\n", "the result")
 
     def _continue_from(self, step: int, checkpoint: Path) -> None:
         """Take up the sums and the place in the text of a checkpoint."""
@@ -141,9 +142,9 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         self._take_position(state["position"])
         self._start = step
         self.seconds, self._window_seconds, self.tokens = state["seconds"], state["window_seconds"], state["tokens"]
-        self.metrics = self.metrics_kind(**state["metrics"]) if state["metrics"] else None
+        self.metrics = self.metrics_kind(**numbers_of(state["metrics"])) if state["metrics"] else None
         if self.is_world_process_zero():
-            self._window += self._window.new_tensor(state["window"])
+            self._window += self._window.new_tensor([math.nan if value is None else value for value in state["window"]])
             self.entries = self.folder.rewind_log(step)
 
     def get_train_dataloader(self) -> "DataLoader":
@@ -199,7 +200,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         return entry
 
     def _write(self, entry: dict[str, float]) -> None:
-        line = {"step": self.state.global_step, **entry}
+        line = finite_or_none({"step": self.state.global_step, **entry})  # as they are read again
         self.entries.append(line)
         if self.is_world_process_zero():
             self.folder.append_log(line)
@@ -228,7 +229,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         window = self._take_window()
         if self.is_world_process_zero():
             self._window += window
-            (checkpoint / _STATE_FILE).write_text(json.dumps(self._state(window)), encoding="utf-8")
+            (checkpoint / _STATE_FILE).write_text(to_json(self._state(window)), encoding="utf-8")
 
     def _state(self, window: Tensor) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""The folder of a pretraining run: its recipe, checkpoints, log, table and result."""
+"""The folder of a run: its recipe, checkpoints, log, table and result."""
 
 import json
 import math
@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import yaml
 from filelock import FileLock, Timeout
 
 from longspan.data.atomic import atomic_directory, atomic_text, check_writable, staging_directory
-from longspan.training.recipe import PretrainRecipe
+from longspan.data.json_text import numbers_of, to_json
 
 LogEntry = dict[str, Any]
 """One line of the log: ``step`` and numbers; those of an evaluation begin with ``eval_``."""
@@ -20,6 +20,9 @@ LogEntry = dict[str, Any]
 
 class Settings(Protocol):
     """A recipe, or what decides one stage of one."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]]
+    """Fields that a resumed run may change."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values that YAML holds."""
@@ -31,7 +34,7 @@ class RunFolder:
 
     * ``recipe.yaml``: the recipe, written when the run begins
     * ``checkpoints/checkpoint-N``: whole or not there
-    * ``log.jsonl``: a line for every logged step and evaluation
+    * ``log.jsonl``: a line for every logged step and evaluation; a number that is infinite or NaN is null
     * ``table.md``: step, training loss, validation loss, accuracy and perplexity, as the model card's table
     * ``eval.jsonl``: evaluation documents of hub data sets
     * ``tensorboard/``
@@ -111,9 +114,12 @@ class RunFolder:
     def _check_same(self, recipe: Settings) -> None:
         begun = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
         for name, value in recipe.to_dict().items():
-            if name not in PretrainRecipe.FREE_FIELDS and begun.get(name) != value:
+            # A field that didn't exist yet when the run was begun had its default.
+            default = getattr(type(recipe), name, None)
+            before = begun.get(name, list(default) if isinstance(default, tuple) else default)
+            if name not in recipe.FREE_FIELDS and before != value:
                 raise ValueError(
-                    f"the run in {self.path} was begun with {name} = {begun.get(name)!r}, and now {name} is {value!r}; "
+                    f"the run in {self.path} was begun with {name} = {before!r}, and now {name} is {value!r}; "
                     f"put it back to resume, or choose another output_dir"
                 )
 
@@ -171,13 +177,13 @@ class RunFolder:
         """Cut the log back to ``step``, from where the run goes on, and return what stays."""
         entries = [entry for entry in self.read_log() if entry["step"] <= step]
         if self.log_file.exists():
-            atomic_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in entries), "the log")
+            atomic_text(self.log_file, "".join(to_json(entry) + "\n" for entry in entries), "the log")
         return entries
 
     def append_log(self, entry: LogEntry) -> None:
         """Add a line to the log."""
         with self.log_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+            stream.write(to_json(entry) + "\n")
 
     def write_table(self, entries: list[LogEntry]) -> None:
         """Write ``table.md`` from the log."""
@@ -194,7 +200,7 @@ def training_table(entries: list[LogEntry]) -> str:
         "|---:|---:|---:|---:|---:|",
     ]
     training_loss = math.nan
-    for entry in entries:
+    for entry in map(numbers_of, entries):
         training_loss = entry.get("loss", training_loss)
         if "eval_loss" in entry:
             rows.append(

@@ -62,6 +62,7 @@ class RunTexts:
             cache_dir=self.cache_dir,
             text_field=recipe.text_field,
             txt_document=recipe.txt_document,
+            sentences=self.layout.needs_sentences,
             progress=self.progress,
         )
         documents = corpus.long_documents(recipe.min_length, recipe.min_length_unit)

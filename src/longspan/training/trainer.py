@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from longspan.data.corpus import Position, Step
+from longspan.data.layout import SequenceText
 from longspan.data.masking import IGNORED, Piece, collate, mask_tokens
 from longspan.data.text import Document
-from longspan.data.tokenization import Tokens
 from longspan.training.evaluation import LN2, MaskedLMCounts, MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.masked_lm import masked_logits, masked_nats
 from longspan.training.resumable_trainer import MASK_KEY, ResumableTrainer, Share
@@ -35,7 +35,7 @@ class StepBatches:
     Args:
         source: the sequences.
         share: which of them this process trains on.
-        make_batch: makes a batch of some ``(index in the run, text tokens)``.
+        make_batch: makes a batch of some ``(index in the run, text)``.
         start: number of the first step.
         position: where reading stood after the step before it; None: at the beginning.
     """
@@ -44,7 +44,7 @@ class StepBatches:
         self,
         source: SequenceSource,
         share: Share,
-        make_batch: Callable[[Sequence[tuple[int, Tokens]]], dict[str, Tensor]],
+        make_batch: Callable[[Sequence[tuple[int, SequenceText]]], dict[str, Tensor]],
         *,
         start: int,
         position: Position | None,
@@ -108,8 +108,8 @@ class SequenceTrainer(ResumableTrainer):
         self._batches: StepBatches | None = None
 
     @abstractmethod
-    def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
-        """What the model gets of some ``(index in the run, text tokens)``."""
+    def _make_batch(self, sequences: Sequence[tuple[int, SequenceText]]) -> dict[str, Tensor]:
+        """What the model gets of some ``(index in the run, text)``."""
 
     def _make_batches(self) -> StepBatches:
         self._batches = StepBatches(self.source, self.share, self._make_batch, start=self._start, position=self._begin)
@@ -181,13 +181,16 @@ class MaskedLMTrainer(SequenceTrainer):
         super().__init__(**arguments)
         self.mlm_probability = mlm_probability
 
-    def _make_batch(self, sequences: Sequence[tuple[int, Tokens]]) -> dict[str, Tensor]:
+    def _make_batch(self, sequences: Sequence[tuple[int, SequenceText]]) -> dict[str, Tensor]:
         layout = self.evaluation.layout
         pieces = []
-        for index, tokens in sequences:
+        for index, (tokens, segment_starts) in sequences:
             key = (self.args.seed, MASK_KEY, index)
-            pieces.append(Piece(tokens, mask_tokens(tokens, layout, self.mlm_probability, key, at_least_one=True)))
-        return collate(pieces, layout)
+            masked = mask_tokens(tokens, layout, self.mlm_probability, key, at_least_one=True)
+            pieces.append(Piece(tokens, masked, segment_starts))
+        # Counted here, for an attention mask may mark padding as tokens.
+        count = sum(layout.size(len(piece.tokens), piece.segment_starts) for piece in pieces)
+        return {**collate(pieces, layout), "tokens": torch.tensor(count)}
 
     def compute_loss(
         self,
@@ -197,10 +200,8 @@ class MaskedLMTrainer(SequenceTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Nats of this micro-batch's masked tokens, divided by the masked tokens of the step on all processes."""
-        labels = inputs.pop("labels")
+        labels, tokens = inputs.pop("labels"), inputs.pop("tokens")
         chosen = labels != IGNORED
         logits = masked_logits(model, inputs, chosen)  # [M, vocabulary]
-        mask = inputs.get("attention_mask")
-        tokens = mask.sum() if mask is not None else labels.numel()
         loss = self._loss_of_step(logits, labels[chosen], tokens, num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss

@@ -18,6 +18,7 @@ from longspan.data.atomic import write_error_message
 from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
 from longspan.data.growing_file import alone, check_output, lines_done, stamp
+from longspan.data.json_text import to_json
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
@@ -225,7 +226,7 @@ def _lines(predictor: Predictor, examples: Sequence[Example], before: int) -> It
         line |= prediction
         if held.cut:
             line["cut"] = held.cut
-        yield (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+        yield (to_json(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 # ---- from a model's outputs to a prediction

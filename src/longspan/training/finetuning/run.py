@@ -1,6 +1,5 @@
 """``finetune``: files of examples in, models for each seed, their metrics and predictions out."""
 
-import json
 import logging
 import math
 import time
@@ -16,6 +15,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.examples import Example, TaskName, collect_labels, labels_of, read_examples
+from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.training.finetuning.encoding import EncodedExample, ExampleEncoder
 from longspan.training.finetuning.inputs import digest_items, digest_model
@@ -317,7 +317,7 @@ def _train_seed(
             if arguments.process_index == 0:
                 rows = zip(splits[name].examples, made, strict=True)
                 lines = [{"origin": row.origin, "target": row.target, **prediction} for row, prediction in rows]
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                text = "".join(to_json(line, ensure_ascii=False) + "\n" for line in lines)
                 atomic_text(place / f"{name}_predictions.jsonl", text, "the predictions")
     if arguments.process_index == 0:
         with atomic_directory(place / "model", "the finetuned model") as staging:
@@ -326,7 +326,7 @@ def _train_seed(
             tokenizer.save_pretrained(staging)
             task.save(staging)
         result = {**values, "epoch": best_epoch(trainer, recipe.metric_name), "seconds": seconds}
-        atomic_text(place / "result.json", json.dumps(result, indent=1) + "\n", "the result")
+        atomic_text(place / "result.json", to_json(result, indent=1) + "\n", "the result")
 
 
 def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces: int = 1) -> TrainingArguments:

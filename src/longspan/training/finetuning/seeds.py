@@ -13,6 +13,7 @@ import yaml
 from transformers import TrainingArguments
 
 from longspan.data.atomic import atomic_text
+from longspan.data.json_text import numbers_of
 from longspan.data.progress import no_transformers_bars
 from longspan.training.finetuning.inputs import check_inputs
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER
@@ -137,6 +138,7 @@ def train_seeds(
             if arguments.world_size > 1:
                 torch.distributed.barrier()
             values = json.loads((place / "result.json").read_text(encoding="utf-8"))
+            values |= {name: numbers_of(values[name]) for name in ("eval", "test") if values[name]}
             runs.append(SeedResult(seed=seed, model_dir=place / "model", **values))
     return tuple(runs)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from longspan.data.characters import Unit
 from longspan.data.spelling import hint
@@ -135,6 +135,13 @@ class LanguageModelRecipe:
     """Steps between checkpoints; there is always one after the last step of a stage."""
     keep_checkpoints: int = 2
     """How many checkpoints of a stage are kept."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "cache_dir", "micro_batch", "gradient_checkpointing", "log_every", "eval_every", "save_every"}
+        | {"keep_checkpoints"}
+    )
+    """Fields, also of stages, that a resumed run may change: they don't touch what is learnt, but for the order of
+    floating-point sums."""
 
     def __post_init__(self) -> None:
         convert_fields(self, but=("model", "stages"))

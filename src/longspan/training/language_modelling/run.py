@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.characters import Alphabet, CharacterCorpus, CharacterSequences, Symbols
+from longspan.data.json_text import numbers_of, to_json
 from longspan.data.progress import no_transformers_bars
 from longspan.models import LongformerForCausalLM
 from longspan.training.callbacks import Timetable
@@ -53,7 +54,7 @@ class LanguageModelResult:
         """Stage, step, training and held-out bits per character in Markdown, a row for each evaluation."""
         rows = ["| Stage | Step | Training BPC | Held-out BPC |", "|---:|---:|---:|---:|"]
         training = float("nan")
-        for entry in self.log:
+        for entry in map(numbers_of, self.log):
             training = entry.get("bits_per_character", training)
             if "eval_bits_per_character" in entry:
                 held_out = entry["eval_bits_per_character"]
@@ -168,6 +169,8 @@ def _folder(output: Path, number: int) -> RunFolder:
 
 class _StageFields:
     """What :class:`RunFolder` asks of a recipe, for one stage."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]] = LanguageModelRecipe.FREE_FIELDS
 
     def __init__(self, recipe: LanguageModelRecipe, number: int) -> None:
         self.values = recipe.stage_fields(number)
@@ -294,7 +297,7 @@ def _publish(recipe: LanguageModelRecipe) -> None:
             shutil.copy2(file, place / file.name)
     result = asdict(_result(recipe))
     summary = {name: result[name] for name in ("steps", "characters", "seconds", "metrics")}
-    atomic_text(folder.result_file, json.dumps(summary, indent=1) + "\n", "the result")
+    atomic_text(folder.result_file, to_json(summary, indent=1) + "\n", "the result")
     atomic_text(folder.recipe_file, text, "the recipe")
 
 
@@ -310,7 +313,7 @@ def _result(recipe: LanguageModelRecipe) -> LanguageModelResult:
     return LanguageModelResult(
         model_dir=RunFolder(output).model_dir,
         log=log,
-        metrics=LanguageModelMetrics(**metrics),
+        metrics=LanguageModelMetrics(**numbers_of(metrics)),
         steps=steps,
         characters=characters,
         seconds=seconds,

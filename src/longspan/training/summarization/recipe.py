@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from longspan.training.recipe import Precision
 from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
@@ -104,6 +104,13 @@ class SummarizationRecipe:
     """Steps between checkpoints; there is always one after the last step."""
     keep_checkpoints: int = 1
     """How many checkpoints are kept; the best model is kept separately."""
+
+    FREE_FIELDS: ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "micro_batch", "gradient_checkpointing", "eval_batch", "log_every", "save_every"}
+        | {"keep_checkpoints"}
+    )
+    """Fields that a resumed run may change: they touch neither what is learnt, but for the order of floating-point
+    sums, nor which model is chosen, as ``eval_every`` does."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

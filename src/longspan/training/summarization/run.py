@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import numbers_of, to_json
 from longspan.data.progress import progress_bar
 from longspan.training.callbacks import Timetable
 from longspan.training.masked_lm import load_tokenizer
@@ -303,12 +304,18 @@ def _publish(trainer: SummarizationTrainer, folder: RunFolder, seconds: float) -
                 shutil.copy2(file, place / file.name)
         trainer.settings.save(place)
     result = {"metrics": best["metrics"], "best_step": best["step"], "steps": steps, "seconds": seconds}
-    atomic_text(folder.result_file, json.dumps(result, indent=1) + "\n", "the result")
+    atomic_text(folder.result_file, to_json(result, indent=1) + "\n", "the result")
 
 
 def _read_result(folder: RunFolder) -> SummarizationResult:
     result: dict[str, Any] = json.loads(folder.result_file.read_text(encoding="utf-8"))
-    return SummarizationResult(model_dir=folder.model_dir, log=folder.read_log(), **result)
+    metrics = result.pop("metrics")
+    return SummarizationResult(
+        model_dir=folder.model_dir,
+        log=folder.read_log(),
+        metrics=None if metrics is None else numbers_of(metrics),
+        **result,
+    )
 
 
 def _wait(arguments: Seq2SeqTrainingArguments) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Seq2SeqTrainer, TrainerControl
 
 from longspan.data.atomic import atomic_directory
+from longspan.data.json_text import to_json
 from longspan.data.masking import IGNORED
 from longspan.data.progress import no_transformers_bars
 from longspan.training.run_folder import RunFolder
@@ -106,7 +107,7 @@ class SummarizationTrainer(WholeCheckpoints, Seq2SeqTrainer):
                 tokenizer: Any = self.processing_class
                 tokenizer.save_pretrained(place)
                 found = {"step": self.state.global_step, "metrics": metrics}
-                (place / BEST_FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                (place / BEST_FILE).write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
         self.accelerator.wait_for_everyone()
         return logs
 
@@ -116,6 +117,8 @@ class SummarizationTrainer(WholeCheckpoints, Seq2SeqTrainer):
             return True
         kept = json.loads(file.read_text(encoding="utf-8"))["metrics"][self.best_by]
         now = metrics[self.best_by]
+        if kept is None:  # it wasn't finite
+            return True
         return now < kept if self.best_by == "loss" else now > kept
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,6 +1,5 @@
 """``finetune_task``: official files in, a model for each seed, its official scores and predictions out."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.tasks.official import Split
 from longspan.training.finetuning.inputs import digest_items, digest_model
@@ -191,7 +191,7 @@ def _train_seed(
                 saved.task.write(place / f"{role}_predictions{saved.task.suffix}", data[role], made)
     if arguments.process_index == 0:
         result = {**values, "epoch": best_epoch(trainer, recipe.metric), "seconds": seconds}
-        atomic_text(place / "result.json", json.dumps(result, indent=1) + "\n", "the result")
+        atomic_text(place / "result.json", to_json(result, indent=1) + "\n", "the result")
 
 
 def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArguments:
