@@ -1,6 +1,6 @@
 """The encoders that can be made long, each as one entry of a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +30,20 @@ def _two_rows(config: PretrainedConfig) -> int:
     return 2
 
 
-def _no_fields(config: PretrainedConfig) -> dict[str, Any]:
+def _no_fields(config: PretrainedConfig, names: Collection[str]) -> dict[str, Any]:
     return {}
 
 
-def _pin_distances(config: PretrainedConfig) -> dict[str, Any]:
-    """Where a DeBERTa doesn't say how far its distances reach, it takes the number of positions, which changes."""
-    if config.max_relative_positions >= 1:
-        return {}
-    return {"max_relative_positions": config.max_position_embeddings}
+def _deberta_fields(config: PretrainedConfig, names: Collection[str]) -> dict[str, Any]:
+    """What a DeBERTa's files may leave unsaid: how far its distances reach, which else is the number of positions, and
+    which of the two masked LM heads its weights have.
+    """
+    fields: dict[str, Any] = {}
+    if config.max_relative_positions < 1:
+        fields["max_relative_positions"] = config.max_position_embeddings
+    if any(name.startswith("lm_predictions.") for name in names):
+        fields["legacy"] = any(name.startswith("cls.predictions.") for name in names)
+    return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +108,8 @@ FAMILIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class KeptFamily:
-    """One encoder that stays the class it is, and gets the attention as ``attn_implementation="longspan"``; or becomes a
-    long class of the same modules and weights.
+    """One encoder that keeps its modules and weights: it stays the class it is, with the attention as
+    ``attn_implementation="longspan"``, or becomes a long class.
 
     Attributes:
         config_class: its configuration in ``transformers``.
@@ -118,7 +123,7 @@ class KeptFamily:
             this package has instead: ``Long`` and the source's name.
         tokenizer_class: the tokenizer ``transformers`` takes for it when the files name none, where the long class has
             another type.
-        fields: fields of the long configuration that aren't the source's.
+        fields: fields that the source's configuration may lack, by the names of its tensors.
         masked_lm_heads: what tensors of a masked LM's head begin with, by which one is known whose files name no class.
     """
 
@@ -131,7 +136,7 @@ class KeptFamily:
     has_own_window: bool = False
     long_config_class: type[PretrainedConfig] | None = None
     tokenizer_class: str | None = None
-    fields: Callable[[PretrainedConfig], dict[str, Any]] = _no_fields
+    fields: Callable[[PretrainedConfig, Collection[str]], dict[str, Any]] = _no_fields
     masked_lm_heads: tuple[str, ...] = ()
 
     @property
@@ -192,7 +197,7 @@ KEPT_FAMILIES = {
                 class_prefix="DebertaV2",
                 long_config_class=LongDebertaV2Config,
                 tokenizer_class="DebertaV2Tokenizer",
-                fields=_pin_distances,
+                fields=_deberta_fields,
                 masked_lm_heads=("cls.predictions.", "lm_predictions."),
             )
             for config_class in (transformers.DebertaV2Config, LongDebertaV2Config)

@@ -1,6 +1,6 @@
 """Encoders that keep modules and weights: longer position tables, and the attention by name or a class with its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ _NOT_CARRIED = {"_name_or_path", "architectures", "auto_map", "model_type", "tra
 
 
 def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthening) -> PreTrainedModel:
-    """A longer model of the source's own class, or of the long class of its name, on its device and in its mode, sharing
-    no memory with it.
+    """A longer model of the source's own class, or of the long class of its name, on its device and in its mode,
+    sharing no memory with it.
 
     Raises:
         ValueError, TypeError: as :func:`kept_checkpoint`.
@@ -48,7 +48,7 @@ def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthenin
     return model.to(source.device).train(source.training)
 
 
-def load_kept(directory: Path) -> PreTrainedModel:
+def load_kept(directory: Path, family: KeptFamily) -> PreTrainedModel:
     """The model of a directory, in its own class and dtype.
 
     Raises:
@@ -57,6 +57,8 @@ def load_kept(directory: Path) -> PreTrainedModel:
     """
     tensors = open_weights(directory)  # refuses damaged files in a sentence
     config = read_config(directory)
+    for name, value in family.fields(config, tensors).items():
+        setattr(config, name, value)
     model_class = _class_named(read_architecture(config, tensors))
     model, found = model_class.from_pretrained(
         directory,
@@ -95,7 +97,7 @@ def kept_checkpoint(
     reserved = family.reserved_rows(config) if table is not None else 0
     learned: int = config.max_position_embeddings - reserved
     check_longer(config, learned, asked)
-    long_config = deepcopy(config) if family.long_config_class is None else _long_config(family, config)
+    long_config = deepcopy(config) if family.long_config_class is None else _long_config(family, config, tensors)
     long_config.max_position_embeddings = reserved + asked.max_positions
     if asked.attention_window is not None or not family.has_own_window:
         default = getattr(config, "attention_window", DEFAULT_WINDOW)
@@ -131,11 +133,11 @@ def kept_checkpoint(
     return LongCheckpoint(family.tokenizer_class, architecture, long_config, long)
 
 
-def _long_config(family: KeptFamily, config: PretrainedConfig) -> PretrainedConfig:
+def _long_config(family: KeptFamily, config: PretrainedConfig, names: Collection[str]) -> PretrainedConfig:
     """The configuration of the long class, with the source's fields."""
     assert family.long_config_class is not None
     fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_CARRIED}
-    long_config: PretrainedConfig = family.long_config_class.from_dict({**fields, **family.fields(config)})
+    long_config: PretrainedConfig = family.long_config_class.from_dict({**fields, **family.fields(config, names)})
     return long_config
 
 

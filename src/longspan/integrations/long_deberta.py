@@ -83,8 +83,8 @@ class LongEmbeddings(stock.DebertaV2Embeddings):
     def forward(self, *args: Any, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Stock's."""
         if mask is not None:
+            mask = LayerMasks.of(mask).real
             check_positions(mask.shape[1], self.position_embeddings, 0)
-            mask = mask > 0
         embedded: Tensor = super().forward(*args, mask=mask, **kwargs)
         return embedded
 
