@@ -27,6 +27,9 @@ from longspan.integrations.long_registration import long_class
 # Fields of a source's configuration that say something else of a long class.
 _NOT_CARRIED = {"_name_or_path", "architectures", "auto_map", "model_type", "transformers_version"}
 
+# Buffers that old versions of transformers saved, in the old length; and a name that 5.17 gives a DeBERTa's embeddings.
+_OBSOLETE = ("position_ids", "token_type_ids", "lm_predictions.lm_head.weight")
+
 
 def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthening) -> PreTrainedModel:
     """A longer model of the source's own class, or of the long class of its name, on its device and in its mode,
@@ -49,7 +52,7 @@ def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthenin
 
 
 def load_kept(directory: Path, family: KeptFamily) -> PreTrainedModel:
-    """The model of a directory, in its own class and dtype.
+    """The model of a directory, in its own class, or the long class of its name, and its dtype.
 
     Raises:
         FileNotFoundError: there is no config or no weights.
@@ -57,16 +60,12 @@ def load_kept(directory: Path, family: KeptFamily) -> PreTrainedModel:
     """
     tensors = open_weights(directory)  # refuses damaged files in a sentence
     config = read_config(directory)
-    for name, value in family.fields(config, tensors).items():
-        setattr(config, name, value)
-    model_class = _class_named(read_architecture(config, tensors))
-    model, found = model_class.from_pretrained(
-        directory,
-        config=config,
-        dtype="auto",
-        attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
-        output_loading_info=True,
-    )
+    architecture = read_architecture(config, tensors)
+    options: dict[str, Any] = {"attn_implementation": "sdpa"}
+    if family.long_config_class is not None:
+        architecture, options = _long_name(architecture), {"config": _long_config(family, config, tensors)}
+    model_class = _class_named(architecture)
+    model, found = model_class.from_pretrained(directory, dtype="auto", output_loading_info=True, **options)
     if missing := sorted(name for name in found["missing_keys"] if "pooler." not in name):
         raise ValueError(f"the weights lack {len(missing)} of {model_class.__name__}'s tensors: {some_of(missing)}")
     return model
@@ -121,15 +120,13 @@ def kept_checkpoint(
         # that.
         long_config.attn_implementation = NAME
     else:
-        architecture = f"Long{architecture.removeprefix('Long')}"
-        _class_named(architecture)
+        architecture = _long_name(architecture)
         long_config.architectures = [architecture]
 
     long = dict(tensors)
     if table is not None:
         long[table] = long_positions(tensors[table], reserved, learned, config.initializer_range, asked)
-    # Buffers that old versions of transformers saved; they have the old length.
-    long = {name: t for name, t in long.items() if not name.endswith(("position_ids", "token_type_ids"))}
+    long = {name: tensor for name, tensor in long.items() if not name.endswith(_OBSOLETE)}
     return LongCheckpoint(family.tokenizer_class, architecture, long_config, long)
 
 
@@ -159,13 +156,22 @@ def _position_table(family: KeptFamily, config: PretrainedConfig, tensors: Mappi
     return name
 
 
+def _long_name(architecture: str) -> str:
+    """The long class that takes the weights of a class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = f"Long{architecture.removeprefix('Long')}"
+    if long_class(name) is None:
+        raise ValueError(
+            f"the architecture {architecture} has no long class here; the heads that carry over are {', '.join(HEADS)}"
+        )
+    return name
+
+
 def _class_named(architecture: str) -> type[PreTrainedModel]:
     model_class: type[PreTrainedModel] | None = getattr(transformers, architecture, None) or long_class(architecture)
-    if model_class is None and architecture.startswith("Long"):
-        raise ValueError(
-            f"the architecture {architecture.removeprefix('Long')} has no long class here; the heads that carry over "
-            f"are {', '.join(HEADS)}"
-        )
     if model_class is None:
         raise ValueError(f"transformers has no class {architecture}, which config.json names as the architecture")
     return model_class

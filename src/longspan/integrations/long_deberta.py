@@ -156,6 +156,14 @@ class _Head(LongClass):
 class LongDebertaV2ForMaskedLM(_Head, stock.DebertaV2ForMaskedLM):
     """``transformers.DebertaV2ForMaskedLM`` on :class:`LongDebertaV2Model`."""
 
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        return stock.DebertaV2ForMaskedLM._tied_weights_keys if self.legacy else {}
+
+    @_tied_weights_keys.setter
+    def _tied_weights_keys(self, keys: dict[str, str]) -> None:
+        """Nothing: the new head reads the embeddings, and transformers 5.17 ties them to a weight that isn't there."""
+
     forward = with_global_mask(stock.DebertaV2ForMaskedLM.forward)
 
 
