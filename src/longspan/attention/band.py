@@ -14,7 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longspan.attention.blocks import LN_2, LOG2_E, GivenBlock, Keys, RowDropout, backward_block, forward_block
+from longspan.attention.blocks import (
+    LN_2,
+    LOG2_E,
+    BlockGradients,
+    GivenBlock,
+    Keys,
+    RowDropout,
+    backward_block,
+    forward_block,
+)
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import Window
@@ -63,7 +72,7 @@ class BandGradients:
     value: Tensor
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """Consecutive rows of every residue, and what they see."""
 
     first: int
@@ -200,6 +209,7 @@ class Band:
                 block = backward_block(
                     given, self.scratch, None if part_grad_lse is None else part_grad_lse[:, at, None]
                 )
+                self._add_table_gradients(block, start, stop)
                 torch.mul(block.query, self.scale, out=grad_query[:, at])
                 low, high = self._key_range(start, stop)
                 span = slice(low - part.low, high - part.low)
@@ -216,13 +226,14 @@ class Band:
             self._write(grads.key, grad_key[:, :done], part, LN_2)
             self._write(grads.value, grad_value[:, :done], part, 1.0)
             kept = [grad[:, done:].clone() for grad in (grad_key, grad_value)]
+        self._finish_backward(global_grads[0] if G else None)
         if G:
             # The window holds no global key, so these rows are still exactly 0.
             for target, total, unit in zip((grads.key, grads.value), global_grads, (LN_2, 1.0), strict=True):
                 by_head = total.unflatten(0, (self.heads, -1)).sum(1).mul_(unit)
                 target.index_copy_(1, self.text.globals_, by_head.to(target.dtype))
 
-    def _write(self, target: Tensor, grad: Tensor, part: "_Stretch", unit: float) -> None:
+    def _write(self, target: Tensor, grad: Tensor, part: Stretch, unit: float) -> None:
         """Put the gradients of the keys that are done with a stretch, ``[h * d, done, D]``, into place."""
         d = self.residues.dilation
         positions = slice(part.low * d, min(self.text.length, part.done * d))
@@ -235,7 +246,7 @@ class Band:
     def _of_globals(self, tensor: Tensor) -> Tensor:
         return tensor[:, self.text.globals_].to(self.dtype)[:, None]
 
-    def _stretches(self) -> Iterator["_Stretch"]:
+    def _stretches(self) -> Iterator[Stretch]:
         n, d = self.residues.n, self.residues.dilation
         # Keys around a stretch are copied with it: at most a quarter more than its own.
         rows = max(_STRETCH // d, 4 * sum(self.reach))
@@ -245,9 +256,9 @@ class Band:
             low, high = self._key_range(first, last)
             positions = slice(first * d, min(last * d, self.text.length))
             done = n if last == n else last - self.left
-            yield _Stretch(first, last, low, high, done, positions, Residues(positions.stop - positions.start, d))
+            yield Stretch(first, last, low, high, done, positions, Residues(positions.stop - positions.start, d))
 
-    def _load(self, part: "_Stretch") -> tuple[Tensor, Tensor, Tensor]:
+    def _load(self, part: Stretch) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``[h * d, R, D]`` of a stretch, in the unit of scores, and its keys and values ``[h * d, G + n, D]``.
 
         The first G places are of global keys before the first row; the key at ``low + j`` stands at place ``G + j``.
@@ -273,13 +284,13 @@ class Band:
             buffers.append(buffer)
         return scaled, buffers[0], buffers[1]
 
-    def _dead_rows(self, part: "_Stretch") -> Tensor | None:
+    def _dead_rows(self, part: Stretch) -> Tensor | None:
         """Of each head's ``d * R`` rows of a stretch those that are not local; None if all are."""
         if self.local is None:
             return None
         return (~self.local[:, part.first : part.last]).flatten().nonzero().squeeze(1)
 
-    def _blocks(self, part: "_Stretch") -> Iterator[tuple[int, int]]:
+    def _blocks(self, part: Stretch) -> Iterator[tuple[int, int]]:
         """A stretch's blocks of rows of which at least one is local, from the first on."""
         for start in range(part.first, part.last, self.block):
             stop = min(start + self.block, part.last)
@@ -296,7 +307,7 @@ class Band:
     def _key_range(self, start: int, stop: int) -> tuple[int, int]:
         return max(0, start - self.left), min(self.residues.n, stop + self.right)
 
-    def _keys(self, part: "_Stretch", key: Tensor, value: Tensor, start: int, stop: int) -> Keys:
+    def _keys(self, part: Stretch, key: Tensor, value: Tensor, start: int, stop: int) -> Keys:
         """The global keys and those of the block's windows. Blocks must be asked for from the first on."""
         low, high = self._key_range(start, stop)
         G = self.num_globals
@@ -315,8 +326,23 @@ class Band:
             future = self.text.globals_ > positions[..., None]  # [d, R, G]
             scores[..., :G].unflatten(0, (self.heads, -1)).masked_fill_(future, -torch.inf)
 
+    def _add_table_gradients(self, block: BlockGradients, start: int, stop: int) -> None:
+        """For scores that have more to them than products: add to the gradients of a block's queries and keys."""
+
+    def _finish_backward(self, grad_global_key: Tensor | None) -> None:
+        """The same after all blocks; ``[h * d, G, D]``."""
+
     def _mask_window(self, scores: Tensor, start: int, stop: int) -> None:
         """Cut the keys down to each row's window, and take out padding and globals (which stand in front)."""
+        self._cut_window(scores, start, stop)
+        low, high = self._key_range(start, stop)
+        dead = _within(self.dead_keys, low, high)
+        if dead:
+            span = slice(dead[0], dead[-1] + 1)
+            by_residue = scores.unflatten(0, (self.heads, self.residues.dilation))
+            by_residue[..., span.start - low : span.stop - low].add_(self.key_bias[:, None, span])
+
+    def _cut_window(self, scores: Tensor, start: int, stop: int) -> None:
         low, high = self._key_range(start, stop)
         left, right = self.reach
         # Of the mask's columns those outside the text are left out, and those that every row of the block sees are
@@ -332,11 +358,6 @@ class Band:
                 scores[..., : seen_from - first].add_(rows[:, first:seen_from])
             if seen_to < last:
                 scores[..., seen_to - first :].add_(rows[:, seen_to:last])
-        dead = _within(self.dead_keys, low, high)
-        if dead:
-            span = slice(dead[0], dead[-1] + 1)
-            by_residue = scores.unflatten(0, (self.heads, self.residues.dilation))
-            by_residue[..., span.start - low : span.stop - low].add_(self.key_bias[:, None, span])
 
 
 def heads_per_chunk(

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
 from longspan.attention.dense_rows import Settings
+from longspan.attention.distance_band import DistanceBand
+from longspan.attention.distance_tables import DistanceTables
 from longspan.attention.dropout import Dropout
 from longspan.attention.global_rows import GivenRows, RowGroup, RowsGiven, row_groups
 from longspan.attention.native_band import NativeBand, suits
@@ -37,6 +39,10 @@ class Call:
     """Whether compiled code computes the local rows."""
     survey: int | None = None
     """Under which number :class:`BatchMasks` knows the masks, if it does."""
+    tables: DistanceTables | None = None
+    """Of scores that depend on the distance of row and key."""
+    table_grads: DistanceTables | None = None
+    """The backward adds the tables' gradients to these."""
 
 
 def blocked_forward(
@@ -177,8 +183,12 @@ def _bands(
             parts = query[b, pick], key[b, pick], value[b, pick]
             if native:
                 yield pick, NativeBand(*parts, seen, window, dilation, causal, call.scale, masks)
+                continue
+            band = *parts, seen, window, dilation, causal, call.scale, scratch, masks
+            if call.tables is None:
+                yield pick, Band(*band)
             else:
-                yield pick, Band(*parts, seen, window, dilation, causal, call.scale, scratch, masks)
+                yield pick, DistanceBand(*band, tables=call.tables, pick=pick, grads=call.table_grads)
 
 
 def _groups(query: Tensor, texts: list[tuple[int, Text]]) -> Iterator[RowGroup]:
@@ -199,4 +209,4 @@ def _global_rows(
     if len(inputs) == 7:
         return ProjectedRows(Projection(*inputs), query.shape[1], group, settings)
     global_query, global_key, global_value = inputs or (query, key, value)
-    return GivenRows(global_query, global_key, global_value, group, settings)
+    return GivenRows(global_query, global_key, global_value, group, settings, call.tables, call.table_grads)

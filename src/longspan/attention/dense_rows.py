@@ -13,6 +13,7 @@ from torch import Tensor
 from longspan.attention.blocks import (
     LN_2,
     LOG2_E,
+    BlockGradients,
     GivenBlock,
     Keys,
     RowDropout,
@@ -152,6 +153,7 @@ class DenseRows:
                     None if grad_lse is None else grad_lse[:, rows],
                     sums[:, rows],
                 )
+                self._add_table_gradients(block, rows)
                 grad_query[:, rows].add_(block.query, alpha=self.settings.scale)
                 if out is not None and mass is not None:
                     out[:, rows].baddbmm_(block.weights, value, alpha=1 / keep)
@@ -164,7 +166,14 @@ class DenseRows:
                 else:
                     of_keys = [block.key, block.value]
             store(part, of_keys[0].mul_(LN_2), of_keys[1])
+        self._finish_backward(grad_query)
         return RowGradients(grad_query, out, mass)
+
+    def _add_table_gradients(self, block: BlockGradients, rows: slice) -> None:
+        """For scores that have more to them than products: add to the gradients of some rows' keys."""
+
+    def _finish_backward(self, grad_query: Tensor) -> None:
+        """The same after all keys, of all rows' queries."""
 
     def _row_sums(self, given: RowsGiven, lse2: Tensor, grad_mass: Tensor | None) -> Tensor:
         """What :func:`mean_gradient` gives, over all keys."""

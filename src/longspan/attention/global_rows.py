@@ -12,6 +12,8 @@ from torch import Tensor
 
 from longspan.attention.band import Text, compute_dtype, readable
 from longspan.attention.dense_rows import DenseRows, RowsGiven, Seen, Settings, texts_at_once
+from longspan.attention.distance_rows import DistanceRows
+from longspan.attention.distance_tables import DistanceTables
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import index_of
 
@@ -91,13 +93,24 @@ def row_groups(texts: Iterable[tuple[int, Text]], hidden_size: int, device: torc
 class GivenRows:
     """Global rows from global projections that are given as tensors ``[B, H, N, D]``."""
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, group: RowGroup, settings: Settings) -> None:
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        group: RowGroup,
+        settings: Settings,
+        tables: DistanceTables | None = None,
+        table_grads: DistanceTables | None = None,
+    ) -> None:
+        """``tables``: of scores that depend on distances; the backward adds to ``table_grads``."""
         self.key, self.value = key, value
         self.group, self.settings = group, settings
         rows = group.gather(query).to(compute_dtype(query.dtype))  # [T, H, G, D]
         self.shape = rows.shape
         seen = group.seen(causal_rows(settings, rows.shape[2], query.device))
-        self.rows = DenseRows(rows.flatten(0, 1), self._load, seen, settings, group.dropouts(settings))
+        given = rows.flatten(0, 1), self._load, seen, settings, group.dropouts(settings)
+        self.rows = DenseRows(*given) if tables is None else DistanceRows(*given, tables=tables, grads=table_grads)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """``(out [T, H, G, D], lse [T, H, G])``."""

@@ -1,12 +1,14 @@
 """The encoders that can be made long, each as one entry of a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import transformers
 from transformers import PretrainedConfig
 
 from longspan.convert.bart_families import BART_FAMILIES
+from longspan.integrations.long_configuration import LongDebertaV2Config, LongMPNetConfig
 from longspan.models import LongformerConfig
 
 
@@ -21,6 +23,27 @@ def _after_padding(config: PretrainedConfig) -> int:
 
 def _no_rows(config: PretrainedConfig) -> int:
     return 0
+
+
+def _two_rows(config: PretrainedConfig) -> int:
+    """Position ids count from 2, whatever the padding token is."""
+    return 2
+
+
+def _no_fields(config: PretrainedConfig, names: Collection[str]) -> dict[str, Any]:
+    return {}
+
+
+def _deberta_fields(config: PretrainedConfig, names: Collection[str]) -> dict[str, Any]:
+    """What a DeBERTa's files may leave unsaid: how far its distances reach, which else is the number of positions, and
+    which of the two masked LM heads its weights have.
+    """
+    fields: dict[str, Any] = {}
+    if config.max_relative_positions < 1:
+        fields["max_relative_positions"] = config.max_position_embeddings
+    if any(name.startswith("lm_predictions.") for name in names):
+        fields["legacy"] = any(name.startswith("cls.predictions.") for name in names)
+    return fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +108,8 @@ FAMILIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class KeptFamily:
-    """One encoder that stays the class it is, and gets the attention as ``attn_implementation="longspan"``.
+    """One encoder that keeps its modules and weights: it stays the class it is, with the attention as
+    ``attn_implementation="longspan"``, or becomes a long class.
 
     Attributes:
         config_class: its configuration in ``transformers``.
@@ -95,6 +119,12 @@ class KeptFamily:
         may_be_rotary: some of its models have rotary positions and no table.
         has_numbered_layers: its attention knows which layer it is of, so that layers can have windows of their own.
         has_own_window: some of its layers have a window already, and the others are meant to see all.
+        long_config_class: where its attention has an arithmetic of its own, the configuration of the long class that
+            this package has instead: ``Long`` and the source's name.
+        tokenizer_class: the tokenizer ``transformers`` takes for it when the files name none, where the long class has
+            another type.
+        fields: fields that the source's configuration may lack, by the names of its tensors.
+        masked_lm_heads: what tensors of a masked LM's head begin with, by which one is known whose files name no class.
     """
 
     config_class: type[PretrainedConfig]
@@ -104,6 +134,10 @@ class KeptFamily:
     may_be_rotary: bool = False
     has_numbered_layers: bool = True
     has_own_window: bool = False
+    long_config_class: type[PretrainedConfig] | None = None
+    tokenizer_class: str | None = None
+    fields: Callable[[PretrainedConfig, Collection[str]], dict[str, Any]] = _no_fields
+    masked_lm_heads: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -156,6 +190,27 @@ KEPT_FAMILIES = {
             class_prefix="JinaEmbeddingsV3",
             position_table=None,
             has_numbered_layers=False,
+        ),
+        *(
+            KeptFamily(
+                config_class=config_class,
+                class_prefix="DebertaV2",
+                long_config_class=LongDebertaV2Config,
+                tokenizer_class="DebertaV2Tokenizer",
+                fields=_deberta_fields,
+                masked_lm_heads=("cls.predictions.", "lm_predictions."),
+            )
+            for config_class in (transformers.DebertaV2Config, LongDebertaV2Config)
+        ),
+        *(
+            KeptFamily(
+                config_class=config_class,
+                class_prefix="MPNet",
+                reserved_rows=_two_rows,
+                long_config_class=LongMPNetConfig,
+                tokenizer_class="MPNetTokenizer",
+            )
+            for config_class in (transformers.MPNetConfig, LongMPNetConfig)
         ),
     )
 }

@@ -1,8 +1,9 @@
-"""Encoders that stay the class they are: longer position tables, and the attention by name."""
+"""Encoders that keep modules and weights: longer position tables, and the attention by name or a class with its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
@@ -16,14 +17,23 @@ from longspan.convert.checkpoint import (
     check_longer,
     long_positions,
 )
-from longspan.convert.families import KeptFamily
+from longspan.convert.families import HEADS, KeptFamily
 from longspan.convert.source import read_architecture, read_config
 from longspan.convert.weights import LazyTensor, in_memory, open_weights, some_of
-from longspan.integrations.attention_interface import NAME, read_pattern, register_attention
+from longspan.integrations.attention_interface import NAME, register_attention
+from longspan.integrations.layer_windows import read_pattern
+from longspan.integrations.long_registration import long_class
+
+# Fields of a source's configuration that say something else of a long class.
+_NOT_CARRIED = {"_name_or_path", "architectures", "auto_map", "model_type", "transformers_version"}
+
+# Buffers that old versions of transformers saved, in the old length; and a name that 5.17 gives a DeBERTa's embeddings.
+_OBSOLETE = ("position_ids", "token_type_ids", "lm_predictions.lm_head.weight")
 
 
 def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthening) -> PreTrainedModel:
-    """A longer model of the source's own class, on its device and in its mode, sharing no memory with it.
+    """A longer model of the source's own class, or of the long class of its name, on its device and in its mode,
+    sharing no memory with it.
 
     Raises:
         ValueError, TypeError: as :func:`kept_checkpoint`.
@@ -31,8 +41,9 @@ def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthenin
     register_attention()
     tensors = in_memory(source.state_dict())
     long = kept_checkpoint(family, source.config, type(source).__name__, tensors, asked)
+    model_class: Any = type(source) if family.long_config_class is None else _class_named(long.architecture)
     with no_init_weights():
-        model = type(source)(long.config)
+        model = model_class(long.config)
     model.load_state_dict({name: tensor.load().clone() for name, tensor in long.tensors.items()}, assign=True)
     model.tie_weights()
     if source.can_generate():
@@ -40,18 +51,21 @@ def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthenin
     return model.to(source.device).train(source.training)
 
 
-def load_kept(directory: Path) -> PreTrainedModel:
-    """The model of a directory, in its own class and dtype.
+def load_kept(directory: Path, family: KeptFamily) -> PreTrainedModel:
+    """The model of a directory, in its own class, or the long class of its name, and its dtype.
 
     Raises:
         FileNotFoundError: there is no config or no weights.
         ValueError: the class isn't known, or tensors are damaged or missing.
     """
     tensors = open_weights(directory)  # refuses damaged files in a sentence
-    model_class = _class_named(read_architecture(read_config(directory), tensors))
-    model, found = model_class.from_pretrained(
-        directory, dtype="auto", attn_implementation="sdpa", output_loading_info=True
-    )
+    config = read_config(directory)
+    architecture = read_architecture(config, tensors)
+    options: dict[str, Any] = {"attn_implementation": "sdpa"}
+    if family.long_config_class is not None:
+        architecture, options = _long_name(architecture), {"config": _long_config(family, config, tensors)}
+    model_class = _class_named(architecture)
+    model, found = model_class.from_pretrained(directory, dtype="auto", output_loading_info=True, **options)
     if missing := sorted(name for name in found["missing_keys"] if "pooler." not in name):
         raise ValueError(f"the weights lack {len(missing)} of {model_class.__name__}'s tensors: {some_of(missing)}")
     return model
@@ -82,7 +96,7 @@ def kept_checkpoint(
     reserved = family.reserved_rows(config) if table is not None else 0
     learned: int = config.max_position_embeddings - reserved
     check_longer(config, learned, asked)
-    long_config = deepcopy(config)
+    long_config = deepcopy(config) if family.long_config_class is None else _long_config(family, config, tensors)
     long_config.max_position_embeddings = reserved + asked.max_positions
     if asked.attention_window is not None or not family.has_own_window:
         default = getattr(config, "attention_window", DEFAULT_WINDOW)
@@ -100,22 +114,36 @@ def kept_checkpoint(
             f"the {config.model_type} model has windows of its own, which stay as they are; give attention_window "
             "too for attention_dilation to apply, to the layers without a window"
         )
-    long_config._attn_implementation = NAME
-    # The line above is what transformers leaves out of config.json; a field of this name it writes, and reads as that.
-    long_config.attn_implementation = NAME
+    if family.long_config_class is None:
+        long_config._attn_implementation = NAME
+        # The line above is what transformers leaves out of config.json; a field of this name it writes, and reads as
+        # that.
+        long_config.attn_implementation = NAME
+    else:
+        architecture = _long_name(architecture)
+        long_config.architectures = [architecture]
 
     long = dict(tensors)
     if table is not None:
         long[table] = long_positions(tensors[table], reserved, learned, config.initializer_range, asked)
-    # Buffers that old versions of transformers saved; they have the old length.
-    long = {name: t for name, t in long.items() if not name.endswith(("position_ids", "token_type_ids"))}
-    return LongCheckpoint(None, architecture, long_config, long)
+    long = {name: tensor for name, tensor in long.items() if not name.endswith(_OBSOLETE)}
+    return LongCheckpoint(family.tokenizer_class, architecture, long_config, long)
+
+
+def _long_config(family: KeptFamily, config: PretrainedConfig, names: Collection[str]) -> PretrainedConfig:
+    """The configuration of the long class, with the source's fields."""
+    assert family.long_config_class is not None
+    fields = {name: value for name, value in config.to_dict().items() if name not in _NOT_CARRIED}
+    long_config: PretrainedConfig = family.long_config_class.from_dict({**fields, **family.fields(config, names)})
+    return long_config
 
 
 def _position_table(family: KeptFamily, config: PretrainedConfig, tensors: Mapping[str, LazyTensor]) -> str | None:
-    """The name of the learned position table; ``None`` where positions are rotary."""
+    """The name of the learned position table; ``None`` where there is none."""
     table = family.position_table
     if table is None or (family.may_be_rotary and config.position_embedding_type == "rotary"):
+        return None
+    if not getattr(config, "position_biased_input", True):  # a DeBERTa that knows distances alone
         return None
     name = next((name for name in tensors if name == table or name.endswith("." + table)), None)
     if name is None:
@@ -128,8 +156,22 @@ def _position_table(family: KeptFamily, config: PretrainedConfig, tensors: Mappi
     return name
 
 
+def _long_name(architecture: str) -> str:
+    """The long class that takes the weights of a class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = f"Long{architecture.removeprefix('Long')}"
+    if long_class(name) is None:
+        raise ValueError(
+            f"the architecture {architecture} has no long class here; the heads that carry over are {', '.join(HEADS)}"
+        )
+    return name
+
+
 def _class_named(architecture: str) -> type[PreTrainedModel]:
-    model_class: type[PreTrainedModel] | None = getattr(transformers, architecture, None)
+    model_class: type[PreTrainedModel] | None = getattr(transformers, architecture, None) or long_class(architecture)
     if model_class is None:
         raise ValueError(f"transformers has no class {architecture}, which config.json names as the architecture")
     return model_class

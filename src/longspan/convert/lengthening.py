@@ -121,7 +121,7 @@ def lengthen(
 
     directory = model_or_directory
     if isinstance(kept := family_named(read_config(directory).model_type), KeptFamily):
-        return lengthen_kept(load_kept(directory), kept, asked).eval()
+        return lengthen_kept(load_kept(directory, kept), kept, asked).eval()
     return _build(read_long_checkpoint(directory, asked)).eval()
 
 

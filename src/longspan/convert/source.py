@@ -25,6 +25,8 @@ TOKENIZER_FILES = (
     "*.model",
     "*.spm",
 )
+_BARE_ENCODER = "embeddings.word_embeddings.weight"
+"""A tensor whose name would have a prefix beside a head."""
 # The terms under which the weights may be used go where the weights go.
 LICENSE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
@@ -104,11 +106,15 @@ def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> 
     Raises:
         ValueError: none is named, and it has a head other than a masked LM's.
     """
-    if config.architectures:
-        return str(config.architectures[0])
     names = list(tensor_names)
     family = family_named(config.model_type)
+    if isinstance(family, KeptFamily) and _BARE_ENCODER in names and family.long_config_class is not None:
+        return family.class_prefix + "Model"  # whatever is named: sentence-transformers leaves the head out
+    if config.architectures:
+        return str(config.architectures[0])
     if isinstance(family, KeptFamily):
+        if any(name.startswith(family.masked_lm_heads) for name in names):
+            return family.class_prefix + "ForMaskedLM"
         raise ValueError(
             f'config.json names no architecture; add for example "architectures": ["{family.class_prefix}Model"]'
         )

@@ -1,10 +1,12 @@
 """Ways into the Hugging Face ecosystem: Auto classes, loaded models, any encoder's attention, shared code.
 
 Importing this package imports neither torch nor transformers. As soon as ``transformers``' models are imported,
-before or after it, ``attn_implementation="longspan"`` is a name they know, and PEFT, if there, knows which layers of
+before or after it, ``attn_implementation="longspan"`` is a name they know, the Auto classes build the long DeBERTa and
+MPNet, and PEFT, if there, knows which layers of
 a Longformer to adapt.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,5 +47,12 @@ def _register_lora_targets() -> None:
     register_lora_targets()
 
 
+def _announce_long_classes() -> None:
+    from longspan.integrations.long_registration import announce_long_classes
+
+    announce_long_classes(sys.modules["transformers.models.auto.configuration_auto"])
+
+
 after_import("transformers.modeling_utils", _register_attention)
+after_import("transformers.models.auto.configuration_auto", _announce_long_classes)
 after_import("peft.utils.constants", _register_lora_targets)

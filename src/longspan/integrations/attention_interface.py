@@ -27,6 +27,7 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 from transformers.utils import logging
 
 from longspan.attention import Window, longformer_attention
+from longspan.integrations.layer_windows import read_pattern
 
 NAME = "longspan"
 _OTHER_ARITHMETIC = ("position_bias", "softcap", "s_aux", "sinks", "indices", "block_indices")
@@ -218,39 +219,6 @@ def _layer_pattern(module: nn.Module, sliding_window: int | None) -> tuple[Windo
             raise ValueError(f"{type(module).__name__} doesn't know its layer; give one window for all layers")
         layer = 0
     return (windows[layer] // 2, windows[layer] // 2), dilations[layer]
-
-
-def read_pattern(config: Any) -> tuple[list[int], list[int]]:
-    """``config.attention_window`` and ``config.attention_dilation`` by layer.
-
-    Args:
-        config: of an encoder, with an ``attention_window``: total width in tokens, one number or one per layer.
-
-    Returns:
-        Total widths and dilations, one per layer of the encoder.
-
-    Raises:
-        TypeError, ValueError: one of another form or out of range.
-    """
-    windows = _per_layer(config, "attention_window", config.attention_window, minimum=0)
-    return windows, _per_layer(config, "attention_dilation", getattr(config, "attention_dilation", 1), minimum=1)
-
-
-def _per_layer(config: Any, name: str, value: object, minimum: int) -> list[int]:
-    layers: int = config.num_hidden_layers
-    if config.is_encoder_decoder:
-        layers = getattr(config, "encoder_layers", layers)
-    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * layers
-    if len(values) != layers:
-        raise ValueError(
-            f"{name} has {len(values)} entries for {layers} layers; give one number, or one entry per layer"
-        )
-    for number in values:
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise TypeError(f"{name} must be an int, or a list of one per layer, got {value!r}")
-        if number < minimum:
-            raise ValueError(f"{name} must be >= {minimum}, got {number}")
-    return values
 
 
 register_attention()

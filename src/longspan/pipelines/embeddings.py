@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from longspan.bundled import model_source
 from longspan.data.atomic import atomic_directory
+from longspan.integrations.long_configuration import LongConfiguration
 from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask, read_config, read_tokenizer
 from longspan.models.global_policies import GlobalPolicy, parse_policy
 from longspan.pipelines.windows import (
@@ -75,8 +76,11 @@ class DocumentEmbedder:
             raise ValueError(f"{type(model).__name__} is an encoder-decoder; document vectors need an encoder")
         self.model: PreTrainedModel = model.base_model.eval()
         self.tokenizer, self.pooling, self.normalize = tokenizer, pooling, normalize
-        self._has_globals = "global_attention_mask" in inspect.signature(self.model.forward).parameters
-        configured = getattr(self.model.config, "global_attention_policy", None)
+        config: Any = self.model.config
+        # A long DeBERTa or MPNet, too, takes the mask, but nothing that is saved with it would give it again.
+        takes_globals = "global_attention_mask" in inspect.signature(self.model.forward).parameters
+        self._has_globals = takes_globals and not isinstance(config, LongConfiguration)
+        configured = getattr(config, "global_attention_policy", None)
         policy = global_attention_policy if global_attention_policy is not None else configured
         self.global_attention_policy: GlobalPolicy = "first" if policy is None else policy
         parse_policy(self.global_attention_policy)

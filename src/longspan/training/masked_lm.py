@@ -15,8 +15,8 @@ from longspan.training.reading_layout import has_global_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-HEADS = ("lm_head", "cls")
-"""Names of modules that turn hidden states into scores of the vocabulary: RoBERTa's family and BERT's."""
+HEADS = ("lm_head", "cls", "lm_predictions")
+"""Names of modules that turn hidden states into scores of the vocabulary: RoBERTa's family, BERT's, DeBERTa v3's."""
 
 
 def load_masked_lm(

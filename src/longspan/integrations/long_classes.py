@@ -1,0 +1,107 @@
+"""What the long classes of stock encoders share: the global mask on its way through stock code, and how they open.
+
+Stock models and heads know one mask. The global one goes through them in it, in the form that Hugging Face's Longformer
+uses inside: 0 padding, 1 a token, 2 a global token.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+_log = logging.get_logger(__name__)
+
+
+class LongClass:
+    """A base of models whose attention is this package's alone, whatever ``attn_implementation`` is asked for."""
+
+    def _check_and_adjust_attn_implementation(self, *args: Any, **kwargs: Any) -> str:
+        return "eager"  # what stock modules in it are made with, before they become long
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return False
+
+
+class LayerMasks(NamedTuple):
+    """What the layers get for a mask."""
+
+    real: Tensor
+    """bool ``[B, N]``: not padding."""
+    is_global: Tensor
+    """bool ``[B, N]``."""
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "LayerMasks":
+        """From the merged form.
+
+        Raises:
+            ValueError: the mask has another number of dimensions.
+        """
+        if mask.dim() != 2:
+            raise ValueError(
+                f"attention_mask must have shape [B, N] and mark padding, got {list(mask.shape)}; who attends whom is "
+                "set by config.attention_window and global_attention_mask"
+            )
+        return cls(mask > 0, mask > 1)
+
+
+def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor) -> Tensor:
+    """Both masks in one, int64: 0 padding, 1 a token, 2 a global token. Padding marked global is padding.
+
+    Raises:
+        TypeError: no tensor. ValueError: shapes that differ.
+    """
+    if not isinstance(global_attention_mask, Tensor):
+        raise TypeError(f"global_attention_mask must be a tensor [B, N], got {type(global_attention_mask).__name__}")
+    is_global = global_attention_mask > 0
+    if attention_mask is None:
+        return is_global.long() + 1
+    if attention_mask.shape != is_global.shape:
+        raise ValueError(
+            f"global_attention_mask must have the attention_mask's shape {list(attention_mask.shape)}, got "
+            f"{list(is_global.shape)}"
+        )
+    return (attention_mask > 0).long() * (is_global.to(attention_mask.device).long() + 1)
+
+
+def with_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A stock model's forward that takes a ``global_attention_mask``, too: ``[B, N]``, above 0 marks global tokens."""
+    signature = inspect.signature(stock_forward)
+    names = [name for name in signature.parameters if name not in ("self", "kwargs")]
+
+    @functools.wraps(stock_forward)
+    def forward(self: Any, *args: Any, global_attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if global_attention_mask is not None:
+            given["attention_mask"] = merged_mask(given.get("attention_mask"), global_attention_mask)
+        return stock_forward(self, **given)
+
+    extra = inspect.Parameter("global_attention_mask", inspect.Parameter.KEYWORD_ONLY, default=None)
+    shown = list(signature.parameters.values())
+    at = len(shown) - (shown[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    forward.__signature__ = signature.replace(parameters=[*shown[:at], extra, *shown[at:]])  # type: ignore[attr-defined]
+    return forward
+
+
+def refuse_weights(output_attentions: bool | None) -> None:
+    """Say that there are no attention weights, if they are asked for."""
+    if output_attentions:
+        _log.warning_once("longspan's attention gives no attention weights: they are None")
+
+
+def check_positions(length: int, table: torch.nn.Embedding | None, reserved: int) -> None:
+    """See that a text fits into a table of learned positions, if there is one.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    if table is not None and length > table.num_embeddings - reserved:
+        raise ValueError(
+            f"the input has {length} tokens, but the model has {table.num_embeddings - reserved} positions; cut the "
+            "texts, or make the model longer: longspan.lengthen"
+        )
