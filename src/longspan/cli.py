@@ -217,7 +217,7 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model if the folder already holds one.")] = False,
 ) -> None:
-    """Turn a model for short texts into one for long texts: RoBERTa, BERT, ELECTRA, ModernBERT, BART and similar."""
+    """Turn a model for short texts into one for long texts: RoBERTa, BERT, DeBERTa, ModernBERT, BART and similar."""
     if hat:
         others = {"attention_window": attention_window, "max_decoder_positions": max_decoder_positions}
         refuse_options({**others, "force": force or None}, str(target), "to be a HAT")

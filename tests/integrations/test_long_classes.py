@@ -13,6 +13,7 @@ import transformers
 from largest_tensor import LargestTensor
 from torch import Tensor
 
+from longspan import add_remote_code, export_onnx
 from longspan.attention import AttentionPattern
 from longspan.integrations import long_deberta, long_mpnet
 from longspan.integrations.long_registration import long_class
@@ -277,7 +278,7 @@ def test_auto_classes_know_them_whatever_is_imported_first(first: str, tmp_path:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_refusals_are_sentences() -> None:
+def test_refusals_are_sentences(tmp_path: Path) -> None:
     batch, ids = _batch(), torch.zeros(1, 70, dtype=torch.long)
     for variant, positions in (("c2p alone, no buckets", 64), ("mpnet", 62)):
         _, long = _pair(variant)
@@ -296,6 +297,11 @@ def test_refusals_are_sentences() -> None:
     with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
         long()
     assert long_class("LongDebertaV2ForNothing") is None
+    with pytest.raises(ValueError, match="LongMPNetModel can't be exported"):
+        export_onnx(long, "nowhere")
+    long.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="long-mpnet"):
+        add_remote_code(tmp_path)
 
 
 def test_a_distance_model_without_a_table_reads_longer_texts() -> None:

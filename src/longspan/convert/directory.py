@@ -37,7 +37,7 @@ def convert_directory(
     copied, since it describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per
     head or dilation are asked for. The ``config.json`` of a model that keeps its class, such as a BERT, names
     ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not computed with
-    full attention.
+    full attention; a long DeBERTa or MPNet names a ``model_type`` and an ``attn_implementation`` for that end.
 
     Args:
         source: a directory, a name on the hub, or a bundled model's name.

@@ -40,7 +40,7 @@ def lengthen(
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs continued
     pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; embeddings, pooler and
-    heads are the source's. There are three kinds of result:
+    heads are the source's. There are four kinds of result:
 
     * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
       their own, which start as copies of the local ones. A Longformer becomes longer, and so does a RoBERTa that
@@ -56,11 +56,15 @@ def lengthen(
       ``set_attn_implementation("sdpa")``, unless ``config.attn_implementation`` is set with it) and refuses the
       folder where ``longspan`` isn't imported. ``transformers`` itself drops it: set
       ``model.config.attn_implementation = "longspan"`` before you save a model that ``from_pretrained`` opened.
+    * DeBERTa-v2, v3 and MPNet, whose scores depend on the distance of tokens, become the ``LongDebertaV2...`` or
+      ``LongMPNet...`` of their class, with the same modules and weights (:mod:`longspan.integrations.long_deberta`).
+      The distances that they know stay, and those beyond share the last. After ``import longspan`` the Auto classes
+      open what they save; nothing else does.
 
     Args:
         model_or_directory: a model of one of these families, a directory of one, or its name on the hub. Its
-            head may be any in a class that is kept; in a Longformer a masked LM, sequence or token classification,
-            question answering, multiple choice, or none; in an LED conditional generation, sequence
+            head may be any in a class that is kept; in a Longformer, DeBERTa or MPNet a masked LM, sequence or token
+            classification, question answering, multiple choice, or none; in an LED conditional generation, sequence
             classification, question answering, or none. A model is not changed and shares no memory with the
             result.
         max_positions: tokens that the result reads, special ones included: 4096 makes RoBERTa's table
@@ -78,8 +82,8 @@ def lengthen(
 
     Returns:
         :class:`longspan.LongformerModel`, :class:`longspan.LongformerForMaskedLM` or the Longformer or LED class of
-        the source's head, or the source's own class, in the source's dtypes; on its device and in its mode if it is
-        a model, else on the CPU and in eval mode.
+        the source's head, or the source's own class or the long one of its name, in the source's dtypes; on its device
+        and in its mode if it is a model, else on the CPU and in eval mode.
 
     Raises:
         TypeError: ``model_or_directory`` is something else, or a number of positions is no integer.

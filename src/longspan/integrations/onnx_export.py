@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from longspan.data.atomic import atomic_directory
+from longspan.integrations.long_configuration import LongConfiguration
 
 _INPUTS = ("input_ids", "attention_mask", "global_attention_mask")
 _STOCK = ("LEDEncoderSelfAttention", "LongformerSelfAttention")
@@ -55,6 +56,10 @@ def export_onnx(
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"export_onnx takes a model, got {type(model).__name__}")
+    if isinstance(model.config, LongConfiguration):
+        raise ValueError(
+            f"{type(model).__name__} can't be exported: its attention by distances is one operator of this package"
+        )
     for module in model.modules():
         if type(module).__name__ in _STOCK and type(module).__module__.startswith("transformers."):
             raise TypeError(
