@@ -105,6 +105,20 @@ def test_compiles_into_one_graph() -> None:
     _compare_compiled(torch.compile(_attend, fullgraph=True, backend="aot_eager"), _case())
 
 
+def test_compiled_code_calls_the_op() -> None:
+    """And isn't the export's, in torch's operations."""
+    code = []
+
+    def note(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        code.append(graph.code)
+        return graph.forward
+
+    case = _case()
+    compiled = torch.compile(_attend, fullgraph=True, backend=note)
+    compiled(case.query, case.key, case.value, case.global_mask, case.key_mask)
+    assert [text.count("longspan.attention") for text in code] == [1]
+
+
 # Inductor imports torch.utils.mkldnn, which scripts a method as it is imported.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiles_with_inductor() -> None:

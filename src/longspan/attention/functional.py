@@ -9,6 +9,7 @@ from torch.nn.functional import linear
 from longspan.attention.autocast import autocast_dtype, without_autocast
 from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_projection, check_tensors
 from longspan.attention.exported import exported_attention
+from longspan.attention.exporting import is_exporting
 from longspan.attention.ops import attention_op
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
@@ -174,7 +175,7 @@ def longformer_attention(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
 
     transformed = is_transformed()
-    plain = backend == "auto" and (transformed or torch.compiler.is_exporting())
+    plain = backend == "auto" and (transformed or is_exporting())
     if backend == "reference" or return_probabilities or plain:
         tensors = _as_tensors(global_qkv, query, key, value, key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from longspan.attention.band import compute_dtype
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
+from longspan.attention.exporting import is_exporting
 from longspan.attention.masks import BatchMasks
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.selection import can_be_fused, select
@@ -47,7 +48,7 @@ def survey_masks(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor 
         int64, ``[]``, on the CPU; None where there is nothing to gain.
     """
     mask = key_mask if global_mask is None else global_mask
-    if mask is None or torch.compiler.is_exporting() or not can_be_fused(mask.device):
+    if mask is None or is_exporting() or not can_be_fused(mask.device):
         return None
     given = [mask for mask in (global_mask, key_mask) if mask is not None]
     if not torch.compiler.is_compiling() and not any(mask.is_inference() for mask in given):

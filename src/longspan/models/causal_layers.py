@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from longspan.attention import AttentionPattern, longformer_attention
+from longspan.attention.exporting import is_exporting
 from longspan.attention.relative import relative_attention
 from longspan.attention.relative_band import Positions
 from longspan.models.causal_cache import RollingLayer
@@ -129,7 +130,7 @@ class CausalSelfAttention(nn.Module):
                 backend=backend,
             )
         longest = max(left for left, _ in windows) + 1
-        if not torch.compiler.is_exporting():  # whose graph is for any length
+        if not is_exporting():  # whose graph is for any length
             longest = min(longest, query.shape[2])
         return relative_attention(
             query,

@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from longspan.attention.exporting import is_exporting
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
@@ -120,7 +121,7 @@ class LEDDecoder(LEDStack):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return_dict = config.return_dict if return_dict is None else return_dict
         if use_cache is None:
-            use_cache = config.use_cache and not torch.compiler.is_exporting()  # a graph's outputs are tensors
+            use_cache = config.use_cache and not is_exporting()  # a graph's outputs are tensors
 
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
