@@ -2,8 +2,7 @@
 
 Importing this package imports neither torch nor transformers. As soon as ``transformers``' models are imported,
 before or after it, ``attn_implementation="longspan"`` is a name they know, the Auto classes build the long DeBERTa and
-MPNet, and PEFT, if there, knows which layers of
-a Longformer to adapt.
+MPNet, and PEFT, if there, knows which layers of a Longformer to adapt.
 """
 
 import sys
