@@ -288,6 +288,8 @@ def test_refusals_are_sentences(tmp_path: Path) -> None:
             long(ids[:, :5] + 5, torch.ones(1, 5, 5))
         with pytest.raises(ValueError, match=r"must have the attention_mask's shape \[3, 29\], got \[3, 28\]"):
             long(**batch, global_attention_mask=torch.ones(3, 28))
+        with pytest.raises(ValueError, match=r"must have the input's shape \[3, 29\], got \[3, 28\]"):
+            long(batch["input_ids"], global_attention_mask=torch.ones(3, 28))
         with pytest.raises(TypeError, match="global_attention_mask must be a tensor"):
             long(**batch, global_attention_mask=[[1]])
     with pytest.raises(ValueError, match="attention_window has 2 entries for 3 layers"):

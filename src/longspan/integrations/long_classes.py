@@ -50,8 +50,13 @@ class LayerMasks(NamedTuple):
         return cls(mask > 0, mask > 1)
 
 
-def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor) -> Tensor:
+def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor, shape: torch.Size | None) -> Tensor:
     """Both masks in one, int64: 0 padding, 1 a token, 2 a global token. Padding marked global is padding.
+
+    Args:
+        attention_mask: above 0 marks tokens; None: all are.
+        global_attention_mask: above 0 marks global tokens.
+        shape: of the tokens; None: not known.
 
     Raises:
         TypeError: no tensor. ValueError: shapes that differ.
@@ -59,13 +64,13 @@ def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor) ->
     if not isinstance(global_attention_mask, Tensor):
         raise TypeError(f"global_attention_mask must be a tensor [B, N], got {type(global_attention_mask).__name__}")
     is_global = global_attention_mask > 0
+    for name, expected in (("attention_mask", getattr(attention_mask, "shape", None)), ("input", shape)):
+        if expected is not None and expected != is_global.shape:
+            raise ValueError(
+                f"global_attention_mask must have the {name}'s shape {list(expected)}, got {list(is_global.shape)}"
+            )
     if attention_mask is None:
         return is_global.long() + 1
-    if attention_mask.shape != is_global.shape:
-        raise ValueError(
-            f"global_attention_mask must have the attention_mask's shape {list(attention_mask.shape)}, got "
-            f"{list(is_global.shape)}"
-        )
     return (attention_mask > 0).long() * (is_global.to(attention_mask.device).long() + 1)
 
 
@@ -78,7 +83,9 @@ def with_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, *args: Any, global_attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if global_attention_mask is not None:
-            given["attention_mask"] = merged_mask(given.get("attention_mask"), global_attention_mask)
+            given["attention_mask"] = merged_mask(
+                given.get("attention_mask"), global_attention_mask, _tokens_shape(given)
+            )
         return stock_forward(self, **given)
 
     extra = inspect.Parameter("global_attention_mask", inspect.Parameter.KEYWORD_ONLY, default=None)
@@ -86,6 +93,14 @@ def with_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
     at = len(shown) - (shown[-1].kind is inspect.Parameter.VAR_KEYWORD)
     forward.__signature__ = signature.replace(parameters=[*shown[:at], extra, *shown[at:]])  # type: ignore[attr-defined]
     return forward
+
+
+def _tokens_shape(given: dict[str, Any]) -> torch.Size | None:
+    """``[B, N]``, or ``[B, choices, N]``, of a model's arguments."""
+    if given.get("input_ids") is not None:
+        return torch.Size(given["input_ids"].shape)
+    embeds = given.get("inputs_embeds")
+    return None if embeds is None else torch.Size(embeds.shape[:-1])
 
 
 def refuse_weights(output_attentions: bool | None) -> None:
