@@ -55,8 +55,8 @@ class Text:
 
     def seen_through(self, window: Window, dilation: int, causal: bool) -> "Text":
         """The same for the local rows of a head: global keys that each row's window holds need no columns."""
-        if dilation > 1 or not self.globals_.numel():
-            return self
+        if dilation > 1 or not self.globals_.numel() or (self.length - 1 > sum(window) and not causal):
+            return self  # in a long text without a look at where they are, for which a GPU would be waited for
         first, last = self.globals_[[0, -1]].tolist()
         if self.length - 1 - first > window[0] or (last > window[1] and not causal):
             return self
