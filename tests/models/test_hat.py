@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor
 
+import longspan
 import longspan.models
 from longspan.convert.hat import convert_to_hat, hat_from_roberta
 from longspan.models import HATConfig, HATModel
@@ -115,6 +116,21 @@ def test_every_token_reaches_every_token_in_two_steps() -> None:
     assert reach("S|SD|S").all()
 
 
+@pytest.mark.parametrize("length", [3 * K, 2 * K + 5])
+def test_gradients_pass_the_hidden_states(length: int) -> None:
+    """They are what the blocks read, also where the last segment is cut short; asking for them changes nothing."""
+    model = _model()
+    inputs = make_batch([length, K - 3])
+    output = model(**inputs, output_hidden_states=True)
+    assert len(output.hidden_states) == 4
+    assert output.hidden_states[-1] is output.last_hidden_state
+    gradients = torch.autograd.grad(output.last_hidden_state[:, :K].square().sum(), output.hidden_states[:-1])
+    assert all(gradient.shape == (2, length, SIZES["hidden_size"]) for gradient in gradients)
+    assert all(gradient[0, 2 * K].abs().sum() > 0 for gradient in gradients[:-1])  # through the headers
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(output.last_hidden_state[real], _states(model, **inputs)[real])
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_learn_save_and_open(head: str, tmp_path: Path) -> None:
     model = getattr(longspan.models, f"HAT{head}")(_config(num_labels=3)).eval()
@@ -137,6 +153,20 @@ def test_heads_learn_save_and_open(head: str, tmp_path: Path) -> None:
     bare = HATModel.from_pretrained(tmp_path)
     flat = {name: tensor.flatten(0, -2) for name, tensor in inputs.items()}
     torch.testing.assert_close(_states(bare, **flat), _states(model.hi_transformer, **flat))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_auto_classes_open_it(head: str, tmp_path: Path) -> None:
+    model = getattr(longspan.models, f"HAT{head}")(_config(num_labels=3))
+    model.save_pretrained(tmp_path)
+    longspan.register()
+    try:
+        package = longspan if head == "ForSequentialSentenceClassification" else transformers
+        again = getattr(package, f"AutoModel{head}").from_pretrained(tmp_path)
+        assert type(again) is type(model)
+        assert type(transformers.AutoModel.from_pretrained(tmp_path)) is HATModel
+    finally:
+        longspan.register(False)
 
 
 def test_names_are_the_authors() -> None:

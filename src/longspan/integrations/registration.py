@@ -20,6 +20,12 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
         "AutoModelForTextEncoding": "LongformerModel",
         "AutoModelForTokenClassification": "LongformerForTokenClassification",
     },
+    "hierarchical-transformer": {
+        "AutoModel": "HATModel",
+        "AutoModelForMultipleChoice": "HATForMultipleChoice",
+        "AutoModelForSequenceClassification": "HATForSequenceClassification",
+        "AutoModelForTextEncoding": "HATModel",
+    },
     "longformer_causal": {
         "AutoModel": "LongformerCausalModel",
         "AutoModelForCausalLM": "LongformerForCausalLM",
@@ -34,13 +40,19 @@ AUTO_CLASSES: dict[str, dict[str, str]] = {
 # Beside those, the class of the authors of kiddothe2b/longformer-base-4096, taken where a directory names it.
 SECOND_CLASSES = {("longformer", "AutoModelForSequenceClassification"): "LongformerModelForSequenceClassification"}
 # The configuration of each type.
-CONFIGS = {"longformer": "LongformerConfig", "longformer_causal": "LongformerCausalConfig", "led": "LEDConfig"}
+CONFIGS = {
+    "hierarchical-transformer": "HATConfig",
+    "led": "LEDConfig",
+    "longformer": "LongformerConfig",
+    "longformer_causal": "LongformerCausalConfig",
+}
 
 
 def register_models(active: bool = True) -> None:
     """Make ``transformers``' Auto classes use this package's models for ``longformer`` and ``led``.
 
-    And for ``longformer_causal``, this package's causal language models, which ``transformers`` doesn't know.
+    And for ``longformer_causal``, this package's causal language models, and ``hierarchical-transformer``, HAT, which
+    ``transformers`` doesn't know.
     :func:`longspan.register` does this, and brings pipelines for long texts.
 
     ``AutoModelForMaskedLM.from_pretrained(directory)``, ``pipeline("fill-mask", model=directory)`` and their like

@@ -12,6 +12,7 @@ from longspan.bundled import model_source
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.configuration import LongformerConfig
 from longspan.models.hat_configuration import HATConfig
+from longspan.models.hat_heads import HATForSequentialSentenceClassification
 from longspan.models.hub_names import check_hub_name
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.sequential_sentences import LongformerForSequentialSentenceClassification
@@ -82,7 +83,8 @@ class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
 
     ``AutoModelForSequentialSentenceClassification.from_pretrained(directory, num_labels=...)`` and ``from_config``, as
     the Auto classes of ``transformers``, with ``trust_remote_code`` or without. For a ``longformer`` that is
-    :class:`LongformerForSequentialSentenceClassification`; ``register(MyConfig, MyModel)`` adds other models.
+    :class:`LongformerForSequentialSentenceClassification`, for a HAT :class:`HATForSequentialSentenceClassification`;
+    ``register(MyConfig, MyModel)`` adds other models.
     """
 
     _model_mapping: Any = _LazyAutoMapping(OrderedDict(), OrderedDict())
@@ -105,8 +107,9 @@ class AutoModelForSequentialSentenceClassification(_BaseAutoModelClass):
         return super().from_pretrained(name, *args, **kwargs)
 
 
-for _config in (LongformerConfig, transformers.LongformerConfig):
-    # Not by register(), which some versions make ignore configurations of transformers' own.
-    AutoModelForSequentialSentenceClassification._model_mapping._extra_content[_config] = (
-        LongformerForSequentialSentenceClassification
-    )
+# Not by register(), which some versions make ignore configurations of transformers' own.
+AutoModelForSequentialSentenceClassification._model_mapping._extra_content |= {
+    HATConfig: HATForSequentialSentenceClassification,
+    LongformerConfig: LongformerForSequentialSentenceClassification,
+    transformers.LongformerConfig: LongformerForSequentialSentenceClassification,
+}

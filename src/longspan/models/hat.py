@@ -128,10 +128,14 @@ class HATEncoder(nn.Module):
             ]
         )
 
-    def forward(
-        self, hidden_states: Tensor, key_mask: Tensor, output_hidden_states: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """``[B, S, K, C]`` and the real tokens ``[B, S, K]`` through all blocks, and what stood before each."""
+    def forward(self, hidden_states: Tensor, key_mask: Tensor, length: int, output_hidden_states: bool) -> list[Tensor]:
+        """``[B, S, K, C]`` and the real tokens ``[B, S, K]`` through all blocks.
+
+        Returns:
+            What is after the last block, ``[B, N, C]`` of texts of ``length`` N, and what is before each block if
+            hidden states are asked for.
+        """
+        shape = hidden_states.shape
         real = key_mask[:, :, 0]  # [B, S], of the headers
         # A row without any key would be NaN; what an empty segment or text attends to is read by nobody.
         nothing = ~key_mask.any(2, keepdim=True)
@@ -142,12 +146,15 @@ class HATEncoder(nn.Module):
             segments = torch.arange(1, real.shape[1] + 1, device=real.device)
             table = self.layer[self.first_across].get_submodule("position_embeddings")
             positions = table(segments * real)  # row 0 is padding's
-        states = [hidden_states]
+        states = []
         for block in self.layer:
-            hidden_states = block(hidden_states, key_mask, header_mask, positions)
             if output_hidden_states:
-                states.append(hidden_states)
-        return hidden_states, states
+                # The blocks read the tensors that are returned, which gradients then pass.
+                states.append(hidden_states.flatten(1, 2)[:, :length])
+                missing = shape[1] * shape[2] - length
+                hidden_states = F.pad(states[-1], (0, 0, 0, missing)).view(shape)
+            hidden_states = block(hidden_states, key_mask, header_mask, positions)
+        return [*states, hidden_states.flatten(1, 2)[:, :length]]
 
 
 class HATPreTrainedModel(OwnAttention, PreTrainedModel):
@@ -238,11 +245,8 @@ class HATModel(HATPreTrainedModel):
         embedded = self.embeddings(rows(input_ids, pad), rows(token_type_ids), None, rows(inputs_embeds))
         real_rows = rows(real)
         assert real_rows is not None
-        last, before = self.encoder(
-            embedded.view(batch, segments, segment, -1), real_rows.view(batch, segments, segment), states
+        encoded = self.encoder(
+            embedded.view(batch, segments, segment, -1), real_rows.view(batch, segments, segment), length, states
         )
-        output = BaseModelOutput(
-            last_hidden_state=last.flatten(1, 2)[:, :length],
-            hidden_states=tuple(state.flatten(1, 2)[:, :length] for state in before) if states else None,
-        )
+        output = BaseModelOutput(last_hidden_state=encoded[-1], hidden_states=tuple(encoded) if states else None)
         return output if return_dict else output.to_tuple()
