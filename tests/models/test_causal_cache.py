@@ -87,6 +87,23 @@ def test_generation_goes_on_from_a_cache_that_the_user_keeps() -> None:
     assert torch.equal(second, whole)
 
 
+def test_a_prompt_is_read_in_chunks() -> None:
+    """Padding on the left included, with several texts drawn of each, and from a cache that the user keeps."""
+    model, ids = build_causal(**FIELDS["mixed"]), random_ids(2, 40)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    arguments = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False}
+    whole = model.generate(ids, **arguments)
+    for chunk in (1, 16, 64):
+        assert torch.equal(model.generate(ids, **arguments, prefill_chunk_size=chunk), whole)
+    cache = RollingCache(model.config)
+    assert torch.equal(model.generate(ids, **arguments, prefill_chunk_size=16, past_key_values=cache), whole)
+    beams = model.generate(ids, **arguments, num_beams=3)
+    assert torch.equal(model.generate(ids, **arguments, num_beams=3, prefill_chunk_size=16), beams)
+    with pytest.raises(ValueError, match="chunking without a cache"):
+        model.generate(ids, **arguments, prefill_chunk_size=16, use_cache=False)
+
+
 def test_the_cache_does_not_grow() -> None:
     model = build_causal(**FIELDS["mixed"])
     with torch.no_grad():
