@@ -104,6 +104,31 @@ def test_a_longformer_reads_segments_with_their_headers_global(longformer_dir: P
     assert (model.config.global_attention_policy, model.config.segment_length) == ("cls+sep", K)
 
 
+@pytest.mark.parametrize(("given", "attended"), [(None, True), (False, False)])
+def test_padding_inside_segments_is_attended_as_in_pretraining(
+    given: bool | None, attended: bool, longformer_dir: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "pretrained"
+    shutil.copytree(longformer_dir, source)
+    config = json.loads((source / "config.json").read_text())
+    note = {"segment_length": K, "segment_ends": "sentences", "attend_inner_padding": True}
+    (source / "config.json").write_text(json.dumps({**config, "pretraining_layout": note}))
+    fields = {"layout": "segments", "segment_length": K, "max_length": 64, "epochs": 1, "attend_inner_padding": given}
+    folder = run(make_recipe(tmp_path, source, "classification", **fields)).best.model_dir
+    _, tokenizer, task = load_finetuned(folder)
+    assert task.attend_inner_padding is attended
+    encoder = ExampleEncoder(task, tokenizer)
+    rows = [Example(inputs={"text": text}, target=None, origin="here") for text in ("a seller", f"{FILLER}. {FILLER}")]
+    masks = encoder.collate([encoder.encode(row).pieces[0] for row in rows])["attention_mask"]
+    assert bool(masks[0, :K].all()) is attended
+    assert not masks[0, K:].any()  # padding behind a text never is
+
+
+def test_padding_is_attended_in_segments_alone(longformer_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="attend_inner_padding is true, but texts are not laid out in segments"):
+        run(make_recipe(tmp_path, longformer_dir, "classification", attend_inner_padding=True))
+
+
 def test_refusals_name_the_fix(hat_dir: Path, longformer_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a HAT, which has no head for task 'qa'"):
         run(make_recipe(tmp_path, hat_dir, "qa"))

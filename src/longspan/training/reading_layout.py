@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from longspan.data.layout import GlobalTokens, SegmentEnds, TextLayout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _KEY = "pretraining_layout"  # in config.json
 
@@ -57,6 +57,16 @@ def is_as_trained(model: "PreTrainedModel", layout: TextLayout) -> bool:
     """Whether a model's configuration tells how it was trained, and that it was so."""
     noted = getattr(model.config, _KEY, None) or getattr(model.config, "segment_length", None)
     return noted is not None and layout == _trained_layout(model)
+
+
+def attends_inner_padding(config: "PreTrainedConfig") -> bool:
+    """Whether pretraining noted that the padding inside segments was attended.
+
+    Raises:
+        ValueError: the configuration's note isn't one.
+    """
+    note = getattr(config, _KEY, None)
+    return note is not None and _read_note(note).attend_inner_padding
 
 
 def has_global_attention(model: "PreTrainedModel") -> bool:

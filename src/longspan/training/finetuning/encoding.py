@@ -99,9 +99,12 @@ class ExampleEncoder:
         single, pair = self._template(), self._template(pair=True)
         self._single, self._pair = single, pair
         self._layout: SegmentLayout | None = None
-        if task.task == "sequential" or task.layout == "segments":
+        if task.has_segments:
             self._layout = SegmentLayout.for_tokenizer(
-                tokenizer, segment_length=task.segment_length, max_segments=task.max_length // task.segment_length
+                tokenizer,
+                segment_length=task.segment_length,
+                max_segments=task.max_length // task.segment_length,
+                attend_inner_padding=task.attend_inner_padding,
             )
 
     def encode(self, example: Example) -> EncodedExample:

@@ -60,6 +60,9 @@ class FinetuneRecipe:
     its own. None: ``plain``, or ``segments`` for a HAT."""
     segment_length: int = 128
     """Tokens of a segment, its header included, if there are segments."""
+    attend_inner_padding: bool | None = None
+    """Have the padding inside segments attended, see :class:`longspan.data.SegmentLayout`. None: as ``longspan
+    pretrain`` noted in the model's configuration, else false."""
     overlap: int = 128
     """Task ``qa``: tokens that neighbouring pieces of a context share."""
 

@@ -34,6 +34,7 @@ from longspan.training.finetuning.trainer import (
     predict_together,
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.reading_layout import attends_inner_padding
 from longspan.training.run_folder import RunFolder
 from longspan.training.trainer_setup import (
     checkpoint_activations,
@@ -44,7 +45,7 @@ from longspan.training.trainer_setup import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -226,9 +227,12 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
         max_length=recipe.max_length or 2**20,
         layout=_layout(recipe),
         segment_length=recipe.segment_length,
+        attend_inner_padding=bool(recipe.attend_inner_padding),
         overlap=recipe.overlap,
         may_have_no_answer=recipe.task == "qa" and any(not example.target for example in train),
     )
+    if recipe.attend_inner_padding is None and task.has_segments and (config := _config(recipe.model)) is not None:
+        task = replace(task, attend_inner_padding=attends_inner_padding(config))
     return task, splits
 
 
@@ -255,11 +259,15 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
     return peft.get_peft_model(model, peft.LoraConfig(r=recipe.lora_rank, modules_to_save=heads))
 
 
-def _model_type(model: str) -> str | None:
+def _config(model: str) -> "PreTrainedConfig | None":
     try:
-        return read_config(model).model_type
+        return read_config(model)
     except (OSError, ValueError):
         return None  # load_task_model says what is wrong
+
+
+def _model_type(model: str) -> str | None:
+    return getattr(_config(model), "model_type", None)
 
 
 def _layout(recipe: FinetuneRecipe) -> Literal["plain", "segments"]:

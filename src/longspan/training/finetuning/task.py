@@ -50,6 +50,8 @@ class FinetunedTask:
     ``kiddothe2b/longformer-base-4096`` read them. sequential has segments always; qa and tokens have none."""
     segment_length: int = 128
     """Tokens of a segment, its header included, where there are segments."""
+    attend_inner_padding: bool = False
+    """Whether the padding inside segments is attended."""
     overlap: int = 128
     """qa: tokens that neighbouring pieces of a context share."""
     may_have_no_answer: bool = False
@@ -71,11 +73,20 @@ class FinetunedTask:
             raise ValueError(f"layout is {self.layout!r}; it must be 'plain' or 'segments'")
         if self.layout == "segments" and self.task in ("qa", "tokens"):
             raise ValueError(f"layout is 'segments', which task {self.task!r} doesn't have; use 'plain'")
-        if (self.task == "sequential" or self.layout == "segments") and self.max_length < self.segment_length:
+        if self.attend_inner_padding and not self.has_segments:
+            raise ValueError(
+                "attend_inner_padding is true, but texts are not laid out in segments; use layout 'segments'"
+            )
+        if self.has_segments and self.max_length < self.segment_length:
             raise ValueError(
                 f"max_length is {self.max_length}, less than a segment of {self.segment_length} tokens; "
                 f"lower segment_length"
             )
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether texts are laid out in segments."""
+        return self.task == "sequential" or self.layout == "segments"
 
     def save(self, folder: Path) -> None:
         """Write the task beside a model."""
