@@ -2,7 +2,10 @@
 """``python -m benchmarks.kernel_resources``: what the Triton kernels ask of a GPU, compiled without one.
 
 For each kernel and head size: registers of a thread, bytes spilled to memory (which is slow), shared memory of a
-program, and whether its products run on tensor cores. Needs ``pip install 'longspan[gpu]'``; takes minutes.
+program, how many programs fit on a multiprocessor of Hopper, whether products run on tensor cores, and how many
+instructions a round of each loop takes, for a whole tile and for one that is masked (with padding or global tokens the
+loops are: global columns; windows without such tokens; windows with some). Needs ``pip install 'longspan[gpu]'``; takes
+minutes.
 """
 
 import argparse
@@ -23,15 +26,28 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.cases import DTYPES
+from benchmarks.kernel_loops import Loop, loops_of
 from longspan.attention import triton_local, triton_rows
-from longspan.attention.fused import tiles_of
+from longspan.attention.fused import HOPPER_SHARED, tiles_of
 from longspan.attention.fused_rows import sizes_of
 
 _TRITON_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _INTEGERS = {"heads", "dead", "positions", "counts", "row_hash", "key_hash"}
 _FLAGS = {"local", "real"}
-_SUMS = {"lse", "delta", "lse2", "mass", "grad_mass", "grad_lse"}
+_SUMS = {"lse", "delta", "lse2", "terms", "mass", "grad_mass", "grad_lse"}
 _NUMBERS = {"scale2", "scale", "keep"}
+_COLUMNS = (
+    "kernel",
+    "tile",
+    "warps",
+    "stages",
+    "registers",
+    "spilled B",
+    "shared KiB",
+    "programs",
+    "tensor cores",
+    "loops",
+)
 _STRIDE = re.compile(r"_[bhnp]$")
 
 
@@ -51,6 +67,15 @@ class Resources:
     """Bytes of shared memory; Hopper has 227 KiB for a program, Ampere 163, others 99."""
     tensor_cores: int
     """Instructions that use them."""
+    loops: tuple[Loop, ...]
+
+    @property
+    def programs(self) -> int:
+        """How many a multiprocessor of Hopper holds at once."""
+        threads = 32 * self.warps
+        return min(
+            65536 // (-(-self.registers // 8) * 8 * threads), HOPPER_SHARED // (self.shared + 1024), 2048 // threads
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +86,8 @@ class Kernel:
     constants: dict[str, Any]
     warps: int
     stages: int
+    registers: int | None = None
+    """The most, if that is limited."""
     float32: tuple[str, ...] = ()
     """Pointers to fp32 whatever the inputs are."""
 
@@ -85,11 +112,13 @@ def kernels(
         "COLUMNS": 16,
         "HAS_MASK": masked,
         "HAS_GLOBALS": masked,
+        "HAS_PADDING": masked,
         "CAUSAL": causal,
         "NEGATIVE": False,
         "DROPOUT": dropout,
         "PRECISION": "ieee" if dtype == "float32" else "tf32",
         "HAS_GRAD_LSE": False,
+        "WIDE": False,
     }
     local = {
         "forward": triton_local.local_forward,
@@ -103,8 +132,9 @@ def kernels(
             constants={**shared, "ROWS": size.rows, "KEYS": size.keys},
             warps=size.warps,
             stages=size.stages,
+            registers=size.registers,
         )
-    yield Kernel(function=triton_local.row_delta, constants={**shared, "ROWS": 64}, warps=4, stages=3)
+    yield Kernel(function=triton_local.row_terms, constants={**shared, "ROWS": 64}, warps=4, stages=3)
     if not masked:
         return
     size = tiles_of("query gradient", torch_dtype, features)
@@ -125,7 +155,6 @@ def kernels(
             **sizes,
             "E": width,
             "BLOCK_E": max(16, triton.next_power_of_2(width)),
-            "HAS_PADDING": True,
             "SHARED": is_shared,
             "ADD": False,
         }
@@ -153,7 +182,7 @@ def compile_kernel(kernel: Kernel, dtype: str, capability: int) -> Resources:
         if signature[name].startswith("*") or _STRIDE.search(name):
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel.function, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    options = {"num_warps": kernel.warps, "num_stages": kernel.stages, "maxnreg": kernel.registers}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assembly: str = compiled.asm["ptx"]
     report = _assemble(assembly)
@@ -170,6 +199,7 @@ def compile_kernel(kernel: Kernel, dtype: str, capability: int) -> Resources:
         spilled=sum(map(int, re.findall(r"(\d+) bytes spill stores", report))),
         shared=compiled.metadata.shared,
         tensor_cores=len(re.findall(r"wgmma\.mma_async|mma\.sync", assembly)),
+        loops=tuple(loops_of(compiled.asm["cubin"])),
     )
 
 
@@ -183,19 +213,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dropout", action="store_true")
     parser.add_argument("--causal", action="store_true")
     options = parser.parse_args(arguments)
-    console = Console(width=max(Console().width, 130))  # names of kernels are what a narrow one would cut
+    console = Console(width=max(Console().width, 170))  # names of kernels are what a narrow one would cut
     spilled = 0
     for dtype in options.dtypes:
         for features in options.features:
             table = Table(title=f"{dtype}, D = {features}, sm_{options.capability}", box=box.SIMPLE_HEAD)
-            for column in ("kernel", "tile", "warps", "stages", "registers", "spilled B", "shared KiB", "tensor cores"):
-                table.add_column(column, justify="left" if column in ("kernel", "tile") else "right")
+            for column in _COLUMNS:
+                table.add_column(column, justify="left" if column in ("kernel", "tile", "loops") else "right")
             given = {"masked": not options.plain, "dropout": options.dropout, "causal": options.causal}
             for kernel in kernels(dtype, features, **given):
                 found = compile_kernel(kernel, dtype, options.capability)
                 spilled += found.spilled
-                numbers = (found.warps, found.stages, found.registers, found.spilled, found.shared / 1024)
-                table.add_row(found.kernel, found.tile, *(f"{n:g}" for n in numbers), str(found.tensor_cores))
+                numbers = (
+                    found.warps,
+                    found.stages,
+                    found.registers,
+                    found.spilled,
+                    found.shared / 1024,
+                    found.programs,
+                )
+                loops = "; ".join(map(str, found.loops))
+                table.add_row(found.kernel, found.tile, *(f"{n:g}" for n in numbers), str(found.tensor_cores), loops)
             console.print(table)
     return 1 if spilled else 0
 

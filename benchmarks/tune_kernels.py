@@ -8,6 +8,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -22,21 +23,24 @@ from benchmarks.workloads import Workload, build
 from longspan.attention import fused
 
 _ROWS, _KEYS, _WARPS, _STAGES = (32, 64, 128), (32, 64, 128), (4, 8), (2, 3)
+# All that there are, and what lets one more program onto a multiprocessor.
+_REGISTERS = {4: (None, 168), 8: (None, 128)}
 
 
 def candidates() -> Iterator[fused.Tiles]:
     """Tiles worth a try: those with at least 16 rows for each warp, and registers for their scores."""
     for rows, keys, warps, stages in itertools.product(_ROWS, _KEYS, _WARPS, _STAGES):
         if max(rows, keys) >= 16 * warps and rows * keys <= 2048 * warps:
-            yield fused.Tiles(rows, keys, warps, stages)
+            for registers in _REGISTERS[warps]:
+                yield fused.Tiles(rows, keys, warps, stages, registers)
 
 
 def seconds_with(kernel: str, tiles: fused.Tiles, workload: Workload, device: str, rounds: int) -> float | None:
     """The fastest of some runs with ``kernel`` tiled so; None, with a word why, where it doesn't run."""
     usual = fused.tiles_of
 
-    def tiles_of(name: str, dtype: torch.dtype, features: int, shared: int) -> fused.Tiles:
-        return tiles if name == kernel else usual(name, dtype, features, shared)
+    def tiles_of(name: str, *arguments: Any) -> fused.Tiles:
+        return tiles if name == kernel else usual(name, *arguments)
 
     with patch.object(fused, "tiles_of", tiles_of):
         try:
@@ -85,10 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = Table(
             title=f"{kernel}: {case.mode} of the whole attention, {case.length:,} tokens", box=box.SIMPLE_HEAD
         )
-        for column in ("rows", "keys", "warps", "stages", "ms", ""):
+        for column in ("rows", "keys", "warps", "stages", "registers", "ms", ""):
             table.add_column(column, justify="right")
         for tiles in sorted(ran, key=ran.__getitem__):
-            table.add_row(*map(str, tiles), f"{ran[tiles] * 1e3:.3f}", "in use" if tiles == ours else "")
+            table.add_row(
+                *(str(number or "all") for number in tiles),
+                f"{ran[tiles] * 1e3:.3f}",
+                "in use" if tiles == ours else "",
+            )
         console.print(table)
     return 0
 

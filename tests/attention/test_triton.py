@@ -21,7 +21,7 @@ from hypothesis import given, seed, settings
 from packaging.version import Version
 from torch import Tensor
 
-from longspan import longformer_attention
+from longspan import AttentionPattern, longformer_attention
 from longspan.attention import selection
 
 ON_GPU = torch.cuda.is_available()
@@ -149,6 +149,23 @@ def test_equals_reference_in_fp32(name: str) -> None:
 @pytest.mark.parametrize("name", IN_HALF)
 def test_equals_reference_in_fp16(name: str, small_sums: None) -> None:
     assert_equals_reference(make(name), torch.float16)
+
+
+@needs_kernels
+def test_equals_reference_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of dilations so large that a tile's last token lies 2**31 numbers behind its first."""
+    from longspan.attention import fused
+
+    asked = []
+    monkeypatch.setattr(fused.Launch, "is_wide", lambda self, size, *tensors: asked.append(size) is None)
+    assert_equals_reference(make("heads that differ"), torch.float32)
+    assert {(size.rows, size.keys) for size in asked} == {(32, 32)}  # fp32's, of all three kernels
+    launch = fused.Launch(**dict.fromkeys(fused.Launch.__dataclass_fields__))
+    monkeypatch.undo()
+    tensor = torch.empty_strided((1, 1, 2**20, 64), (0, 0, 768, 1), device="meta")
+    for dilation, wide in ((1, False), (40_000, False), (50_000, True), (2**20, False)):
+        launch.pattern = AttentionPattern(windows=((4, 4),), dilations=(dilation,), causal=(False,))
+        assert launch.is_wide(fused.Tiles(64, 32, 4, 2), tensor) is wide
 
 
 @needs_kernels
@@ -345,11 +362,30 @@ def test_tiles_fit_into_shared_memory(shared_kib: int) -> None:
                 for columns in (columns_of(dtype, features, 1), columns_of(dtype, features, 100)):
                     tiles = tiles_of(kernel, dtype, features, shared_kib * 1024, columns)
                     assert shared_bytes(kernel, tiles, features * dtype.itemsize, columns) <= shared_kib * 1024
-                    assert min(tiles) > 0
+                    assert min(tiles.warps, tiles.stages) > 0
                     assert min(tiles.rows, tiles.keys) >= 16
 
 
 @needs_kernels
+@needs_kernels
+def test_tuning_tries_other_tiles() -> None:
+    """``benchmarks.tune_kernels`` replaces the tiles of one kernel, whatever a launch asks for them with."""
+    from benchmarks import tune_kernels
+    from longspan.attention import fused
+
+    query = torch.randn(1, 1, 40, 16, device=DEVICE, requires_grad=True)
+
+    class Workload:
+        def step(self) -> None:
+            longformer_attention(query, query, query, window=(8, 8), backend="triton").sum().backward()
+
+    sizes = list(tune_kernels.candidates())
+    assert len(set(sizes)) == len(sizes) > 20
+    for kernel in ("forward", "query gradient", "key gradient"):
+        tiles = fused.Tiles(16, 32, 4, 1, 168)
+        assert tune_kernels.seconds_with(kernel, tiles, Workload(), str(DEVICE), rounds=1) is not None
+
+
 def test_no_text_at_all() -> None:
     empty = torch.empty(0, 2, 5, 16, device=DEVICE, requires_grad=True)
     out = longformer_attention(empty, empty, empty, window=(1, 1), backend="triton")

@@ -24,7 +24,7 @@ from longspan.attention.triton_local import (
     local_forward,
     local_key_gradient,
     local_query_gradient,
-    row_delta,
+    row_terms,
 )
 
 
@@ -35,20 +35,27 @@ class Tiles(NamedTuple):
     keys: int
     warps: int
     stages: int
+    registers: int | None = None
+    """Most registers of a thread: with 168, three programs of four warps share a multiprocessor, otherwise two."""
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """Of a launch."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
 # By kernel, by bytes of a number and by the features of a head up to which they hold.
 _TILES: dict[str, dict[int, dict[int, Tiles]]] = {
     "forward": {
-        2: {64: Tiles(64, 64, 4, 3), 128: Tiles(128, 64, 8, 3), 256: Tiles(64, 32, 8, 2)},
+        2: {64: Tiles(64, 64, 4, 3, 168), 128: Tiles(64, 64, 4, 3), 256: Tiles(64, 32, 8, 2)},
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 2), 256: Tiles(16, 16, 4, 1)},
     },
     "query gradient": {
-        2: {64: Tiles(128, 64, 8, 3), 128: Tiles(128, 64, 8, 2), 256: Tiles(64, 32, 8, 2)},
+        2: {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(64, 32, 8, 2)},
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
     },
     "key gradient": {
-        2: {64: Tiles(64, 128, 8, 2), 128: Tiles(32, 128, 8, 2), 256: Tiles(32, 64, 8, 2)},
+        2: {64: Tiles(64, 64, 4, 2), 128: Tiles(32, 64, 4, 2), 256: Tiles(32, 64, 8, 2)},
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
     },
 }
@@ -68,11 +75,10 @@ def tiles_of(kernel: str, dtype: torch.dtype, features: int, shared: int = HOPPE
     tiles = by_features[min(limit for limit in by_features if limit >= features)]
     width = dtype.itemsize * max(16, triton.next_power_of_2(features))
     while shared_bytes(kernel, tiles, width, columns) > shared and tiles != _SMALLEST:
-        rows, keys, warps, stages = tiles
-        if stages > 1:
-            tiles = Tiles(rows, keys, warps, stages - 1)
+        if tiles.stages > 1:
+            tiles = tiles._replace(stages=tiles.stages - 1)
         else:
-            tiles = Tiles(max(16, rows // 2), max(16, keys // 2), 4, 1)
+            tiles = Tiles(max(16, tiles.rows // 2), max(16, tiles.keys // 2), 4, 1)
     return tiles
 
 
@@ -98,7 +104,7 @@ class Launch:
     row_hash: Tensor
     """int32 ``[B * H * N]`` with dropout, else anything."""
     key_hash: Tensor
-    """int32 ``[N]`` with dropout, else anything."""
+    """int32 ``[N, 2]`` with dropout, each twice, else anything."""
     shared: int
     """Bytes of shared memory that a program may have."""
 
@@ -116,7 +122,10 @@ class Launch:
             masks = BatchMasks.make(*of_batch)
         heads = _head_table(call.pattern, query.device)
         dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
-        row_hash, key_hash = (heads, heads) if dropout is None else dropout.hashes(B * H, N, N)
+        row_hash, key_hash = heads, heads
+        if dropout is not None:
+            row_hash, key_hash = dropout.hashes(B * H, N, N)
+            key_hash = torch.stack([key_hash, key_hash], -1)
         return cls(masks, heads, call.pattern, call.scale, dropout, row_hash, key_hash, shared_memory(query.device))
 
     @property
@@ -131,8 +140,8 @@ class Launch:
 
     @property
     def threshold(self) -> int:
-        """What :meth:`Dropout.drop` adds to a hash."""
-        return 0 if self.dropout is None else self.dropout.offset
+        """Below which hash a weight is kept: where half of it and what :meth:`Dropout.drop` adds are negative."""
+        return 0 if self.dropout is None else min(-2 * self.dropout.offset, 2**31 - 1)
 
     def flags(self, tensor: Tensor) -> dict[str, Any]:
         """Compile-time arguments of all kernels."""
@@ -145,8 +154,15 @@ class Launch:
 
     def tiles(self, length: int, size: int) -> int:
         """The largest number of tiles of ``size`` places that a head's text has, residue by residue."""
-        dilations = {1 if dilation >= length else dilation for dilation in self.pattern.dilations}
-        return max(d * triton.cdiv(triton.cdiv(length, d), size) for d in dilations)
+        return max(d * triton.cdiv(triton.cdiv(length, d), size) for d in self._dilations(length))
+
+    def is_wide(self, size: Tiles, *tensors: Tensor) -> bool:
+        """Whether a tile of ``tensors [B, H, N, D]`` may reach beyond 32 bits."""
+        farthest = max(size.rows, size.keys) * max(self._dilations(tensors[0].shape[2]))
+        return farthest * max(tensor.stride(2) for tensor in tensors) >= 2**31
+
+    def _dilations(self, length: int) -> set[int]:
+        return {1 if dilation >= length else dilation for dilation in self.pattern.dilations}
 
 
 def fused_forward(
@@ -193,11 +209,11 @@ def fused_forward(
         launch.threshold,
         ROWS=size.rows,
         KEYS=size.keys,
+        WIDE=launch.is_wide(size, key, value),
         **columns,
         **_features(D),
         **launch.flags(query),
-        num_warps=size.warps,
-        num_stages=size.stages,
+        **size.options,
     )
     if target is not out:
         out.copy_(target)
@@ -225,15 +241,17 @@ def fused_backward(
     launch = Launch.make(query, call, eager)
     query, key, value, grad_out, out = (readable_rows(tensor) for tensor in (query, key, value, grad_out, out))
     targets = [readable_rows(grad) for grad in grads]
-    delta = _row_delta(out, grad_out, grad_lse)
-    _local_gradients(query, key, value, grad_out, lse, delta, targets, launch)
+    terms = _row_terms(out, grad_out, lse, grad_lse, launch)
+    _local_gradients(query, key, value, grad_out, terms, targets, launch)
     for grad, target in zip(grads, targets, strict=True):
         if target is not grad:
             grad.copy_(target)
     if not launch.masks.most_globals:
         return grads + [torch.zeros_like(tensor) for tensor in global_inputs]
-    _column_gradients(query, key, value, grad_out, lse, delta, grads, launch)
-    return grads + global_row_gradients(grad_out, grad_lse, query, key, value, global_inputs, lse, delta, grads, launch)
+    _column_gradients(query, key, value, grad_out, terms, grads, launch)
+    return grads + global_row_gradients(
+        grad_out, grad_lse, query, key, value, global_inputs, lse, terms[..., 1], grads, launch
+    )
 
 
 def readable_rows(tensor: Tensor) -> Tensor:
@@ -251,15 +269,14 @@ def _local_gradients(
     key: Tensor,
     value: Tensor,
     grad_out: Tensor,
-    lse: Tensor,
-    delta: Tensor,
+    terms: Tensor,
     grads: list[Tensor],
     launch: Launch,
 ) -> None:
     B, H, N, D = query.shape
     masks = launch.masks
-    local = lse if masks.local is None else masks.local
-    dead = lse if masks.dead is None else masks.dead
+    local = terms if masks.local is None else masks.local
+    dead = terms if masks.dead is None else masks.dead
     inputs = (query, key, value, grad_out)
     strides = [stride for tensor in inputs for stride in tensor.stride()[:3]]
     columns = _columns(launch, query)
@@ -267,15 +284,13 @@ def _local_gradients(
     tiles = launch.tiles(N, size.rows)
     local_query_gradient[(tiles * B * H,)](
         *inputs,
-        lse,
-        delta,
+        terms,
         grads[0],
         launch.heads,
         local,
         dead,
         masks.positions,
         masks.counts,
-        launch.row_hash,
         launch.key_hash,
         *strides,
         *grads[0].stride()[:3],
@@ -289,24 +304,22 @@ def _local_gradients(
         launch.threshold,
         ROWS=size.rows,
         KEYS=size.keys,
+        WIDE=launch.is_wide(size, key, value),
         **columns,
         **_features(D),
         **launch.flags(query),
-        num_warps=size.warps,
-        num_stages=size.stages,
+        **size.options,
     )
     size = tiles_of("key gradient", query.dtype, D, launch.shared)
     tiles = launch.tiles(N, size.keys)
     local_key_gradient[(tiles * B * H,)](
         *inputs,
-        lse,
-        delta,
+        terms,
         grads[1],
         grads[2],
         launch.heads,
         local,
         dead,
-        launch.row_hash,
         launch.key_hash,
         *strides,
         *grads[1].stride()[:3],
@@ -320,11 +333,11 @@ def _local_gradients(
         launch.threshold,
         ROWS=size.rows,
         KEYS=size.keys,
+        WIDE=launch.is_wide(size, query, grad_out),
         HAS_MASK=masks.local is not None,
         **_features(D),
         **launch.flags(query),
-        num_warps=size.warps,
-        num_stages=size.stages,
+        **size.options,
     )
 
 
@@ -333,8 +346,7 @@ def _column_gradients(
     key: Tensor,
     value: Tensor,
     grad_out: Tensor,
-    lse: Tensor,
-    delta: Tensor,
+    terms: Tensor,
     grads: list[Tensor],
     launch: Launch,
 ) -> None:
@@ -351,14 +363,12 @@ def _column_gradients(
         key,
         value,
         grad_out,
-        lse,
-        delta,
+        terms,
         *partial,
         launch.heads,
-        lse if masks.local is None else masks.local,
+        terms if masks.local is None else masks.local,
         masks.positions,
         masks.counts,
-        launch.row_hash,
         launch.key_hash,
         *query.stride()[:3],
         *key.stride()[:3],
@@ -386,24 +396,31 @@ def _column_gradients(
         masks.scatter(sums.sum(0), grad)
 
 
-def _row_delta(out: Tensor, grad_out: Tensor, grad_lse: Tensor | None) -> Tensor:
+def _row_terms(out: Tensor, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, launch: Launch) -> Tensor:
     B, H, N, D = out.shape
-    delta = torch.empty(B, H, N, dtype=torch.float32, device=out.device)
-    rows = 64
-    row_delta[(triton.cdiv(N, rows) * B * H,)](
+    terms = torch.empty(B, H, N, 4, dtype=torch.float32, device=out.device)
+    masks, rows = launch.masks, 64
+    row_terms[(triton.cdiv(N, rows) * B * H,)](
         out,
         grad_out,
-        delta if grad_lse is None else grad_lse.contiguous(),
-        delta,
+        lse.contiguous(),
+        terms if grad_lse is None else grad_lse.contiguous(),
+        terms,
+        terms if masks.local is None else masks.local,
+        terms if masks.real is None else masks.real,
+        launch.row_hash,
         *out.stride()[:3],
         *grad_out.stride()[:3],
         N,
         H,
         ROWS=rows,
+        HAS_MASK=masks.local is not None,
+        HAS_PADDING=masks.real is not None,
         HAS_GRAD_LSE=grad_lse is not None,
+        DROPOUT=launch.dropout is not None,
         **_features(D),
     )
-    return delta
+    return terms
 
 
 def columns_of(dtype: torch.dtype, features: int, most_globals: int) -> int:

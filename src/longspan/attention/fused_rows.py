@@ -64,7 +64,7 @@ def global_row_gradients(
 
     Args:
         grad_out, grad_lse, query, key, value, global_inputs, lse: as of the op's backward.
-        delta: ``[B, H, N]`` of all rows, as :func:`row_delta` gives it.
+        delta: ``[B, H, N]`` of all rows, the second of :func:`row_terms`.
         grads: of query, key and value as far as local rows give them.
         launch: the call.
     """

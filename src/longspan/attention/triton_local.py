@@ -10,15 +10,21 @@ import triton
 import triton.language as tl
 
 from longspan.attention.triton_tiles import (
+    are_dead,
     count_dead,
     find_tile,
     kept,
     last_read,
     load_flags,
+    load_hashes,
     load_rows,
+    load_terms,
+    load_tile,
     products,
     softmax_step,
     store_rows,
+    tile_offsets,
+    within,
 )
 
 _LN_2 = tl.constexpr(0.6931471805599453)
@@ -68,6 +74,7 @@ def local_forward(
     NEGATIVE: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """Write ``out [B, H, N, D]`` and the natural LSE ``[B, H, N]``: 0 and -inf in rows that aren't local.
 
@@ -88,7 +95,7 @@ def local_forward(
     place = first + tl.arange(0, ROWS)
     row = residue + place * dilation
     inside = place < places
-    is_local = load_flags(local, row, inside, True, HAS_MASK)
+    is_local = load_flags(local, row, inside, HAS_MASK)
     rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
     row_random = tl.load(row_hash + of_rows + row, mask=inside, other=0) if DROPOUT else row
     top = tl.full([ROWS], float("-inf"), tl.float32)
@@ -102,11 +109,10 @@ def local_forward(
         columns = tl.load(counts + b)
     some_dead = False
     if HAS_MASK:
-        dying, _reach = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS), True)
-        some_dead = dying > 0
-        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
-        high = tl.where(dying == span, low, high)  # no row is local: nothing to do but write zeros
-        columns = tl.where(dying == span, 0, columns)
+        some_dead = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS)) > 0
+        if are_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places)):
+            high = low  # no row is local: nothing to do but write zeros
+            columns = 0
 
     if HAS_GLOBALS:
         for start in range(0, columns, COLUMNS):
@@ -122,33 +128,41 @@ def local_forward(
             scores = tl.where(seen, scores, float("-inf"))
             weights, shrink, top, total = softmax_step(scores, top, total, scale2)
             if DROPOUT:
-                key_random = tl.load(key_hash + token, mask=filled, other=0)
+                key_random = load_hashes(key_hash, token, filled)
                 weights = tl.where(kept(row_random[:, None], key_random[None, :], threshold), weights, 0.0)
             weighted = tl.dot(weights.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
 
     # All rows of the tile see the places from the one on to before the other.
     all_see_from = first + ROWS - 1 - left
     all_see_to = tl.minimum(first + right + 1, places)
-    for start in range(low, high, KEYS):
-        place_of_key = start + tl.arange(0, KEYS)
-        token = residue + place_of_key * dilation
-        is_key = load_flags(local, token, place_of_key < places, some_dead, HAS_MASK)
-        keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
-        values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
-        scores = products(rows, keys, NEGATIVE, PRECISION)
-        partial = (start < all_see_from) | (start + KEYS > all_see_to)
-        if HAS_MASK:
-            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places), some_dead)
-            partial = partial | (dying > 0)
-        if partial:
-            offset = place_of_key[None, :] - place[:, None]
-            seen = (offset >= -left) & (offset <= right) & is_key[None, :]
-            scores = tl.where(seen, scores, float("-inf"))
-        weights, shrink, top, total = softmax_step(scores, top, total, scale2)
-        if DROPOUT:
-            key_random = tl.load(key_hash + token, mask=is_key, other=0)
-            weights = tl.where(kept(row_random[:, None], key_random[None, :], threshold), weights, 0.0)
-        weighted = tl.dot(weights.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
+    reach_from = place - left
+    reach = tl.minimum(place + right, places - 1) - reach_from
+    key_offsets = tile_offsets(dilation, key_n, KEYS, BLOCK_D, WIDE)
+    value_offsets = tile_offsets(dilation, value_n, KEYS, BLOCK_D, WIDE)
+    flags_from = tl.where(some_dead, low, high)
+    for FLAGGED in tl.static_range(2 if HAS_MASK else 1):
+        for start in range(flags_from if FLAGGED else low, high if FLAGGED else flags_from, KEYS):
+            start_token = residue + start * dilation
+            place_of_key = start + tl.arange(0, KEYS)
+            token = start_token + tl.arange(0, KEYS) * dilation
+            is_key = load_flags(local, token, place_of_key < places, FLAGGED)
+            keys = load_tile(key, key_n, start_token, key_offsets, is_key, D, BLOCK_D)
+            values = load_tile(value, value_n, start_token, value_offsets, is_key, D, BLOCK_D)
+            scores = products(rows, keys, NEGATIVE, PRECISION)
+            partial = (start < all_see_from) | (start + KEYS > all_see_to)
+            if FLAGGED:
+                stop = tl.minimum(start + KEYS, places)
+                partial = partial | (count_dead(dead, residue, dilation, start, stop) > 0)
+            if partial:
+                seen = within(place_of_key[None, :], reach_from[:, None], reach[:, None])
+                if FLAGGED:
+                    seen = seen & load_flags(local, token, place_of_key < places, True, AGAIN=True)[None, :]
+                scores = tl.where(seen, scores, float("-inf"))
+            weights, shrink, top, total = softmax_step(scores, top, total, scale2)
+            if DROPOUT:
+                key_random = load_hashes(key_hash, token, place_of_key < places)
+                weights = tl.where(kept(row_random[:, None], key_random[None, :], threshold), weights, 0.0)
+            weighted = tl.dot(weights.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
 
     divisor = tl.where(is_local, total * keep, 1.0)
     result = tl.where(is_local[:, None], weighted / divisor[:, None], 0.0)
@@ -166,11 +180,10 @@ def score_gradients(scores, lse2, delta, grad_weights, scale2, keep, is_kept, DR
     weights = tl.exp2(scores * scale2 - lse2)
     dropped = weights
     if DROPOUT:
-        dropped = tl.where(is_kept, weights / keep, 0.0)
-        grad_scores = dropped * grad_weights - weights * delta
-    else:
-        grad_scores = weights * (grad_weights - delta)
-    return dropped, grad_scores
+        share = 1.0 / keep
+        dropped = tl.where(is_kept, weights, 0.0) * share
+        grad_weights = tl.where(is_kept, grad_weights, 0.0) * share
+    return dropped, weights * (grad_weights - delta)
 
 
 @triton.jit(do_not_specialize=["N", "H", "tiles", "slots", "threshold"])
@@ -179,15 +192,13 @@ def local_query_gradient(
     key,
     value,
     grad_out,
-    lse,
-    delta,
+    terms,
     grad_query,
     heads,
     local,
     dead,
     positions,
     counts,
-    row_hash,
     key_hash,
     query_b,
     query_h,
@@ -223,8 +234,9 @@ def local_query_gradient(
     NEGATIVE: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
-    """Write the gradient of the query, 0 in rows that aren't local; ``delta [B, H, N]`` is that of ``row_delta``."""
+    """Write the gradient of the query, 0 in rows that aren't local; ``terms`` are those of :func:`row_terms`."""
     b, h, residue, first, places, left, right, dilation, causal = find_tile(heads, N, H, tiles, ROWS)
     if first >= places:
         return
@@ -240,12 +252,10 @@ def local_query_gradient(
     place = first + tl.arange(0, ROWS)
     row = residue + place * dilation
     inside = place < places
-    is_local = load_flags(local, row, inside, True, HAS_MASK)
+    is_local = load_flags(local, row, inside, HAS_MASK)
     rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
     grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
-    lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
-    row_delta = tl.load(delta + of_rows + row, mask=is_local, other=0.0)
-    row_random = tl.load(row_hash + of_rows + row, mask=inside, other=0) if DROPOUT else row
+    lse2, delta, row_random = load_terms(terms + of_rows * 4, row, inside, ROWS)
     result = tl.zeros([ROWS, BLOCK_D], tl.float32)
 
     low = tl.maximum(first - left, 0) // KEYS * KEYS
@@ -255,11 +265,10 @@ def local_query_gradient(
         columns = tl.load(counts + b)
     some_dead = False
     if HAS_MASK:
-        dying, _reach = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS), True)
-        some_dead = dying > 0
-        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places), some_dead)
-        high = tl.where(dying == span, low, high)
-        columns = tl.where(dying == span, 0, columns)
+        some_dead = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS)) > 0
+        if are_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places)):
+            high = low
+            columns = 0
 
     if HAS_GLOBALS:
         for start in range(0, columns, COLUMNS):
@@ -275,39 +284,47 @@ def local_query_gradient(
             grad_weights = products(grads, values, False, PRECISION)
             is_kept = seen
             if DROPOUT:
-                key_random = tl.load(key_hash + token, mask=filled, other=0)
+                key_random = load_hashes(key_hash, token, filled)
                 is_kept = kept(row_random[:, None], key_random[None, :], threshold)
             _, grad_scores = score_gradients(
-                scores, lse2[:, None], row_delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
+                scores, lse2[:, None], delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
             )
             result = tl.dot(grad_scores.to(keys.dtype), keys, result, input_precision=PRECISION)
 
     all_see_from = first + ROWS - 1 - left
     all_see_to = tl.minimum(first + right + 1, places)
-    for start in range(low, high, KEYS):
-        place_of_key = start + tl.arange(0, KEYS)
-        token = residue + place_of_key * dilation
-        is_key = load_flags(local, token, place_of_key < places, some_dead, HAS_MASK)
-        keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
-        values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
-        scores = products(rows, keys, NEGATIVE, PRECISION)
-        grad_weights = products(grads, values, False, PRECISION)
-        partial = (start < all_see_from) | (start + KEYS > all_see_to)
-        if HAS_MASK:
-            dying, _ = count_dead(dead, residue, dilation, start, tl.minimum(start + KEYS, places), some_dead)
-            partial = partial | (dying > 0)
-        if partial:
-            offset = place_of_key[None, :] - place[:, None]
-            seen = (offset >= -left) & (offset <= right) & is_key[None, :]
-            scores = tl.where(seen, scores, float("-inf"))
-        is_kept = is_key[None, :]
-        if DROPOUT:
-            key_random = tl.load(key_hash + token, mask=is_key, other=0)
-            is_kept = kept(row_random[:, None], key_random[None, :], threshold)
-        _, grad_scores = score_gradients(
-            scores, lse2[:, None], row_delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
-        )
-        result = tl.dot(grad_scores.to(keys.dtype), keys, result, input_precision=PRECISION)
+    reach_from = place - left
+    reach = tl.minimum(place + right, places - 1) - reach_from
+    key_offsets = tile_offsets(dilation, key_n, KEYS, BLOCK_D, WIDE)
+    value_offsets = tile_offsets(dilation, value_n, KEYS, BLOCK_D, WIDE)
+    flags_from = tl.where(some_dead, low, high)
+    for FLAGGED in tl.static_range(2 if HAS_MASK else 1):
+        for start in range(flags_from if FLAGGED else low, high if FLAGGED else flags_from, KEYS):
+            start_token = residue + start * dilation
+            place_of_key = start + tl.arange(0, KEYS)
+            token = start_token + tl.arange(0, KEYS) * dilation
+            is_key = load_flags(local, token, place_of_key < places, FLAGGED)
+            keys = load_tile(key, key_n, start_token, key_offsets, is_key, D, BLOCK_D)
+            values = load_tile(value, value_n, start_token, value_offsets, is_key, D, BLOCK_D)
+            scores = products(rows, keys, NEGATIVE, PRECISION)
+            grad_weights = products(grads, values, False, PRECISION)
+            partial = (start < all_see_from) | (start + KEYS > all_see_to)
+            if FLAGGED:
+                stop = tl.minimum(start + KEYS, places)
+                partial = partial | (count_dead(dead, residue, dilation, start, stop) > 0)
+            if partial:
+                seen = within(place_of_key[None, :], reach_from[:, None], reach[:, None])
+                if FLAGGED:
+                    seen = seen & load_flags(local, token, place_of_key < places, True, AGAIN=True)[None, :]
+                scores = tl.where(seen, scores, float("-inf"))
+            is_kept = is_key[None, :]
+            if DROPOUT:
+                key_random = load_hashes(key_hash, token, place_of_key < places)
+                is_kept = kept(row_random[:, None], key_random[None, :], threshold)
+            _, grad_scores = score_gradients(
+                scores, lse2[:, None], delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
+            )
+            result = tl.dot(grad_scores.to(keys.dtype), keys, result, input_precision=PRECISION)
 
     store_rows(grad_query, grad_n, row, inside, result * scale, D, BLOCK_D)
 
@@ -318,14 +335,12 @@ def local_key_gradient(
     key,
     value,
     grad_out,
-    lse,
-    delta,
+    terms,
     grad_key,
     grad_value,
     heads,
     local,
     dead,
-    row_hash,
     key_hash,
     query_b,
     query_h,
@@ -360,6 +375,7 @@ def local_key_gradient(
     NEGATIVE: tl.constexpr,
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """Write the gradients of key and value as far as they come through windows; 0 for keys that aren't local."""
     b, h, residue, first, places, left, right, dilation, _ = find_tile(heads, N, H, tiles, KEYS)
@@ -378,10 +394,10 @@ def local_key_gradient(
     place = first + tl.arange(0, KEYS)
     token = residue + place * dilation
     inside = place < places
-    is_key = load_flags(local, token, inside, True, HAS_MASK)
+    is_key = load_flags(local, token, inside, HAS_MASK)
     keys = load_rows(key, key_n, token, is_key, D, BLOCK_D)
     values = load_rows(value, value_n, token, is_key, D, BLOCK_D)
-    key_random = tl.load(key_hash + token, mask=inside, other=0) if DROPOUT else token
+    key_random = load_hashes(key_hash, token, inside) if DROPOUT else token
     key_sum = tl.zeros([KEYS, BLOCK_D], tl.float32)
     value_sum = tl.zeros([KEYS, BLOCK_D], tl.float32)
 
@@ -390,35 +406,40 @@ def local_key_gradient(
     high = tl.minimum(first + KEYS + left, places)
     some_dead = False
     if HAS_MASK:
-        dying, _reach = count_dead(dead, residue, dilation, low, last_read(low, high, places, ROWS), True)
-        some_dead = dying > 0
-        dying, span = count_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places), some_dead)
-        high = tl.where(dying == span, low, high)
+        some_dead = count_dead(dead, residue, dilation, low, last_read(low, high, places, ROWS)) > 0
+        if are_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places)):
+            high = low
     see_all_from = first + KEYS - 1 - right
     see_all_to = first + left + 1
-    for start in range(low, high, ROWS):
-        place_of_row = start + tl.arange(0, ROWS)
-        row = residue + place_of_row * dilation
-        is_local = load_flags(local, row, place_of_row < places, some_dead, HAS_MASK)
-        rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
-        grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
-        # Rows that aren't local drop out by their LSE, keys that aren't when they are stored.
-        lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
-        row_delta = tl.load(delta + of_rows + row, mask=is_local, other=0.0)
-        scores = products(keys, rows, NEGATIVE, PRECISION)  # [KEYS, ROWS]
-        grad_weights = products(values, grads, False, PRECISION)
-        if (start < see_all_from) | (start + ROWS > see_all_to):
-            offset = place[:, None] - place_of_row[None, :]
-            scores = tl.where((offset >= -left) & (offset <= right), scores, float("-inf"))
-        is_kept = is_local[None, :]
-        if DROPOUT:
-            row_random = tl.load(row_hash + of_rows + row, mask=is_local, other=0)
-            is_kept = kept(row_random[None, :], key_random[:, None], threshold)
-        dropped, grad_scores = score_gradients(
-            scores, lse2[None, :], row_delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
-        )
-        value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
-        key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
+    row_offsets = tile_offsets(dilation, query_n, ROWS, BLOCK_D, WIDE)
+    grad_offsets = tile_offsets(dilation, out_n, ROWS, BLOCK_D, WIDE)
+    flags_from = tl.where(some_dead, low, high)
+    for FLAGGED in tl.static_range(2 if HAS_MASK else 1):
+        for start in range(flags_from if FLAGGED else low, high if FLAGGED else flags_from, ROWS):
+            start_token = residue + start * dilation
+            place_of_row = start + tl.arange(0, ROWS)
+            row = start_token + tl.arange(0, ROWS) * dilation
+            inside_row = place_of_row < places
+            is_local = load_flags(local, row, inside_row, FLAGGED)
+            rows = load_tile(query, query_n, start_token, row_offsets, is_local, D, BLOCK_D)
+            grads = load_tile(grad_out, out_n, start_token, grad_offsets, is_local, D, BLOCK_D)
+            # Rows that aren't local drop out by their LSE, rows beyond the text are 0, keys that aren't local drop out
+            # when they are stored.
+            lse2, delta, row_random = load_terms(terms + of_rows * 4, row, inside_row, ROWS)
+            scores = products(keys, rows, NEGATIVE, PRECISION)  # [KEYS, ROWS]
+            grad_weights = products(values, grads, False, PRECISION)
+            if (start < see_all_from) | (start + ROWS > see_all_to):
+                # Two comparisons: with the one of `within` the compiler masks all tiles rather than branch.
+                offset = place[:, None] - place_of_row[None, :]
+                scores = tl.where((offset >= -left) & (offset <= right), scores, float("-inf"))
+            is_kept = inside_row[None, :]
+            if DROPOUT:
+                is_kept = kept(row_random[None, :], key_random[:, None], threshold)
+            dropped, grad_scores = score_gradients(
+                scores, lse2[None, :], delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
+            )
+            value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
+            key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
 
     key_sum = tl.where(is_key[:, None], key_sum * scale, 0.0)
     value_sum = tl.where(is_key[:, None], value_sum, 0.0)
@@ -432,15 +453,13 @@ def column_gradient(
     key,
     value,
     grad_out,
-    lse,
-    delta,
+    terms,
     grad_key,
     grad_value,
     heads,
     local,
     positions,
     counts,
-    row_hash,
     key_hash,
     query_b,
     query_h,
@@ -501,26 +520,24 @@ def column_gradient(
     token = tl.load(positions + b.to(tl.int64) * slots + slot, mask=filled, other=0)
     keys = load_rows(key, key_n, token, filled, D, BLOCK_D)
     values = load_rows(value, value_n, token, filled, D, BLOCK_D)
-    key_random = tl.load(key_hash + token, mask=filled, other=0) if DROPOUT else token
+    key_random = load_hashes(key_hash, token, filled) if DROPOUT else token
     key_sum = tl.zeros([COLUMNS, BLOCK_D], tl.float32)
     value_sum = tl.zeros([COLUMNS, BLOCK_D], tl.float32)
     for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), ROWS):
         row = start + tl.arange(0, ROWS)
-        is_local = load_flags(local, row, row < N, True, HAS_MASK)
+        is_local = load_flags(local, row, row < N, HAS_MASK)
         rows = load_rows(query, query_n, row, is_local, D, BLOCK_D)
         grads = load_rows(grad_out, out_n, row, is_local, D, BLOCK_D)
-        lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
-        row_delta = tl.load(delta + of_rows + row, mask=is_local, other=0.0)
+        lse2, delta, row_random = load_terms(terms + of_rows * 4, row, row < N, ROWS)
         scores = products(keys, rows, NEGATIVE, PRECISION)  # [COLUMNS, ROWS]
         grad_weights = products(values, grads, False, PRECISION)
         if CAUSAL:
             scores = tl.where((causal == 0) | (token[:, None] <= row[None, :]), scores, float("-inf"))
         is_kept = is_local[None, :]
         if DROPOUT:
-            row_random = tl.load(row_hash + of_rows + row, mask=is_local, other=0)
             is_kept = kept(row_random[None, :], key_random[:, None], threshold)
         dropped, grad_scores = score_gradients(
-            scores, lse2[None, :], row_delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
+            scores, lse2[None, :], delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
         )
         value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
         key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
@@ -529,11 +546,15 @@ def column_gradient(
 
 
 @triton.jit(do_not_specialize=["N", "H"])
-def row_delta(
+def row_terms(
     out,
     grad_out,
+    lse,
     grad_lse,
-    delta,
+    terms,
+    local,
+    real,
+    row_hash,
     out_b,
     out_h,
     out_n,
@@ -545,9 +566,16 @@ def row_delta(
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_PADDING: tl.constexpr,
     HAS_GRAD_LSE: tl.constexpr,
+    DROPOUT: tl.constexpr,
 ):
-    """Write ``delta [B, H, N]``: row sums of ``grad_out * out`` minus the gradient of the LSE, in fp32."""
+    """Write ``terms [B, H, N, 4]``, what the gradients need of a row, in fp32.
+
+    First the LSE to base 2, +inf in rows that aren't local, whose weights are then 0; second the row sum of ``grad_out
+    * out`` minus the gradient of the LSE, 0 in padding, whatever stands there; third the bits of its hash for dropout.
+    """
     tiles = tl.cdiv(N, ROWS)
     tile = tl.program_id(0) % tiles
     h = tl.program_id(0) // tiles % H
@@ -557,9 +585,17 @@ def row_delta(
     out += b.to(tl.int64) * out_b + h.to(tl.int64) * out_h
     grad_out += b.to(tl.int64) * grad_b + h.to(tl.int64) * grad_h
     of_rows = (b.to(tl.int64) * H + h) * N
-    values = load_rows(out, out_n, row, inside, D, BLOCK_D).to(tl.float32)
-    grads = load_rows(grad_out, grad_n, row, inside, D, BLOCK_D).to(tl.float32)
-    result = tl.sum(values * grads, 1)
+    is_local = load_flags(local + b.to(tl.int64) * N, row, inside, HAS_MASK)
+    is_real = load_flags(real + b.to(tl.int64) * N, row, inside, HAS_PADDING)
+    values = load_rows(out, out_n, row, is_real, D, BLOCK_D).to(tl.float32)
+    grads = load_rows(grad_out, grad_n, row, is_real, D, BLOCK_D).to(tl.float32)
+    delta = tl.sum(values * grads, 1)
     if HAS_GRAD_LSE:
-        result -= tl.load(grad_lse + of_rows + row, mask=inside, other=0.0)
-    tl.store(delta + of_rows + row, result, mask=inside)
+        delta -= tl.load(grad_lse + of_rows + row, mask=is_real, other=0.0)
+    lse2 = tl.load(lse + of_rows + row, mask=is_local, other=float("inf")) / _LN_2
+    terms += (of_rows + row) * 4
+    tl.store(terms, lse2, mask=inside)
+    tl.store(terms + 1, delta, mask=inside)
+    if DROPOUT:
+        row_random = tl.load(row_hash + of_rows + row, mask=inside, other=0)
+        tl.store(terms + 2, row_random.to(tl.float32, bitcast=True), mask=inside)

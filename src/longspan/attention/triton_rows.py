@@ -11,7 +11,15 @@ import triton
 import triton.language as tl
 
 from longspan.attention.triton_local import score_gradients
-from longspan.attention.triton_tiles import kept, load_flags, load_rows, products, softmax_step, store_rows
+from longspan.attention.triton_tiles import (
+    kept,
+    load_flags,
+    load_hashes,
+    load_rows,
+    products,
+    softmax_step,
+    store_rows,
+)
 
 
 @triton.jit
@@ -101,7 +109,7 @@ def rows_forward(
     weighted = tl.zeros([ROWS, BLOCK_E], tl.float32)
     for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), KEYS):
         token = start + tl.arange(0, KEYS)
-        is_key = load_flags(real, token, token < N, True, HAS_PADDING)
+        is_key = load_flags(real, token, token < N, HAS_PADDING)
         keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
         values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
         scores = products(rows, keys, NEGATIVE, PRECISION)
@@ -111,7 +119,7 @@ def rows_forward(
         scores = tl.where(seen, scores, float("-inf"))
         weights, shrink, top, total = softmax_step(scores, top, total, scale2)
         if DROPOUT:
-            key_random = tl.load(key_hash + token, mask=is_key, other=0)
+            key_random = load_hashes(key_hash, token, token < N)
             weights = tl.where(kept(row_random[:, None], key_random[None, :], threshold), weights, 0.0)
             kept_total = kept_total * shrink + tl.sum(weights, 1)
         weighted = tl.dot(weights.to(values.dtype), values, weighted * shrink[:, None], input_precision=PRECISION)
@@ -201,7 +209,7 @@ def rows_query_gradient(
     result = tl.zeros([ROWS, BLOCK_E], tl.float32)
     for start in range(split * chunk, tl.minimum(split * chunk + chunk, N), KEYS):
         token = start + tl.arange(0, KEYS)
-        is_key = load_flags(real, token, token < N, True, HAS_PADDING)
+        is_key = load_flags(real, token, token < N, HAS_PADDING)
         keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
         values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
         seen = is_key[None, :]
@@ -211,7 +219,7 @@ def rows_query_gradient(
         grad_weights = products(grads, values, False, PRECISION) + row_grad_mass[:, None]
         is_kept = seen
         if DROPOUT:
-            key_random = tl.load(key_hash + token, mask=is_key, other=0)
+            key_random = load_hashes(key_hash, token, token < N)
             is_kept = kept(row_random[:, None], key_random[None, :], threshold)
         _, grad_scores = score_gradients(
             scores, row_lse2[:, None], row_delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
@@ -286,10 +294,10 @@ def rows_key_gradient(
     real += b.to(tl.int64) * N
     token = tile * KEYS + tl.arange(0, KEYS)
     inside = token < N
-    is_key = load_flags(real, token, inside, True, HAS_PADDING)
+    is_key = load_flags(real, token, inside, HAS_PADDING)
     keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
     values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
-    key_random = tl.load(key_hash + token, mask=inside, other=0) if DROPOUT else token
+    key_random = load_hashes(key_hash, token, inside) if DROPOUT else token
     key_sum = tl.zeros([KEYS, BLOCK_E], tl.float32)
     if not SHARED:
         value_sum = tl.zeros([KEYS, BLOCK_E], tl.float32)

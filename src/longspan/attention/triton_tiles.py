@@ -65,27 +65,81 @@ def store_rows(base, stride, token, wanted, rows, D: tl.constexpr, BLOCK_D: tl.c
 
 
 @triton.jit
-def load_flags(flags, token, inside, some_dead, HAS_MASK: tl.constexpr):
+def tile_offsets(dilation, stride, SIZE: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr):
+    """Where the numbers of a tile of ``SIZE`` places lie, from its first token on: ``[SIZE, BLOCK_D]``.
+
+    That is the same for all tiles of a head, so the address of a row in the next tile is one sum. ``WIDE`` is for
+    offsets beyond 32 bits.
+    """
+    token = tl.arange(0, SIZE) * dilation
+    if WIDE:
+        token = token.to(tl.int64)
+    return token[:, None] * stride + tl.arange(0, BLOCK_D)[None, :]
+
+
+@triton.jit
+def load_tile(base, stride, first_token, offsets, wanted, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """As :func:`load_rows`, of the tile that begins at ``first_token``; ``offsets`` are its :func:`tile_offsets`."""
+    mask = wanted[:, None]
+    if D != BLOCK_D:
+        mask = mask & (tl.arange(0, BLOCK_D) < D)[None, :]
+    return tl.load(base + first_token.to(tl.int64) * stride + offsets, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_flags(flags, token, inside, HAS_MASK: tl.constexpr, AGAIN: tl.constexpr = False):
     """bool ``[T]``: inside the text and, with a mask, flagged by int8 ``flags [N]``.
 
-    Without ``some_dead`` all are known to be flagged, and nothing is read: a load that is masked off isn't waited for.
+    ``AGAIN`` reads what was read before, where the compiler would otherwise keep it in registers: its load differs.
     """
     if HAS_MASK:
-        inside = inside & (tl.load(flags + token, mask=inside & some_dead, other=1) != 0)
+        inside = inside & (tl.load(flags + token, mask=inside, other=1 if AGAIN else 0) != 0)
     return inside
 
 
 @triton.jit
-def count_dead(dead, residue, dilation, start, stop, some_dead):
-    """How many tokens are not local from place ``start`` to before ``stop``, and how many tokens that span holds.
+def load_hashes(hashes, token, wanted):
+    """int32 ``[T]`` out of ``hashes [N, 2]``, which holds each twice; 0 where not wanted.
 
-    ``dead`` is int32 ``[N + 1]``, for each token how many before it aren't local. With a dilation the span holds the
-    tokens of other residues too. Without ``some_dead`` there are known to be none.
+    A tile of single numbers is smaller than the number of threads, each of which would then load all that it needs for
+    itself; a tile of pairs is loaded once and shared.
     """
-    begin = residue + start * dilation
-    end = residue + (stop - 1) * dilation + 1
-    before_end = tl.load(dead + end, mask=some_dead, other=0)
-    return before_end - tl.load(dead + begin, mask=some_dead, other=0), end - begin
+    pairs = tl.load(hashes + token[:, None] * 2 + tl.arange(0, 2)[None, :], mask=wanted[:, None], other=0)
+    return tl.split(pairs)[0]
+
+
+@triton.jit
+def load_terms(terms, row, wanted, ROWS: tl.constexpr):
+    """``(lse2, delta, random)``, each ``[ROWS]``, out of ``terms [N, 4]`` of ``row_terms``; 0 where not wanted.
+
+    Loaded at once, for the reason given at :func:`load_hashes`.
+    """
+    fours = tl.load(terms + row[:, None] * 4 + tl.arange(0, 4)[None, :], mask=wanted[:, None], other=0.0)
+    first_and_third, second_and_fourth = tl.split(tl.reshape(fours, [ROWS, 2, 2]))
+    lse2, random = tl.split(first_and_third)
+    delta, _ = tl.split(second_and_fourth)
+    return lse2, delta, random.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def count_dead(dead, residue, dilation, start, stop):
+    """How many tokens are not local from place ``start`` to before ``stop``, tokens of other residues included.
+
+    ``dead`` is int32 ``[N + 1]``, for each token how many before it aren't local.
+    """
+    return tl.load(dead + residue + (stop - 1) * dilation + 1) - tl.load(dead + residue + start * dilation)
+
+
+@triton.jit
+def are_dead(dead, residue, dilation, start, stop):
+    """Whether no token is local from place ``start`` to before ``stop``, tokens of other residues included."""
+    return count_dead(dead, residue, dilation, start, stop) == (stop - 1 - start) * dilation + 1
+
+
+@triton.jit
+def within(place, start, reach):
+    """Whether a place is one of ``start``, ..., ``start + reach``: one comparison, since numbers below 0 are large."""
+    return (place - start).to(tl.uint32, bitcast=True) <= reach.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -99,7 +153,7 @@ def kept(row_hash, key_hash, threshold):
     """Which weights dropout keeps, as :meth:`longspan.attention.dropout.Dropout.drop` decides it."""
     x = (row_hash ^ key_hash) * _FIRST_MULTIPLIER
     x = (x ^ (x >> 15)) * _SECOND_MULTIPLIER
-    return (x >> 1) + threshold < 0
+    return x < threshold
 
 
 @triton.jit
