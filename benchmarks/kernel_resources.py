@@ -163,6 +163,8 @@ def kernels(
             (triton_rows.rows_query_gradient, ("grad_query",)),
             (triton_rows.rows_key_gradient, ()),
         ):
+            if is_shared and function is triton_rows.rows_key_gradient:
+                continue  # a product of matrices
             yield Kernel(function=function, constants=constants, warps=warps, stages=stages, float32=float32)
 
 
@@ -247,7 +249,7 @@ def _type(name: str, of_inputs: str) -> str:
         return "*i8"
     if name in _SUMS:
         return "*fp32"
-    if name in ("query", "key", "value", "out") or (name.startswith("grad_") and not _STRIDE.search(name)):
+    if name in ("query", "key", "value", "out", "weights") or (name.startswith("grad_") and not _STRIDE.search(name)):
         return f"*{of_inputs}"
     return "i32"
 

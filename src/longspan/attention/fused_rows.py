@@ -138,6 +138,7 @@ class _Rows:
             self.launch.threshold,
             **size,
             **self._flags(),
+            SHARED=self.value is self.key,
         )
         if splits == 1:
             return out[0], lse2[0] * LN_2, mass[0]
@@ -161,7 +162,7 @@ class _Rows:
             grad_out: ``[B, P, R, E]``, contiguous.
             delta, lse, grad_mass: ``[B, P, R]``, as in :class:`longspan.attention.blocks.GivenBlock`.
             into: where the gradients of key and value go, like ``key``; one tensor for their sum if they are one.
-            add: whether to add to what is there.
+            add: whether to add to what is there; not if they are one.
         """
         B, P, R, E = self.query.shape
         N = self.key.shape[2]
@@ -173,10 +174,14 @@ class _Rows:
         grad_query = delta.new_empty(splits, B, P, R, E)
         size = sizes_of(self.query.dtype, E, rows=R)
         inputs = (self.query, self.key, self.value, grad_out, lse2, delta, grad_mass)
+        shared = self.value is self.key
+        # Sums of R numbers a token, which cuBLAS does better than a program that holds whole hidden states.
+        weights = self.query.new_zeros(B, P, 2 * R, N) if shared else self.query
         numbers = (self.launch.scale2, self.launch.scale, self.launch.keep, self.launch.threshold)
         rows_query_gradient[(splits * triton.cdiv(R, size["ROWS"]) * P * B,)](
             *inputs,
             grad_query,
+            weights,
             *self._tables(),
             *self._strides(),
             *self._counts(),
@@ -185,15 +190,18 @@ class _Rows:
             *numbers,
             **size,
             **self._flags(),
+            SHARED=shared,
         )
+        if shared:
+            torch.matmul(weights.mT, torch.cat([self.query, grad_out], -2), out=into[0])
+            return grad_query.sum(0)
         rows_key_gradient[(triton.cdiv(N, size["KEYS"]) * P * B,)](
             *inputs,
-            into[0],
-            into[-1],
+            *into,
             *self._tables(),
             *self._strides(),
             *into[0].stride()[:3],
-            *into[-1].stride()[:3],
+            *into[1].stride()[:3],
             *self._counts(),
             *numbers,
             **size,
@@ -226,7 +234,6 @@ class _Rows:
             "BLOCK_E": max(16, triton.next_power_of_2(E)),
             "HAS_PADDING": self.launch.masks.real is not None,
             "CAUSAL": any(self.launch.pattern.causal),
-            "SHARED": self.value is self.key,
             **self.launch.flags(self.query),
         }
 

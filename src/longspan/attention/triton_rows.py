@@ -141,6 +141,7 @@ def rows_query_gradient(
     delta,
     grad_mass,
     grad_query,
+    weights,
     heads,
     real,
     positions,
@@ -179,6 +180,10 @@ def rows_query_gradient(
     """Write one chunk's part of the query's gradient, fp32 ``[splits, B, P, R, E]``.
 
     ``lse2``, ``delta`` and ``grad_mass`` are ``[B, P, R]``, ``grad_out`` contiguous like ``query``.
+
+    With ``SHARED`` also write what the gradient of the keys is a product of, ``weights [B, P, 2 R, N]``: the gradients
+    of the scores, with their scale, then the weights after dropout. Rows without a global token and padding are left
+    as they are.
     """
     program = tl.program_id(0)
     split = program % splits
@@ -221,10 +226,16 @@ def rows_query_gradient(
         if DROPOUT:
             key_random = load_hashes(key_hash, token, token < N)
             is_kept = kept(row_random[:, None], key_random[None, :], threshold)
-        _, grad_scores = score_gradients(
+        dropped, grad_scores = score_gradients(
             scores, row_lse2[:, None], row_delta[:, None], grad_weights, scale2, keep, is_kept, DROPOUT
         )
         result = tl.dot(grad_scores.to(keys.dtype), keys, result, input_precision=PRECISION)
+        if SHARED:
+            held = wanted[:, None] & is_key[None, :]
+            of_score, of_weight = 2 * at * R + row, (2 * at + 1) * R + row
+            into_score = weights + of_score[:, None] * N + token[None, :]
+            tl.store(into_score, (grad_scores * scale).to(keys.dtype), mask=held)
+            tl.store(weights + of_weight[:, None] * N + token[None, :], dropped.to(keys.dtype), mask=held)
     store_rows(grad_query + into * E, E, row, wanted, result * scale, E, BLOCK_E)
 
 
@@ -275,11 +286,10 @@ def rows_key_gradient(
     CAUSAL: tl.constexpr,
     NEGATIVE: tl.constexpr,
     DROPOUT: tl.constexpr,
-    SHARED: tl.constexpr,
     ADD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Write the gradients of key and value, or with ``ADD`` add them; with ``SHARED`` their sum into ``grad_key``."""
+    """Write the gradients of key and value, or with ``ADD`` add them."""
     program = tl.program_id(0)
     tiles = tl.cdiv(N, KEYS)
     tile = program % tiles
@@ -296,11 +306,10 @@ def rows_key_gradient(
     inside = token < N
     is_key = load_flags(real, token, inside, HAS_PADDING)
     keys = load_rows(key, key_n, token, is_key, E, BLOCK_E)
-    values = keys if SHARED else load_rows(value, value_n, token, is_key, E, BLOCK_E)
+    values = load_rows(value, value_n, token, is_key, E, BLOCK_E)
     key_random = load_hashes(key_hash, token, inside) if DROPOUT else token
     key_sum = tl.zeros([KEYS, BLOCK_E], tl.float32)
-    if not SHARED:
-        value_sum = tl.zeros([KEYS, BLOCK_E], tl.float32)
+    value_sum = tl.zeros([KEYS, BLOCK_E], tl.float32)
     last = tl.where(R == G, filled, R)
     last = tl.where(filled == 0, 0, last)
     for start in range(0, last, ROWS):
@@ -324,18 +333,13 @@ def rows_key_gradient(
         dropped, grad_scores = score_gradients(
             scores, row_lse2[None, :], row_delta[None, :], grad_weights, scale2, keep, is_kept, DROPOUT
         )
-        if SHARED:
-            key_sum = tl.dot((grad_scores * scale).to(rows.dtype), rows, key_sum, input_precision=PRECISION)
-            key_sum = tl.dot(dropped.to(grads.dtype), grads, key_sum, input_precision=PRECISION)
-        else:
-            key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
-            value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
-    key_sum = tl.where(is_key[:, None], key_sum if SHARED else key_sum * scale, 0.0)
+        key_sum = tl.dot(grad_scores.to(rows.dtype), rows, key_sum, input_precision=PRECISION)
+        value_sum = tl.dot(dropped.to(grads.dtype), grads, value_sum, input_precision=PRECISION)
+    key_sum = tl.where(is_key[:, None], key_sum * scale, 0.0)
     if ADD:
         key_sum += load_rows(grad_key, grad_key_n, token, inside, E, BLOCK_E).to(tl.float32)
     store_rows(grad_key, grad_key_n, token, inside, key_sum, E, BLOCK_E)
-    if not SHARED:
-        value_sum = tl.where(is_key[:, None], value_sum, 0.0)
-        if ADD:
-            value_sum += load_rows(grad_value, grad_value_n, token, inside, E, BLOCK_E).to(tl.float32)
-        store_rows(grad_value, grad_value_n, token, inside, value_sum, E, BLOCK_E)
+    value_sum = tl.where(is_key[:, None], value_sum, 0.0)
+    if ADD:
+        value_sum += load_rows(grad_value, grad_value_n, token, inside, E, BLOCK_E).to(tl.float32)
+    store_rows(grad_value, grad_value_n, token, inside, value_sum, E, BLOCK_E)
