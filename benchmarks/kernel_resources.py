@@ -27,14 +27,15 @@ from triton.compiler import ASTSource
 
 from benchmarks.cases import DTYPES
 from benchmarks.kernel_loops import Loop, loops_of
-from longspan.attention import triton_local, triton_rows
+from longspan.attention import triton_local, triton_row_ends, triton_rows
 from longspan.attention.fused import HOPPER_SHARED, tiles_of
 from longspan.attention.fused_rows import sizes_of
 
 _TRITON_TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _INTEGERS = {"heads", "dead", "positions", "counts", "row_hash", "key_hash"}
 _FLAGS = {"local", "real"}
-_SUMS = {"lse", "delta", "lse2", "terms", "mass", "grad_mass", "grad_lse"}
+_SUMS = {"lse", "delta", "lse2", "terms", "mass", "parts", "key_score", "grad_mass", "grad_lse"}
+_TENSORS = {"query", "key", "value", "out", "weights", "hidden", "absorbed"}
 _NUMBERS = {"scale2", "scale", "keep"}
 _COLUMNS = (
     "kernel",
@@ -166,6 +167,14 @@ def kernels(
             if is_shared and function is triton_rows.rows_key_gradient:
                 continue  # a product of matrices
             yield Kernel(function=function, constants=constants, warps=warps, stages=stages, float32=float32)
+        yield from _row_ends(shared, width, is_shared)
+
+
+def _row_ends(shared: dict[str, Any], width: int, is_shared: bool) -> Iterator[Kernel]:
+    constants = {**shared, "C": width, "BLOCK_C": 64, "BLOCK_S": 64, "ABSORBED": is_shared}
+    if is_shared:
+        yield Kernel(function=triton_row_ends.absorb_queries, constants=constants, warps=4, stages=3)
+    yield Kernel(function=triton_row_ends.join_parts, constants=constants, warps=4, stages=3)
 
 
 def compile_kernel(kernel: Kernel, dtype: str, capability: int) -> Resources:
@@ -249,7 +258,8 @@ def _type(name: str, of_inputs: str) -> str:
         return "*i8"
     if name in _SUMS:
         return "*fp32"
-    if name in ("query", "key", "value", "out", "weights") or (name.startswith("grad_") and not _STRIDE.search(name)):
+    is_gradient = name.startswith("grad_") and not _STRIDE.search(name)
+    if name in _TENSORS or is_gradient or name.endswith(("_weight", "_bias")):
         return f"*{of_inputs}"
     return "i32"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from longspan.attention.blocks import LN_2, LOG2_E
+from longspan.attention.triton_row_ends import absorb_queries, join_parts
 from longspan.attention.triton_rows import rows_forward, rows_key_gradient, rows_query_gradient
 
 if TYPE_CHECKING:
@@ -36,16 +37,16 @@ def add_global_rows(
     lse: Tensor,
 ) -> None:
     """Write the rows of the global tokens into ``out [B, H, N, D]`` and ``lse [B, H, N]``; inputs as of the op."""
-    masks = launch.masks
-    if len(global_inputs) == 7:
-        projection = _Projection.make(global_inputs, query.shape[1], launch)
-        rows_out, rows_lse = projection.forward()
+    absorbed: tuple[Tensor, ...] = ()
+    if len(global_inputs) == 7 and _absorbs(global_inputs[0], query.shape[-1], launch):
+        rows, key_score = _absorb(global_inputs, query.shape[1], launch)
+        absorbed = (key_score, *(parameter.contiguous() for parameter in global_inputs[5:]))
+    elif len(global_inputs) == 7:
+        rows = _Projection.make(global_inputs, query.shape[1], launch).plain_rows()
     else:
         row_query, row_key, row_value = global_inputs or (query, key, value)
-        rows = _Rows(masks.gather(row_query), _flat_features(row_key), _flat_features(row_value), launch)
-        rows_out, rows_lse, _ = rows.forward()
-    masks.scatter(rows_out, out)
-    masks.scatter(rows_lse, lse)
+        rows = _Rows(launch.masks.gather(row_query), _flat_features(row_key), _flat_features(row_value), launch)
+    rows.write(absorbed, out, lse)
 
 
 def global_row_gradients(
@@ -96,6 +97,42 @@ def sizes_of(dtype: torch.dtype, features: int, *, rows: int) -> dict[str, int]:
     return {"ROWS": 16 if rows <= 16 or wide else 64, "KEYS": 16 if wide else 64, "num_warps": 4, "num_stages": 2}
 
 
+def _absorbs(hidden: Tensor, features: int, launch: "Launch") -> bool:
+    """Whether to attend over the hidden states themselves: ``hidden [B, N, C]``, heads of so many features."""
+    narrow = hidden.shape[-1] <= _WIDEST and hidden.dtype.itemsize == 2
+    return narrow and launch.shared >= _SHARED and launch.masks.most_globals < features
+
+
+def _absorb(inputs: Sequence[Tensor], heads: int, launch: "Launch") -> tuple["_Rows", Tensor]:
+    """Rows over hidden states, and what the key's bias adds to their scores, ``[B, H * G]``; inputs as of the op."""
+    hidden = _flat_features(inputs[0])
+    weights = [parameter.contiguous() for parameter in inputs[1:5]]
+    masks = launch.masks
+    B, _, C = hidden.shape
+    G, D = masks.most_globals, len(weights[0]) // heads
+    absorbed = hidden.new_empty(B, 1, heads * G, C)
+    key_score = hidden.new_empty(B, heads * G, dtype=torch.float32)
+    absorb_queries[(B * heads * G,)](
+        hidden,
+        *weights,
+        absorbed,
+        key_score,
+        masks.positions,
+        masks.counts,
+        *hidden.stride()[:2],
+        heads,
+        G,
+        masks.positions.shape[1],
+        launch.scale,
+        D=D,
+        BLOCK_D=max(16, triton.next_power_of_2(D)),
+        C=C,
+        BLOCK_C=64,
+    )
+    keys = hidden[:, None]
+    return _Rows(absorbed, keys, keys, launch), key_score
+
+
 def _flat_features(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
@@ -114,6 +151,50 @@ class _Rows:
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(out [B, P, R, E], lse [B, P, R], mass [B, P, R])`` in fp32; anything in slots without a token."""
+        out, lse2, mass = self._parts()
+        if len(out) == 1:
+            return out[0], lse2[0] * LN_2, mass[0]
+        total = torch.logsumexp(lse2 * LN_2, 0)
+        share = (lse2 * LN_2 - total).exp().nan_to_num(0.0)  # NaN in slots that no program has written
+        return (out * share[..., None]).sum(0), total, (mass * share).sum(0)
+
+    def write(self, absorbed: tuple[Tensor, ...], out: Tensor, lse: Tensor) -> None:
+        """Put the rows into ``out [B, H, N, D]`` and ``lse [B, H, N]``.
+
+        Args:
+            absorbed: of absorbed rows what the key's bias adds to their scores, ``[B, H * G]``, and the value's weight
+                and bias.
+            out, lse: as of the op.
+        """
+        parts, lse2, mass = self._parts()
+        B, H, N, D = out.shape
+        E = self.query.shape[-1]
+        masks = self.launch.masks
+        join_parts[(B * H * masks.most_globals,)](
+            parts,
+            lse2,
+            mass,
+            *(absorbed or (mass, mass, mass)),
+            out,
+            lse,
+            masks.positions,
+            masks.counts,
+            *out.stride(),
+            N,
+            H,
+            masks.most_globals,
+            masks.positions.shape[1],
+            len(parts),
+            C=E,
+            BLOCK_C=64,
+            D=D,
+            BLOCK_D=max(16, triton.next_power_of_2(D)),
+            BLOCK_S=64,
+            ABSORBED=bool(absorbed),
+        )
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What each chunk of the text gives, fp32: out ``[splits, B, P, R, E]``, LSE to base 2, mass."""
         B, P, R, E = self.query.shape
         N = self.key.shape[2]
         chunk = self._chunk()
@@ -140,11 +221,7 @@ class _Rows:
             **self._flags(),
             SHARED=self.value is self.key,
         )
-        if splits == 1:
-            return out[0], lse2[0] * LN_2, mass[0]
-        total = torch.logsumexp(lse2 * LN_2, 0)
-        share = (lse2 * LN_2 - total).exp().nan_to_num(0.0)  # NaN in slots that no program has written
-        return (out * share[..., None]).sum(0), total, (mass * share).sum(0)
+        return out, lse2, mass
 
     def backward(
         self,
@@ -274,26 +351,9 @@ class _Projection:
             query.unflatten(-1, (heads, -1)).transpose(1, 2),
         )
 
-    @property
-    def absorbed(self) -> bool:
-        """Whether to attend over the hidden states themselves."""
-        narrow = self.hidden.shape[-1] <= _WIDEST and self.hidden.dtype.itemsize == 2
-        return narrow and self.launch.shared >= _SHARED and self.query.shape[2] < self.query.shape[3]
-
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """``(out [B, H, G, D], lse [B, H, G])`` in fp32."""
-        if not self.absorbed:
-            out, lse, _ = self._plain_rows().forward()
-            return out, lse
-        rows = self._absorbed_rows()
-        context, lse, mass = self._of_heads(*rows.forward())
-        out = context @ self._by_head(self.weights[2]).mT  # [B, H, G, C] x [H, C, D]
-        out += mass[..., None] * self._by_head(self.biases[2])[:, None]
-        return out, lse + self._key_bias_score()
-
     def backward(self, grad_out: Tensor, delta: Tensor, lse: Tensor, grad_lse: Tensor | None) -> list[Tensor]:
         """Gradients of the op's seven global inputs, from those of the rows, each ``[B, H, G(, D)]``."""
-        if self.absorbed:
+        if _absorbs(self.hidden, self.query.shape[3], self.launch):
             grad_query, grad_hidden, of_key, of_value = self._absorbed_gradients(grad_out, delta, lse, grad_lse)
         else:
             grad_query, grad_hidden, of_key, of_value = self._plain_gradients(grad_out, delta, lse)
@@ -305,7 +365,8 @@ class _Projection:
         dtype = self.hidden.dtype
         return [grad_hidden, *(grad.to(dtype) for pair in (of_query, of_key, of_value) for grad in pair)]
 
-    def _plain_rows(self) -> _Rows:
+    def plain_rows(self) -> _Rows:
+        """Of keys and values that the whole text is projected to."""
         key, value = (
             linear(self.hidden, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, N, D]
             for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True)
@@ -315,7 +376,7 @@ class _Projection:
     def _plain_gradients(
         self, grad_out: Tensor, delta: Tensor, lse: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        rows = self._plain_rows()
+        rows = self.plain_rows()
         into = [torch.empty_like(rows.key), torch.empty_like(rows.value)]
         grad_query = self._in_slots(rows.backward(grad_out, delta, lse, None, into, add=False))
         hidden = self.hidden.flatten(0, 1)
