@@ -1,5 +1,6 @@
 """Any supported model, made long in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from longspan.convert.checkpoint import (
     Positions,
     lengthen_checkpoint,
 )
-from longspan.convert.families import KeptFamily, family_named, known_architecture
+from longspan.convert.families import KEPT_FAMILIES, KeptFamily, family_named, known_architecture
 from longspan.convert.kept_class import kept_checkpoint, lengthen_kept, load_kept
-from longspan.convert.source import find_source, read_architecture, read_config, read_fields
+from longspan.convert.source import find_source, read_architecture, read_config, read_fields, read_generation
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 
 
@@ -135,7 +136,10 @@ def default_positions(fields: dict[str, Any]) -> int:
     Args:
         fields: of the source's ``config.json``.
     """
-    return LED_POSITIONS if is_bart_like(fields) else DEFAULT_POSITIONS
+    if is_bart_like(fields):
+        return LED_POSITIONS
+    kept = KEPT_FAMILIES.get(fields.get("model_type", ""))
+    return DEFAULT_POSITIONS if kept is None else kept.default_positions
 
 
 def read_long_checkpoint(
@@ -154,7 +158,10 @@ def read_long_checkpoint(
     tensors = open_weights(directory)
     family, architecture = family_named(config.model_type), read_architecture(config, tensors)
     if isinstance(family, KeptFamily):
-        return kept_checkpoint(family, config, architecture, tensors, asked)
+        long = kept_checkpoint(family, config, architecture, tensors, asked)
+        if not long.architecture.endswith("ForConditionalGeneration"):
+            return long
+        return replace(long, generation_config=read_generation(config, fields, directory))
     return lengthen_checkpoint(family, config, architecture, tensors, asked)
 
 
@@ -162,7 +169,7 @@ def _check_no_decoder(fields: dict[str, Any], max_decoder_positions: int | None)
     if max_decoder_positions is not None:
         raise ValueError(
             f"max_decoder_positions is {max_decoder_positions}, but models of type {fields.get('model_type')!r} have "
-            "no decoder; leave it out"
+            "no decoder with a number of positions; leave it out"
         )
 
 

@@ -71,8 +71,8 @@ class LongT5Fields(LongConfiguration):
     """A base of the configurations of T5 and its relatives: windows in the encoder.
 
     Args:
-        max_encoder_position_embeddings: tokens that the encoder is meant to read. There is no table of positions, so
-            nothing depends on it but what tools cut texts to.
+        max_encoder_position_embeddings: tokens that the encoder is meant to read; None: any number. There is no table
+            of positions, so nothing depends on it but where tools cut texts.
         global_attention_policy: which tokens attend globally where no ``global_attention_mask`` is given, see
             :mod:`longspan.models.global_policies` (the separator is the end-of-sequence token); None: none.
 
@@ -80,7 +80,7 @@ class LongT5Fields(LongConfiguration):
         TypeError, ValueError: a policy that there isn't.
     """
 
-    max_encoder_position_embeddings: Any = 16384
+    max_encoder_position_embeddings: Any = None
     global_attention_policy: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:

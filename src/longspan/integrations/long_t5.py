@@ -204,6 +204,8 @@ def _make_long(model: Any) -> None:
     for part in (model, model.encoder, *(block.layer[0].SelfAttention for block in model.encoder.block)):
         part.__class__ = long_class.get(type(part), type(part))
         part.long_config = model.config
+    for block in model.decoder.block if hasattr(model, "decoder") else ():
+        block.layer[0].SelfAttention.is_causal = True  # which UMT5 lacks in transformers 5.17, and sdpa looks ahead
 
 
 class _LongT5(LongClass):
