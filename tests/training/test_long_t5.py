@@ -143,6 +143,14 @@ def test_document_vectors_of_its_encoder(t5_dir: Path, tmp_path: Path) -> None:
     short = DocumentEmbedder.from_pretrained(t5_dir.parent / "short", normalize=True, max_length=9)
     assert type(short.model).__name__ == "T5EncoderModel"
     torch.testing.assert_close(short.encode(texts[0]), vectors[0])
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    with pytest.raises(ValueError, match="longspan_distance"):  # it builds stock's class
+        sentence_transformers.SentenceTransformer(str(folder))
+    steps = json.loads((folder / "modules.json").read_text())  # as sentence-t5's
+    steps.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(steps))
+    with pytest.raises(ValueError, match="has a module Dense of sentence-transformers"):
+        DocumentEmbedder.from_pretrained(folder)
     with pytest.raises(ValueError, match="T5ForConditionalGeneration is an encoder-decoder"):
         DocumentEmbedder(transformers.AutoModelForSeq2SeqLM.from_pretrained(t5_dir), embedder.tokenizer)
 

@@ -41,7 +41,7 @@ def lengthen(
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs continued
     pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; embeddings, pooler and
-    heads are the source's. There are four kinds of result:
+    heads are the source's. There are five kinds of result:
 
     * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
       their own, which start as copies of the local ones. A Longformer becomes longer, and so does a RoBERTa that
@@ -61,15 +61,17 @@ def lengthen(
       ``LongMPNet...`` of their class, with the same modules and weights (:mod:`longspan.integrations.long_deberta`).
       The distances that they know stay, and those beyond share the last. After ``import longspan`` the Auto classes
       open what they save; nothing else does.
+    * T5, mT5 and UMT5 become the ``LongspanT5...``, ``LongspanMT5...`` or ``LongspanUMT5...`` of their class in the
+      same way, in the encoder (:mod:`longspan.integrations.long_t5`).
 
     Args:
         model_or_directory: a model of one of these families, a directory of one, or its name on the hub. Its
             head may be any in a class that is kept; in a Longformer, DeBERTa or MPNet a masked LM, sequence or token
             classification, question answering, multiple choice, or none; in an LED conditional generation, sequence
-            classification, question answering, or none. A model is not changed and shares no memory with the
-            result.
+            classification, question answering, or none; in a T5 any. A model is not changed and shares no memory with
+            the result.
         max_positions: tokens that the result reads, special ones included: 4096 makes RoBERTa's table
-            ``4096 + pad_token_id + 1`` rows. Any number not below the source's. None: 4096, in an LED 16384.
+            ``4096 + pad_token_id + 1`` rows. Any number not below the source's. None: 4096, in an LED or T5 16384.
         attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per
             layer, or, in a Longformer or LED, one per layer and head. None: 512, in an LED 1024, or what the source
             has.

@@ -101,7 +101,8 @@ class DocumentEmbedder:
             **options: as of the class, instead of those.
 
         Raises:
-            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class.
+            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class; or the folder's vectors
+                go through more than pooling and normalization.
         """
         name = model_source(directory)
         config = read_config(name)
@@ -256,7 +257,13 @@ def _read_options(directory: Path) -> dict[str, Any]:
         return {}
     modes = json.loads(pooling.read_text(encoding="utf-8"))
     steps = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
+    kinds = [step["type"].rpartition(".")[2] for step in steps]
+    if others := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
+        raise ValueError(
+            f"{directory} has a module {others[0]} of sentence-transformers, which DocumentEmbedder doesn't compute; "
+            "give DocumentEmbedder the loaded model and tokenizer for vectors without it"
+        )
     return {
         "pooling": "cls" if modes.get("pooling_mode_cls_token") or modes.get("pooling_mode") == "cls" else "mean",
-        "normalize": any(step["type"].endswith(".Normalize") for step in steps),
+        "normalize": "Normalize" in kinds,
     }
