@@ -8,9 +8,7 @@ give the same encoding, the same loss and the same tokens.
 """
 
 import argparse
-import datetime
 import gc
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,10 +19,9 @@ import transformers
 from torch import Tensor
 
 import longspan.models
-from benchmarks.machine import describe
 from benchmarks.measure import fresh_peak, interleave
+from benchmarks.records import Record
 from benchmarks.workloads import Workload
-from longspan.data.atomic import atomic_text
 from longspan.data.json_text import to_json
 
 SIZES: dict[str, Any] = {
@@ -107,19 +104,16 @@ def measure_peak(task: str, length: int, threads: int) -> dict[str, Any]:
     return {"task": task, "tokens": length, "mib": peaks, "ratio": peaks["huggingface"] / peaks["longspan"]}
 
 
-def table(record: dict[str, Any]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """The results in Markdown."""
-    lines = [
-        f"{record['machine']['processor']}, {record['threads']} threads, {record['date']}, `{record['command']}`\n",
-        "| | tokens | longspan | Hugging Face | ratio |\n|---|---:|---:|---:|---:|",
-    ]
+    lines = ["| | tokens | longspan | Hugging Face | ratio |\n|---|---:|---:|---:|---:|"]
     for kind, unit, digits in (("seconds", "s", 2), ("mib", "MiB", 0)):
         name = "{task}" if kind == "seconds" else "peak memory of {task}"
-        for row in record["rows"]:
+        for row in rows:
             if kind in row:
                 cells = " | ".join(f"{row[kind][maker]:,.{digits}f} {unit}" for maker in MAKERS)
                 lines.append(f"| {name.format(**row)} | {row['tokens']:,} | {cells} | {row['ratio']:.1f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,18 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(WHAT)}")
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
-    machine = describe("cpu")
-    record: dict[str, Any] = {
-        "what": "led",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": f"python -m benchmarks.led --threads {options.threads} --rounds {options.rounds}",
-        "machine": machine.as_dict(),
-        "threads": options.threads,
-        "sizes": SIZES,
-        "rows": [],
-    }
-    stem = f"{record['date']}_{machine.name}_led"
-    file = options.results / f"{stem}.json"
+    command = f"python -m benchmarks.led --threads {options.threads} --rounds {options.rounds}"
+    record = Record("led", command, options.threads, SIZES, options.results)
     cases = {
         "encoder": partial(time_case, "encoder", options.length, options.rounds),
         "long-encoder": partial(time_case, "encoder", options.long, options.rounds),
@@ -157,20 +141,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "memory": partial(measure_peak, "encoder", options.long, options.threads),
         "train-memory": partial(measure_peak, "train-step", options.length, options.threads),
     }
-    # Rows of another sitting stay, if they were measured by the same command and code.
-    if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if all(before[name] == record[name] for name in ("command", "machine", "sizes")):
-            record["rows"] = [row for row in before["rows"] if row["what"] not in wanted]
+    record.rows.extend(row for row in record.earlier_rows() if row["what"] not in wanted)
     for name in wanted:
         row = {"what": name, **cases[name]()}
-        record["rows"] = sorted([*record["rows"], row], key=lambda row: WHAT.index(row["what"]))
+        record.rows.append(row)
+        record.rows.sort(key=lambda row: WHAT.index(row["what"]))
         print(to_json(row), flush=True)
-        options.results.mkdir(parents=True, exist_ok=True)
-        atomic_text(file, to_json(record, indent=1) + "\n", "the results")
-        atomic_text(options.results / f"{stem}.md", table(record), "the table")
+        record.save(table)
         gc.collect()
-    print("\n" + table(record))
+    print("\n" + record.markdown(table))
 
 
 if __name__ == "__main__":

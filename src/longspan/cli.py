@@ -197,7 +197,8 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder or hub name, such as roberta-base or facebook/bart-base.")],
     target: Annotated[Path, typer.Argument(help="Folder to write the long model to.")],
     max_positions: Annotated[
-        int | None, typer.Option(help="Tokens that the long model can read; default: 4,096, or 16,384 for an LED.")
+        int | None,
+        typer.Option(help="Tokens that the long model can read; default: 4,096, or 16,384 for an LED or T5."),
     ] = None,
     attention_window: Annotated[
         int | None,
@@ -217,7 +218,7 @@ def convert(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the model if the folder already holds one.")] = False,
 ) -> None:
-    """Turn a model for short texts into one for long texts: RoBERTa, BERT, DeBERTa, ModernBERT, BART and similar."""
+    """Turn a model for short texts into one for long texts: RoBERTa, BERT, DeBERTa, ModernBERT, BART, T5 and others."""
     if hat:
         others = {"attention_window": attention_window, "max_decoder_positions": max_decoder_positions}
         refuse_options({**others, "force": force or None}, str(target), "to be a HAT")
@@ -240,8 +241,10 @@ def convert(
     if isinstance(window, list) and all(width == window[0] for width in window):
         window = window[0]
     message = f"{made} reads {length:,} tokens" + ("" if window is None else f" with a window of {window}")
-    if config["model_type"] == "led":
+    if config["model_type"] == "led" or config["architectures"][0].endswith("ForConditionalGeneration"):
         message += f"; to train it: longspan finetune --task summarization --model {made} --train FILE ..."
+    elif "max_encoder_position_embeddings" in config:
+        message += f"; to train it: longspan finetune --task TASK --model {made} --train FILE ..."
     else:
         message += f"; to train it on long text: longspan pretrain --model {made} --sequence-length {length} "
         message += "--train FOLDER ..."

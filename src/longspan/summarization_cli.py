@@ -35,7 +35,9 @@ def summarize(
     files: Annotated[
         list[str], typer.Argument(help="Texts: .jsonl, .jsonl.gz, .csv, .tsv, .parquet, .txt, .pdf, or hub:NAME.")
     ],
-    model: Annotated[str, typer.Option(help="Folder or hub name of a finetuned LED, or any encoder-decoder.")],
+    model: Annotated[
+        str, typer.Option(help="Folder or hub name of a finetuned LED or long T5, or any encoder-decoder.")
+    ],
     output: Annotated[Path, typer.Option(help="The .jsonl file to write, one line per text.")],
     text_column: Annotated[
         str | None, typer.Option(help="Column that holds the text; default: text, document, article or article_text.")
@@ -49,6 +51,10 @@ def summarize(
     max_input_length: Annotated[
         int | None, typer.Option(min=16, help="Tokens to read of each text; default: as in finetuning.")
     ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="What stands in front of every text, as T5's 'summarize: '; default: as finetuned."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts per batch.")] = 1,
     num_beams: Annotated[int | None, typer.Option(min=1, help="Number of beams; default: the model's.")] = None,
     max_new_tokens: Annotated[
@@ -61,7 +67,7 @@ def summarize(
 
     from longspan.training.summarization import SummarizationColumns, Summarizer, summarize_files
 
-    summarizer = Summarizer.load(model, max_input_length=max_input_length)
+    summarizer = Summarizer.load(model, max_input_length=max_input_length, prefix=prefix)
     if torch.accelerator.is_available():
         summarizer.model.to(torch.accelerator.current_accelerator())
     options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}

@@ -17,9 +17,10 @@ from longspan import add_remote_code, export_onnx
 from longspan.attention import AttentionPattern
 from longspan.integrations import long_deberta, long_mpnet
 from longspan.integrations.long_registration import long_class
+from tests.integrations.long_models import LENGTH, compare, make_batch, make_global_mask
 from tests.models.tiny_models import randomize
 
-LAYERS, HEADS, LENGTH = 3, 3, 29
+LAYERS, HEADS = 3, 3
 SIZES: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 24,
@@ -61,7 +62,6 @@ HEAD_NAMES = (
     "ForQuestionAnswering",
     "ForMultipleChoice",
 )
-GLOBALS = [[0, 28], [], [5, 6]]
 
 
 def _pair(variant: str, head: str = "Model", window: Any = 2 * LENGTH, **fields: Any) -> tuple[Any, Any]:
@@ -80,53 +80,21 @@ def _pair(variant: str, head: str = "Model", window: Any = 2 * LENGTH, **fields:
     return stock, long
 
 
-def _batch() -> dict[str, Tensor]:
-    ids = torch.randint(3, 61, (3, LENGTH))
-    mask = torch.ones_like(ids)
-    mask[1, 20:] = 0
-    mask[2, 25:] = 0
-    return {"input_ids": ids.masked_fill(mask == 0, 1), "attention_mask": mask}
-
-
-def _global_mask(batch: dict[str, Tensor]) -> Tensor:
-    mask = torch.zeros_like(batch["attention_mask"])
-    for row, positions in enumerate(GLOBALS):
-        mask[row, positions] = 1
-    return mask
-
-
 def _layers(model: Any) -> list[Any]:
     layers = model.base_model.encoder.layer
     return [getattr(layer.attention, "self", None) or layer.attention.attn for layer in layers]
 
 
-def _compare(stock: Any, long: Any, batch: dict[str, Tensor], **extra: Tensor) -> None:
-    """States of real tokens and the gradients of all weights."""
-    real = batch["attention_mask"].bool()
-    expected, result = stock(**batch)[0][real], long(**batch, **extra)[0][real]
-    torch.testing.assert_close(result, expected, atol=2e-5, rtol=1e-4)
-    weight = torch.randn_like(expected)
-    for output in (expected, result):
-        (output * weight).mean().backward()
-    theirs = dict(stock.named_parameters())
-    for name, parameter in long.named_parameters():
-        gradient = theirs[name].grad
-        if gradient is None or not gradient.any():
-            assert parameter.grad is None or not parameter.grad.any(), name
-        else:
-            torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-3, msg=name)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_window_that_holds_the_text_is_stock(variant: str) -> None:
-    _compare(*_pair(variant), _batch())
+    compare(*_pair(variant), make_batch())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_windows_and_globals_are_stock_under_the_dense_definition(variant: str) -> None:
-    windows, batch = [4, 8, 12], _batch()
+    windows, batch = [4, 8, 12], make_batch()
     stock, long = _pair(variant, window=windows)
-    global_mask = _global_mask(batch)
+    global_mask = make_global_mask(batch)
     for module, width in zip(_layers(stock), windows, strict=True):
         pattern = AttentionPattern.make(1, (width // 2, width // 2), causal=False)
         local, global_ = pattern.dense_masks(LENGTH, global_mask.bool(), batch["attention_mask"].bool())
@@ -134,14 +102,14 @@ def test_windows_and_globals_are_stock_under_the_dense_definition(variant: str) 
         if variant == "mpnet":
             mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
         module.register_forward_pre_hook(lambda _, args, mask=mask: (args[0], mask, *args[2:]))
-    _compare(stock, long, batch, global_attention_mask=global_mask)
+    compare(stock, long, batch, global_attention_mask=global_mask)
 
 
 @pytest.mark.parametrize("head", HEAD_NAMES[1:])
 @pytest.mark.parametrize("variant", ["v3", "v2 xlarge", "mpnet"])
 def test_heads_are_stock_with_their_losses(variant: str, head: str) -> None:
     stock, long = _pair(variant, head)
-    batch = _batch()
+    batch = make_batch()
     labels: dict[str, Tensor] = {
         "ForMaskedLM": {"labels": batch["input_ids"]},
         "ForSequenceClassification": {"labels": torch.tensor([0, 1, 0])},
@@ -171,8 +139,8 @@ def test_heads_are_stock_with_their_losses(variant: str, head: str) -> None:
 def test_masks_of_any_kind() -> None:
     for variant in ("v2 xlarge", "mpnet"):
         _, long = _pair(variant, window=4)
-        batch = _batch()
-        ids, mask, global_mask = batch["input_ids"], batch["attention_mask"], _global_mask(batch)
+        batch = make_batch()
+        ids, mask, global_mask = batch["input_ids"], batch["attention_mask"], make_global_mask(batch)
         expected = long(ids, attention_mask=mask, global_attention_mask=global_mask)[0]
         for given in (mask.bool(), mask.float()):
             same = long(ids, given, global_attention_mask=global_mask.bool(), return_dict=False)[0]
@@ -201,8 +169,8 @@ def test_no_square_is_built(variant: str) -> None:
 def test_compiles_to_one_graph(variant: str) -> None:
     torch.compiler.reset()
     _, long = _pair(variant, "ForMaskedLM", window=8)
-    batch = _batch()
-    batch["global_attention_mask"] = _global_mask(batch)
+    batch = make_batch()
+    batch["global_attention_mask"] = make_global_mask(batch)
     compiled = torch.compile(long, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(**batch).logits, long(**batch).logits, atol=1e-4, rtol=1e-4)
     torch.compiler.reset()
@@ -211,7 +179,7 @@ def test_compiles_to_one_graph(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["v3", "mpnet"])
 def test_training_drops_weights_and_checkpoints_layers(variant: str) -> None:
     _, long = _pair(variant, window=8, attention_probs_dropout_prob=0.5)
-    batch = _batch()
+    batch = make_batch()
     still = long(**batch)[0]
     long.train()
 
@@ -239,7 +207,7 @@ def test_saved_it_opens_as_itself_and_never_with_full_attention(variant: str, tm
     opened = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
     assert type(opened) is type(long)
     assert opened.config.attention_window == [4, 8, 12]
-    batch = _batch()
+    batch = make_batch()
     torch.testing.assert_close(opened(**batch).logits, long(**batch).logits)
     opened.save_pretrained(tmp_path / "again")
     for folder in (tmp_path, tmp_path / "again"):
@@ -279,7 +247,7 @@ def test_auto_classes_know_them_whatever_is_imported_first(first: str, tmp_path:
 
 
 def test_refusals_are_sentences(tmp_path: Path) -> None:
-    batch, ids = _batch(), torch.zeros(1, 70, dtype=torch.long)
+    batch, ids = make_batch(), torch.zeros(1, 70, dtype=torch.long)
     for variant, positions in (("c2p alone, no buckets", 64), ("mpnet", 62)):
         _, long = _pair(variant)
         with pytest.raises(ValueError, match=rf"the input has 70 tokens, but the model has {positions} positions"):

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from longspan.convert.bart_checkpoint import build_led, lengthen_bart_checkpoint
 from longspan.convert.bart_families import BART_FAMILIES, ORIGINAL, BartFamily, bart_family_named
 from longspan.convert.checkpoint import Lengthening, LongCheckpoint, PerLayer, Positions
-from longspan.convert.source import find_source, read_fields
+from longspan.convert.source import find_source, read_fields, read_generation
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 from longspan.models import LEDConfig
 
@@ -107,7 +107,7 @@ def read_long_bart(directory: Path, asked: Lengthening, *, max_decoder_positions
         tensors,
         asked,
         max_decoder_positions=max_decoder_positions,
-        generation_config=_read_generation(config, fields, directory),
+        generation_config=read_generation(config, fields, directory),
     )
 
 
@@ -172,16 +172,6 @@ def _read_architecture(family: BartFamily, fields: dict[str, Any], tensors: dict
     if heads & {"final_logits_bias", "lm_head"}:
         return family.class_prefix + "ForConditionalGeneration"
     return family.class_prefix + "Model"
-
-
-def _read_generation(config: PretrainedConfig, fields: dict[str, Any], directory: Path) -> GenerationConfig:
-    """Settings of generation: in a file of their own, or among the model's, as all were until transformers 4.26."""
-    if (directory / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(directory)
-    settings = GenerationConfig.from_model_config(config)
-    known = set(settings.to_dict()) - {"transformers_version", "output_attentions", "output_hidden_states"}
-    settings.update(**{name: value for name, value in fields.items() if name in known})
-    return settings
 
 
 def _known_architecture(source: PreTrainedModel, family: BartFamily) -> str:

@@ -37,12 +37,12 @@ def convert_directory(
     copied, since it describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per
     head or dilation are asked for. The ``config.json`` of a model that keeps its class, such as a BERT, names
     ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not computed with
-    full attention; a long DeBERTa or MPNet names a ``model_type`` and an ``attn_implementation`` for that end.
+    full attention; a long DeBERTa, MPNet or T5 names a ``model_type`` and an ``attn_implementation`` for that end.
 
     Args:
         source: a directory, a name on the hub, or a bundled model's name.
         target: a directory that does not exist or is empty.
-        max_positions: tokens that the result reads, special ones included. None: 4096, in an LED 16384.
+        max_positions: tokens that the result reads, special ones included. None: 4096, in an LED or T5 16384.
         attention_window: total width, in the forms of :func:`longspan.lengthen`.
         max_decoder_positions: tokens that an LED's decoder reads and writes. None: as many as the source.
         attention_dilation: in the same forms.

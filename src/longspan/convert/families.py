@@ -8,7 +8,13 @@ import transformers
 from transformers import PretrainedConfig
 
 from longspan.convert.bart_families import BART_FAMILIES
-from longspan.integrations.long_configuration import LongDebertaV2Config, LongMPNetConfig
+from longspan.integrations.long_configuration import (
+    LongDebertaV2Config,
+    LongMPNetConfig,
+    LongspanMT5Config,
+    LongspanT5Config,
+    LongspanUMT5Config,
+)
 from longspan.models import LongformerConfig
 
 
@@ -116,11 +122,13 @@ class KeptFamily:
         class_prefix: what its model classes' names start with.
         position_table: how the name of its learned position table ends; ``None``: positions are rotary.
         reserved_rows: rows of that table before the first token's, which ``max_position_embeddings`` counts too.
+        length_field: the field that says how many tokens it reads; a source may lack it where there is no table.
+        default_positions: tokens that the result reads, if nothing else is asked for.
         may_be_rotary: some of its models have rotary positions and no table.
         has_numbered_layers: its attention knows which layer it is of, so that layers can have windows of their own.
         has_own_window: some of its layers have a window already, and the others are meant to see all.
-        long_config_class: where its attention has an arithmetic of its own, the configuration of the long class that
-            this package has instead: ``Long`` and the source's name.
+        long_config_class: where its attention has an arithmetic of its own, the configuration of the long classes that
+            this package has instead. Their names begin as the configuration's.
         tokenizer_class: the tokenizer ``transformers`` takes for it when the files name none, where the long class has
             another type.
         fields: fields that the source's configuration may lack, by the names of its tensors.
@@ -131,6 +139,8 @@ class KeptFamily:
     class_prefix: str
     position_table: str | None = "embeddings.position_embeddings.weight"
     reserved_rows: Callable[[PretrainedConfig], int] = _no_rows
+    length_field: str = "max_position_embeddings"
+    default_positions: int = 4096
     may_be_rotary: bool = False
     has_numbered_layers: bool = True
     has_own_window: bool = False
@@ -143,6 +153,17 @@ class KeptFamily:
     def model_type(self) -> str:
         """The name in ``config.json``."""
         return self.config_class.model_type
+
+    @property
+    def long_prefix(self) -> str:
+        """What the long classes' names start with."""
+        assert self.long_config_class is not None
+        return self.long_config_class.__name__.removesuffix("Config")
+
+    @property
+    def writes(self) -> bool:
+        """Whether there are classes of it that write texts, besides those that read."""
+        return self.length_field == "max_encoder_position_embeddings"
 
 
 KEPT_FAMILIES = {
@@ -211,6 +232,23 @@ KEPT_FAMILIES = {
                 tokenizer_class="MPNetTokenizer",
             )
             for config_class in (transformers.MPNetConfig, LongMPNetConfig)
+        ),
+        *(
+            KeptFamily(
+                config_class=config_class,
+                class_prefix=class_prefix,
+                position_table=None,
+                length_field="max_encoder_position_embeddings",
+                default_positions=16384,
+                long_config_class=long,
+                tokenizer_class="T5Tokenizer",
+            )
+            for class_prefix, short, long in (
+                ("T5", transformers.T5Config, LongspanT5Config),
+                ("MT5", transformers.MT5Config, LongspanMT5Config),
+                ("UMT5", transformers.UMT5Config, LongspanUMT5Config),
+            )
+            for config_class in (short, long)
         ),
     )
 }

@@ -27,8 +27,17 @@ from longspan.integrations.long_registration import long_class
 # Fields of a source's configuration that say something else of a long class.
 _NOT_CARRIED = {"_name_or_path", "architectures", "auto_map", "model_type", "transformers_version"}
 
-# Buffers that old versions of transformers saved, in the old length; and a name that 5.17 gives a DeBERTa's embeddings.
-_OBSOLETE = ("position_ids", "token_type_ids", "lm_predictions.lm_head.weight")
+# Buffers that old versions of transformers saved, in the old length; a name that 5.17 gives a DeBERTa's embeddings; and
+# a table of the first T5s that nothing reads.
+_OBSOLETE = (
+    "position_ids",
+    "token_type_ids",
+    "lm_predictions.lm_head.weight",
+    "EncDecAttention.relative_attention_bias.weight",
+)
+
+_T5_HEADS = ("EncoderModel", "ForConditionalGeneration")
+_OLD_HEADS = {"WithLMHeadModel": "ForConditionalGeneration"}  # what the first T5s' files say
 
 
 def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthening) -> PreTrainedModel:
@@ -45,7 +54,7 @@ def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthenin
     with no_init_weights():
         model = model_class(long.config)
     model.load_state_dict({name: tensor.load().clone() for name, tensor in long.tensors.items()}, assign=True)
-    model.tie_weights()
+    model.tie_weights(missing_keys=set(), recompute_mapping=False)  # but what differs, as a flan-T5's two heads
     if source.can_generate():
         model.generation_config = deepcopy(source.generation_config)
     return model.to(source.device).train(source.training)
@@ -63,7 +72,7 @@ def load_kept(directory: Path, family: KeptFamily) -> PreTrainedModel:
     architecture = read_architecture(config, tensors)
     options: dict[str, Any] = {"attn_implementation": "sdpa"}
     if family.long_config_class is not None:
-        architecture, options = _long_name(architecture), {"config": _long_config(family, config, tensors)}
+        architecture, options = _long_name(family, architecture), {"config": _long_config(family, config, tensors)}
     model_class = _class_named(architecture)
     model, found = model_class.from_pretrained(directory, dtype="auto", output_loading_info=True, **options)
     if missing := sorted(name for name in found["missing_keys"] if "pooler." not in name):
@@ -94,10 +103,11 @@ def kept_checkpoint(
     check_encoder(config, may_be_rotary=family.may_be_rotary)
     table = _position_table(family, config, tensors)
     reserved = family.reserved_rows(config) if table is not None else 0
-    learned: int = config.max_position_embeddings - reserved
+    reads: int | None = getattr(config, family.length_field, None)
+    learned = 0 if reads is None else reads - reserved
     check_longer(config, learned, asked)
     long_config = deepcopy(config) if family.long_config_class is None else _long_config(family, config, tensors)
-    long_config.max_position_embeddings = reserved + asked.max_positions
+    setattr(long_config, family.length_field, reserved + asked.max_positions)
     if asked.attention_window is not None or not family.has_own_window:
         default = getattr(config, "attention_window", DEFAULT_WINDOW)
         long_config.attention_window = default if asked.attention_window is None else asked.attention_window
@@ -120,7 +130,7 @@ def kept_checkpoint(
         # that.
         long_config.attn_implementation = NAME
     else:
-        architecture = _long_name(architecture)
+        architecture = _long_name(family, architecture)
         long_config.architectures = [architecture]
 
     long = dict(tensors)
@@ -156,16 +166,18 @@ def _position_table(family: KeptFamily, config: PretrainedConfig, tensors: Mappi
     return name
 
 
-def _long_name(architecture: str) -> str:
+def _long_name(family: KeptFamily, architecture: str) -> str:
     """The long class that takes the weights of a class.
 
     Raises:
         ValueError: there is none.
     """
-    name = f"Long{architecture.removeprefix('Long')}"
+    head = architecture.removeprefix(family.long_prefix).removeprefix(family.class_prefix)
+    name = family.long_prefix + _OLD_HEADS.get(head, head)
     if long_class(name) is None:
+        heads = [head for head in (*HEADS, *_T5_HEADS) if long_class(family.long_prefix + head) is not None]
         raise ValueError(
-            f"the architecture {architecture} has no long class here; the heads that carry over are {', '.join(HEADS)}"
+            f"the architecture {architecture} has no long class here; the heads that carry over are {', '.join(heads)}"
         )
     return name
 

@@ -1,5 +1,6 @@
 """Any supported model, made long in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from longspan.convert.checkpoint import (
     Positions,
     lengthen_checkpoint,
 )
-from longspan.convert.families import KeptFamily, family_named, known_architecture
+from longspan.convert.families import KEPT_FAMILIES, KeptFamily, family_named, known_architecture
 from longspan.convert.kept_class import kept_checkpoint, lengthen_kept, load_kept
-from longspan.convert.source import find_source, read_architecture, read_config, read_fields
+from longspan.convert.source import find_source, read_architecture, read_config, read_fields, read_generation
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 
 
@@ -40,7 +41,7 @@ def lengthen(
 
     Up to the window's reach the result computes what the source computes; beyond it, it needs continued
     pretraining, which ``longspan pretrain`` does. Positions are the source's repeated; embeddings, pooler and
-    heads are the source's. There are four kinds of result:
+    heads are the source's. There are five kinds of result:
 
     * RoBERTa, XLM-RoBERTa and CamemBERT become a Longformer, as in the paper: global tokens have projections of
       their own, which start as copies of the local ones. A Longformer becomes longer, and so does a RoBERTa that
@@ -60,15 +61,17 @@ def lengthen(
       ``LongMPNet...`` of their class, with the same modules and weights (:mod:`longspan.integrations.long_deberta`).
       The distances that they know stay, and those beyond share the last. After ``import longspan`` the Auto classes
       open what they save; nothing else does.
+    * T5, mT5 and UMT5 become the ``LongspanT5...``, ``LongspanMT5...`` or ``LongspanUMT5...`` of their class in the
+      same way, in the encoder (:mod:`longspan.integrations.long_t5`).
 
     Args:
         model_or_directory: a model of one of these families, a directory of one, or its name on the hub. Its
             head may be any in a class that is kept; in a Longformer, DeBERTa or MPNet a masked LM, sequence or token
             classification, question answering, multiple choice, or none; in an LED conditional generation, sequence
-            classification, question answering, or none. A model is not changed and shares no memory with the
-            result.
+            classification, question answering, or none; in a T5 any. A model is not changed and shares no memory with
+            the result.
         max_positions: tokens that the result reads, special ones included: 4096 makes RoBERTa's table
-            ``4096 + pad_token_id + 1`` rows. Any number not below the source's. None: 4096, in an LED 16384.
+            ``4096 + pad_token_id + 1`` rows. Any number not below the source's. None: 4096, in an LED or T5 16384.
         attention_window: total width w, w/2 on each side, as in Hugging Face's config: one number, one per
             layer, or, in a Longformer or LED, one per layer and head. None: 512, in an LED 1024, or what the source
             has.
@@ -135,7 +138,10 @@ def default_positions(fields: dict[str, Any]) -> int:
     Args:
         fields: of the source's ``config.json``.
     """
-    return LED_POSITIONS if is_bart_like(fields) else DEFAULT_POSITIONS
+    if is_bart_like(fields):
+        return LED_POSITIONS
+    kept = KEPT_FAMILIES.get(fields.get("model_type", ""))
+    return DEFAULT_POSITIONS if kept is None else kept.default_positions
 
 
 def read_long_checkpoint(
@@ -154,7 +160,10 @@ def read_long_checkpoint(
     tensors = open_weights(directory)
     family, architecture = family_named(config.model_type), read_architecture(config, tensors)
     if isinstance(family, KeptFamily):
-        return kept_checkpoint(family, config, architecture, tensors, asked)
+        long = kept_checkpoint(family, config, architecture, tensors, asked)
+        if not long.architecture.endswith("ForConditionalGeneration"):
+            return long
+        return replace(long, generation_config=read_generation(config, fields, directory))
     return lengthen_checkpoint(family, config, architecture, tensors, asked)
 
 
@@ -162,7 +171,7 @@ def _check_no_decoder(fields: dict[str, Any], max_decoder_positions: int | None)
     if max_decoder_positions is not None:
         raise ValueError(
             f"max_decoder_positions is {max_decoder_positions}, but models of type {fields.get('model_type')!r} have "
-            "no decoder; leave it out"
+            "no decoder with a number of positions; leave it out"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from huggingface_hub.utils import RepositoryNotFoundError
-from transformers import PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 from longspan.bundled import model_source
 from longspan.convert.families import KeptFamily, family_named
@@ -126,6 +126,22 @@ def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> 
             f'add for example "architectures": ["{family.class_prefix}ForSequenceClassification"]'
         )
     return family.class_prefix + "Model"
+
+
+def read_generation(config: PretrainedConfig, fields: dict[str, Any], directory: Path) -> GenerationConfig:
+    """Settings of generation: in a file of their own, or among the model's, as all were until transformers 4.26.
+
+    Args:
+        config: the model's.
+        fields: of its ``config.json``.
+        directory: where both files lie.
+    """
+    if (directory / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(directory)
+    settings = GenerationConfig.from_model_config(config)
+    known = set(settings.to_dict()) - {"transformers_version", "output_attentions", "output_hidden_states"}
+    settings.update(**{name: value for name, value in fields.items() if name in known})
+    return settings
 
 
 def _one_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Ways into the Hugging Face ecosystem: Auto classes, loaded models, any encoder's attention, shared code.
 
 Importing this package imports neither torch nor transformers. As soon as ``transformers``' models are imported,
-before or after it, ``attn_implementation="longspan"`` is a name they know, the Auto classes build the long DeBERTa and
-MPNet, and PEFT, if there, knows which layers of a Longformer to adapt.
+before or after it, ``attn_implementation="longspan"`` is a name they know, the Auto classes build the long
+DeBERTa, MPNet and T5, and PEFT, if there, knows which layers of a Longformer to adapt.
 """
 
 import sys

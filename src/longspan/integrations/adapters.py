@@ -4,12 +4,17 @@
 LORA_TARGETS: dict[str, list[str]] = {
     "longformer": ["query", "value", "query_global", "value_global"],
     "longformer_causal": ["q_proj", "v_proj"],
+    "long-deberta-v2": ["query_proj", "value_proj"],
+    "long-mpnet": ["q", "v"],
+    "longspan-t5": ["q", "v"],
+    "longspan-mt5": ["q", "v"],
+    "longspan-umt5": ["q", "v"],
     "led": ["q_proj", "v_proj", "query", "value", "query_global", "value_global"],
 }
 
 
 def register_lora_targets() -> None:
-    """Give PEFT default targets for Longformer and LED, which it has none for; importing :mod:`longspan` does it.
+    """Give PEFT default targets for models that it has none for; importing :mod:`longspan` does it.
 
     ``LoraConfig()`` then works for this package's models and for Hugging Face's. An entry that PEFT has stays.
     """

@@ -7,24 +7,14 @@ uses inside: 0 padding, 1 a token, 2 a global token.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
 _log = logging.get_logger(__name__)
-
-
-class LongClass:
-    """A base of models whose attention is this package's alone, whatever ``attn_implementation`` is asked for."""
-
-    def _check_and_adjust_attn_implementation(self, *args: Any, **kwargs: Any) -> str:
-        return "eager"  # what stock modules in it are made with, before they become long
-
-    @classmethod
-    def _can_set_attn_implementation(cls) -> bool:
-        return False
+_MASK = "global_attention_mask"
 
 
 class LayerMasks(NamedTuple):
@@ -88,7 +78,24 @@ def with_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
             )
         return stock_forward(self, **given)
 
-    extra = inspect.Parameter("global_attention_mask", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return _showing_mask(forward, signature)
+
+
+def handing_on_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A stock model's forward whose ``**kwargs`` reach the encoder, and with them a ``global_attention_mask``."""
+
+    @functools.wraps(stock_forward)
+    def forward(self: Any, *args: Any, global_attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if global_attention_mask is not None:
+            kwargs[_MASK] = global_attention_mask
+        return stock_forward(self, *args, **kwargs)
+
+    return _showing_mask(forward, inspect.signature(stock_forward))
+
+
+def _showing_mask(forward: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    """A forward with a stock one's signature and the mask's name, by which programs tell that it takes one."""
+    extra = inspect.Parameter(_MASK, inspect.Parameter.KEYWORD_ONLY, default=None)
     shown = list(signature.parameters.values())
     at = len(shown) - (shown[-1].kind is inspect.Parameter.VAR_KEYWORD)
     forward.__signature__ = signature.replace(parameters=[*shown[:at], extra, *shown[at:]])  # type: ignore[attr-defined]
@@ -120,3 +127,33 @@ def check_positions(length: int, table: torch.nn.Embedding | None, reserved: int
             f"the input has {length} tokens, but the model has {table.num_embeddings - reserved} positions; cut the "
             "texts, or make the model longer: longspan.lengthen"
         )
+
+
+class LongClass:
+    """A base of models whose attention is this package's alone, whatever ``attn_implementation`` is asked for.
+
+    A family's base sets ``config_class`` and ``_make_long``. Models derive from it and from a stock class, whose
+    ``forward`` then takes a ``global_attention_mask``, too.
+    """
+
+    _make_long: ClassVar[Any]
+    """Gives a stock model, or the one inside a head, the long classes; objects, parameters and names stay."""
+    _with_mask = staticmethod(with_global_mask)
+    """Makes a stock ``forward`` one that takes the mask."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        forward = getattr(cls, "forward", None)
+        if forward is not None and _MASK not in inspect.signature(forward).parameters:
+            cls.forward = cls._with_mask(forward)  # type: ignore[attr-defined]
+
+    def __init__(self, config: Any, **options: Any) -> None:
+        super().__init__(config, **options)  # type: ignore[call-arg]
+        self._make_long(self.base_model)  # type: ignore[attr-defined]
+
+    def _check_and_adjust_attn_implementation(self, *args: Any, **kwargs: Any) -> str:
+        return "eager"  # what stock modules in it are made with, before they become long
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return False

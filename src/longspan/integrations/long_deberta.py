@@ -8,7 +8,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as stock
 
 from longspan.attention import longformer_attention
 from longspan.attention.distance import distance_attention
-from longspan.integrations.long_classes import LayerMasks, LongClass, check_positions, refuse_weights, with_global_mask
+from longspan.integrations.long_classes import LayerMasks, LongClass, check_positions, refuse_weights
 from longspan.integrations.long_configuration import LongDebertaV2Config
 
 
@@ -133,27 +133,16 @@ def _make_long(model: Any) -> None:
         attention.layer, attention.config = number, model.config
 
 
-class LongDebertaV2Model(LongClass, stock.DebertaV2Model):
+class _LongDeberta(LongClass):
+    config_class: ClassVar[Any] = LongDebertaV2Config
+    _make_long = staticmethod(_make_long)
+
+
+class LongDebertaV2Model(_LongDeberta, stock.DebertaV2Model):
     """``transformers.DebertaV2Model`` in linear time and memory; ``forward`` takes a ``global_attention_mask``, too."""
 
-    config_class: ClassVar[Any] = LongDebertaV2Config
-    config: LongDebertaV2Config
-    forward = with_global_mask(stock.DebertaV2Model.forward)
 
-    def __init__(self, config: LongDebertaV2Config) -> None:
-        super().__init__(config)
-        _make_long(self)
-
-
-class _Head(LongClass):
-    config_class: ClassVar[Any] = LongDebertaV2Config
-
-    def __init__(self, config: LongDebertaV2Config) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
-        _make_long(self.deberta)  # type: ignore[attr-defined]
-
-
-class LongDebertaV2ForMaskedLM(_Head, stock.DebertaV2ForMaskedLM):
+class LongDebertaV2ForMaskedLM(_LongDeberta, stock.DebertaV2ForMaskedLM):
     """``transformers.DebertaV2ForMaskedLM`` on :class:`LongDebertaV2Model`."""
 
     @property
@@ -164,28 +153,18 @@ class LongDebertaV2ForMaskedLM(_Head, stock.DebertaV2ForMaskedLM):
     def _tied_weights_keys(self, keys: dict[str, str]) -> None:
         """Nothing: the new head reads the embeddings, and transformers 5.17 ties them to a weight that isn't there."""
 
-    forward = with_global_mask(stock.DebertaV2ForMaskedLM.forward)
 
-
-class LongDebertaV2ForSequenceClassification(_Head, stock.DebertaV2ForSequenceClassification):
+class LongDebertaV2ForSequenceClassification(_LongDeberta, stock.DebertaV2ForSequenceClassification):
     """``transformers.DebertaV2ForSequenceClassification`` on :class:`LongDebertaV2Model`."""
 
-    forward = with_global_mask(stock.DebertaV2ForSequenceClassification.forward)
 
-
-class LongDebertaV2ForTokenClassification(_Head, stock.DebertaV2ForTokenClassification):
+class LongDebertaV2ForTokenClassification(_LongDeberta, stock.DebertaV2ForTokenClassification):
     """``transformers.DebertaV2ForTokenClassification`` on :class:`LongDebertaV2Model`."""
 
-    forward = with_global_mask(stock.DebertaV2ForTokenClassification.forward)
 
-
-class LongDebertaV2ForQuestionAnswering(_Head, stock.DebertaV2ForQuestionAnswering):
+class LongDebertaV2ForQuestionAnswering(_LongDeberta, stock.DebertaV2ForQuestionAnswering):
     """``transformers.DebertaV2ForQuestionAnswering`` on :class:`LongDebertaV2Model`."""
 
-    forward = with_global_mask(stock.DebertaV2ForQuestionAnswering.forward)
 
-
-class LongDebertaV2ForMultipleChoice(_Head, stock.DebertaV2ForMultipleChoice):
+class LongDebertaV2ForMultipleChoice(_LongDeberta, stock.DebertaV2ForMultipleChoice):
     """``transformers.DebertaV2ForMultipleChoice`` on :class:`LongDebertaV2Model`."""
-
-    forward = with_global_mask(stock.DebertaV2ForMultipleChoice.forward)

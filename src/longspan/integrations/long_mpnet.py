@@ -120,51 +120,32 @@ def _encode(
     return (states, output.pooler_output, *(more for more in (output.hidden_states, output.attentions) if more))
 
 
-class LongMPNetModel(LongClass, stock.MPNetModel):
+class _LongMPNet(LongClass):
+    config_class: ClassVar[Any] = LongMPNetConfig
+    _make_long = staticmethod(_make_long)
+
+
+class LongMPNetModel(_LongMPNet, stock.MPNetModel):
     """``transformers.MPNetModel`` in linear time and memory; ``forward`` takes a ``global_attention_mask``, too."""
 
-    config_class: ClassVar[Any] = LongMPNetConfig
-    config: LongMPNetConfig
     forward = with_global_mask(_encode)
 
-    def __init__(self, config: LongMPNetConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer=add_pooling_layer)
-        _make_long(self)
 
-
-class _Head(LongClass):
-    config_class: ClassVar[Any] = LongMPNetConfig
-
-    def __init__(self, config: LongMPNetConfig) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
-        _make_long(self.mpnet)  # type: ignore[attr-defined]
-
-
-class LongMPNetForMaskedLM(_Head, stock.MPNetForMaskedLM):
+class LongMPNetForMaskedLM(_LongMPNet, stock.MPNetForMaskedLM):
     """``transformers.MPNetForMaskedLM`` on :class:`LongMPNetModel`."""
 
-    forward = with_global_mask(stock.MPNetForMaskedLM.forward)
 
-
-class LongMPNetForSequenceClassification(_Head, stock.MPNetForSequenceClassification):
+class LongMPNetForSequenceClassification(_LongMPNet, stock.MPNetForSequenceClassification):
     """``transformers.MPNetForSequenceClassification`` on :class:`LongMPNetModel`."""
 
-    forward = with_global_mask(stock.MPNetForSequenceClassification.forward)
 
-
-class LongMPNetForTokenClassification(_Head, stock.MPNetForTokenClassification):
+class LongMPNetForTokenClassification(_LongMPNet, stock.MPNetForTokenClassification):
     """``transformers.MPNetForTokenClassification`` on :class:`LongMPNetModel`."""
 
-    forward = with_global_mask(stock.MPNetForTokenClassification.forward)
 
-
-class LongMPNetForQuestionAnswering(_Head, stock.MPNetForQuestionAnswering):
+class LongMPNetForQuestionAnswering(_LongMPNet, stock.MPNetForQuestionAnswering):
     """``transformers.MPNetForQuestionAnswering`` on :class:`LongMPNetModel`."""
 
-    forward = with_global_mask(stock.MPNetForQuestionAnswering.forward)
 
-
-class LongMPNetForMultipleChoice(_Head, stock.MPNetForMultipleChoice):
+class LongMPNetForMultipleChoice(_LongMPNet, stock.MPNetForMultipleChoice):
     """``transformers.MPNetForMultipleChoice`` on :class:`LongMPNetModel`."""
-
-    forward = with_global_mask(stock.MPNetForMultipleChoice.forward)

@@ -1,4 +1,4 @@
-"""The long classes of stock encoders in ``transformers``' Auto classes.
+"""The long classes of stock models in ``transformers``' Auto classes.
 
 ``transformers`` imports itself in circles, so that nothing of it can be imported while its Auto classes are. What they
 get then is names; the classes are imported when a ``config.json`` asks for one.
@@ -8,8 +8,22 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-_CONFIGURATIONS = {"long-deberta-v2": "LongDebertaV2Config", "long-mpnet": "LongMPNetConfig"}
+_CONFIGURATIONS = {
+    "long-deberta-v2": "LongDebertaV2Config",
+    "long-mpnet": "LongMPNetConfig",
+    "longspan-t5": "LongspanT5Config",
+    "longspan-mt5": "LongspanMT5Config",
+    "longspan-umt5": "LongspanUMT5Config",
+}
 _HEADS = ("MaskedLM", "MultipleChoice", "QuestionAnswering", "SequenceClassification", "TokenClassification")
+# Of several heads the first that a family has.
+_AUTO_CLASSES: dict[str, tuple[str, ...]] = {
+    "AutoModel": ("Model",),
+    "AutoModelForTextEncoding": ("EncoderModel", "Model"),
+    "AutoModelForPreTraining": ("ForMaskedLM", "ForConditionalGeneration"),
+    "AutoModelForSeq2SeqLM": ("ForConditionalGeneration",),
+    **{f"AutoModelFor{head}": (f"For{head}",) for head in _HEADS},
+}
 
 
 class _Registered(dict[str, Any]):
@@ -48,15 +62,14 @@ def register_long_classes() -> None:
     for model_type, name in _CONFIGURATIONS.items():
         config = getattr(long_configuration, name)
         CONFIG_MAPPING._extra_content[model_type] = config
-        names = {"AutoModel": "Model", "AutoModelForTextEncoding": "Model", "AutoModelForPreTraining": "ForMaskedLM"}
-        names |= {f"AutoModelFor{head}": f"For{head}" for head in _HEADS}
-        for auto_name, suffix in names.items():
-            auto_class: Any = getattr(modeling_auto, auto_name)
-            auto_class.register(config, long_class(name.removesuffix("Config") + suffix), exist_ok=True)
+        for auto_name, heads in _AUTO_CLASSES.items():
+            found = [long for head in heads if (long := long_class(name.removesuffix("Config") + head)) is not None]
+            if found:
+                getattr(modeling_auto, auto_name).register(config, found[0], exist_ok=True)
 
 
 def long_class(name: str) -> Any:
     """The class of that name, such as ``LongDebertaV2ForMaskedLM``; None if there is none."""
-    from longspan.integrations import long_deberta, long_mpnet
+    from longspan.integrations import long_deberta, long_mpnet, long_t5
 
-    return getattr(long_deberta, name, None) or getattr(long_mpnet, name, None)
+    return next((found for home in (long_deberta, long_mpnet, long_t5) if (found := getattr(home, name, None))), None)

@@ -196,7 +196,7 @@ def resolve_global_mask(
     """The global mask of a head: what the caller gave, else the configuration's policy, else the head's own.
 
     Args:
-        config: with ``global_attention_policy``, ``sep_token_id`` (or ``eos_token_id``) and ``pad_token_id``.
+        config: with ``global_attention_policy``, ``sep_token_id`` or ``eos_token_id``, and ``pad_token_id``.
         default: the head's policy, used where the configuration names none. If it looks for separators and
             only ``inputs_embeds`` are given, no token is global, as in Hugging Face's heads.
         input_ids, attention_mask, global_attention_mask, inputs_embeds: as the model's ``forward``.
@@ -221,7 +221,8 @@ def resolve_global_mask(
                 f"don't show; give global_attention_mask."
             )
         return None
-    separator = config.sep_token_id if config.sep_token_id is not None else config.eos_token_id
+    separator = getattr(config, "sep_token_id", None)
+    separator = config.eos_token_id if separator is None else separator
     return make_global_attention_mask(
         policy,
         input_ids,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForTextEncoding, MT5Config, PreTrainedModel, T5Config, UMT5Config
 
 from longspan.bundled import model_source
 from longspan.data.atomic import atomic_directory
@@ -79,7 +79,9 @@ class DocumentEmbedder:
         config: Any = self.model.config
         # A long DeBERTa or MPNet, too, takes the mask, but nothing that is saved with it would give it again.
         takes_globals = "global_attention_mask" in inspect.signature(self.model.forward).parameters
-        self._has_globals = takes_globals and not isinstance(config, LongConfiguration)
+        self._has_globals = takes_globals and (
+            hasattr(config, "global_attention_policy") or not isinstance(config, LongConfiguration)
+        )
         configured = getattr(config, "global_attention_policy", None)
         policy = global_attention_policy if global_attention_policy is not None else configured
         self.global_attention_policy: GlobalPolicy = "first" if policy is None else policy
@@ -93,16 +95,21 @@ class DocumentEmbedder:
 
         Args:
             directory: a folder with model and tokenizer, a bundled model's name, or a hub name. A Longformer becomes a
-                :class:`longspan.LongformerModel`, any other encoder is ``AutoModel``'s. Of one that
+                :class:`longspan.LongformerModel`, any other encoder is ``AutoModel``'s, of a T5 or its
+                relatives ``AutoModelForTextEncoding``'s. Of one that
                 :meth:`save_pretrained` wrote, pooling and normalization are taken over.
             **options: as of the class, instead of those.
 
         Raises:
-            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class.
+            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class; or the folder's vectors
+                go through more than pooling and normalization.
         """
         name = model_source(directory)
-        if read_config(name).model_type == "longformer":
+        config = read_config(name)
+        if config.model_type == "longformer":
             model = LongformerModel.from_pretrained(name, add_pooling_layer=False)
+        elif isinstance(config, (T5Config, MT5Config, UMT5Config)):
+            model = AutoModelForTextEncoding.from_pretrained(name)  # the encoder alone, where there is a decoder, too
         else:
             model = AutoModel.from_pretrained(name)
         saved = _read_options(Path(name)) if Path(name).is_dir() else {}
@@ -166,11 +173,12 @@ class DocumentEmbedder:
             batch = dict(self.tokenizer.pad(windows, padding_side="right", return_tensors="pt"))
         if self._has_globals:
             config = self.model.config
+            separator = getattr(config, "sep_token_id", None)
             batch["global_attention_mask"] = make_global_attention_mask(
                 self.global_attention_policy,
                 batch["input_ids"],
                 batch["attention_mask"],
-                sep_token_id=config.sep_token_id if config.sep_token_id is not None else config.eos_token_id,
+                sep_token_id=config.eos_token_id if separator is None else separator,
             ).long()
         output = self.model(**{name: values.to(self.model.device) for name, values in batch.items()})
         states = output.last_hidden_state.float().cpu()
@@ -217,18 +225,19 @@ class DocumentEmbedder:
         return target
 
     def _save_model(self, folder: Path) -> None:
-        config = self.model.config
-        if not isinstance(config, LongformerConfig):
+        config: Any = self.model.config
+        if not self._has_globals or not hasattr(config, "global_attention_policy"):
             self.model.save_pretrained(folder)
             return
         before = config.global_attention_policy, config.attention_window
-        layers = range(config.num_hidden_layers)
-        reaches = [config.layer_pattern(layer)[0] for layer in layers]
-        # A window for each head: the same windows, in a form that stock transformers refuses.
-        config.attention_window = [
-            [2 * left for left, _ in (reach if isinstance(reach, list) else [reach] * config.num_attention_heads)]
-            for reach in reaches
-        ]
+        if isinstance(config, LongformerConfig):
+            layers = range(config.num_hidden_layers)
+            reaches = [config.layer_pattern(layer)[0] for layer in layers]
+            # A window for each head: the same windows, in a form that stock transformers refuses.
+            config.attention_window = [
+                [2 * left for left, _ in (reach if isinstance(reach, list) else [reach] * config.num_attention_heads)]
+                for reach in reaches
+            ]
         config.global_attention_policy = self.global_attention_policy
         try:
             self.model.save_pretrained(folder)
@@ -248,7 +257,13 @@ def _read_options(directory: Path) -> dict[str, Any]:
         return {}
     modes = json.loads(pooling.read_text(encoding="utf-8"))
     steps = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
+    kinds = [step["type"].rpartition(".")[2] for step in steps]
+    if others := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
+        raise ValueError(
+            f"{directory} has a module {others[0]} of sentence-transformers, which DocumentEmbedder doesn't compute; "
+            "give DocumentEmbedder the loaded model and tokenizer for vectors without it"
+        )
     return {
         "pooling": "cls" if modes.get("pooling_mode_cls_token") or modes.get("pooling_mode") == "cls" else "mean",
-        "normalize": any(step["type"].endswith(".Normalize") for step in steps),
+        "normalize": "Normalize" in kinds,
     }

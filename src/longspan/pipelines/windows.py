@@ -26,7 +26,7 @@ def readable_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBas
 
     As many as it has positions for, in an encoder-decoder the encoder; if it doesn't say, what its tokenizer says.
     """
-    limit = getattr(model.config, "max_encoder_position_embeddings", None) or max_sequence_length(model)
+    limit = max_sequence_length(model)
     limit = tokenizer.model_max_length if limit is None else limit
     return None if limit >= _UNLIMITED else int(limit)
 

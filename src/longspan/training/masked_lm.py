@@ -117,7 +117,8 @@ def max_sequence_length(model: "PreTrainedModel") -> int | None:
     """
     table = position_table(model)
     if table is None:
-        return getattr(model.config, "max_position_embeddings", None)
+        reads: int | None = getattr(model.config, "max_position_embeddings", None)
+        return getattr(model.config, "max_encoder_position_embeddings", reads)
     rows = table.num_embeddings - first_position(table)
     stated = getattr(model.config, "model_max_length", None)
     return min(rows, stated) if isinstance(stated, int) and stated > 0 else rows

@@ -155,12 +155,13 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         if config.model_type == "hierarchical-transformer":
             return _load_hat(model, task, head, config, fields)
         builder: Any = getattr(transformers, f"AutoModel{head}", None)
-        foreign = sorted(fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"})
-        if builder is None or foreign:
+        own = fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"}
+        foreign = sorted(name for name in own if not hasattr(config, name))
+        if builder is None or type(config) not in builder._model_mapping or foreign:
             lacks = f"field {foreign[0]!r}" if foreign else f"head for task {task.task!r}"
             raise ValueError(
-                f"model {str(model)!r} is a {config.model_type!r}, which has no {lacks}; make it a Longformer: "
-                f"longspan convert"
+                f"model {str(model)!r} is a {config.model_type!r}, which has no {lacks}; use a Longformer (longspan "
+                "convert makes one of a RoBERTa)"
             )
         config = read_config(model, **fields)
         return load_with_head(builder, model, config)

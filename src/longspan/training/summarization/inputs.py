@@ -40,6 +40,8 @@ class SummarizationInputs:
     """Tokens of a summary to learn, special ones included."""
     has_global_attention: bool = True
     """The model takes a ``global_attention_mask``, as LED does and BART doesn't."""
+    prefix: str = ""
+    """What stands in front of every text, or of its query, such as T5's ``"summarize: "``."""
 
     def encode(self, text: str, query: str | None = None, summary: str | None = None) -> EncodedText:
         """Token ids of one example.
@@ -47,7 +49,8 @@ class SummarizationInputs:
         Raises:
             ValueError: the query leaves no room for the text.
         """
-        front: list[int] = self.tokenizer(query).input_ids if query else []
+        front: list[int] = self.tokenizer(self.prefix + query).input_ids if query else []
+        text = text if query else self.prefix + text
         room = self.max_input_length - len(front)
         if room < 8:
             raise ValueError(

@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 
+from longspan.training.reading_layout import has_global_attention
 from longspan.training.sequence_to_sequence import position_limits
 from longspan.training.summarization.inputs import EncodedText, SummarizationInputs
 from longspan.training.summarization.writing import one_limit
@@ -14,8 +15,8 @@ class SummarizationPipeline(Pipeline):
 
     A text is one string or a list of strings; the result is ``{"summary_text": ...}`` for each, in a list. Options of a
     call, or of the pipeline: ``query`` (what the summary is about; its tokens are global), ``max_input_length``
-    (tokens; a longer text loses its end; default: all that the model reads), and those of ``generate``, as
-    ``num_beams=4``.
+    (tokens; a longer text loses its end; default: all that the model reads), ``prefix`` (what stands in front of the
+    text, as T5's ``"summarize: "``), and those of ``generate``, as ``num_beams=4``.
     """
 
     _load_processor = False
@@ -24,15 +25,21 @@ class SummarizationPipeline(Pipeline):
     _load_tokenizer = True
 
     def _sanitize_parameters(
-        self, query: str | None = None, max_input_length: int | None = None, **generation: Any
+        self,
+        query: str | None = None,
+        max_input_length: int | None = None,
+        prefix: str | None = None,
+        **generation: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         limit, _ = position_limits(self.model.config)
         if max_input_length is not None and limit is not None and max_input_length > limit:
             raise ValueError(f"max_input_length is {max_input_length:,}, but the model reads {limit:,} tokens")
-        encoding = {"query": query, "max_input_length": max_input_length}
+        encoding = {"query": query, "max_input_length": max_input_length, "prefix": prefix}
         return {name: value for name, value in encoding.items() if value is not None}, generation, {}
 
-    def preprocess(self, input_: str, query: str | None = None, max_input_length: int | None = None) -> dict[str, Any]:
+    def preprocess(
+        self, input_: str, query: str | None = None, max_input_length: int | None = None, prefix: str = ""
+    ) -> dict[str, Any]:
         """One text as a batch of one."""
         if not isinstance(input_, str):
             raise TypeError(f"a text must be a string, not a {type(input_).__name__}")
@@ -40,7 +47,8 @@ class SummarizationPipeline(Pipeline):
         inputs = SummarizationInputs(
             tokenizer=self.tokenizer,
             max_input_length=max_input_length or limit or self.tokenizer.model_max_length,
-            has_global_attention=self.model.config.model_type == "led",
+            has_global_attention=has_global_attention(self.model),
+            prefix=prefix,
         )
         encoded: EncodedText = inputs.encode(input_, query)
         return dict(inputs.collate([encoded]))

@@ -41,6 +41,8 @@ class SummarizationRecipe:
 
     max_input_length: int
     """Most tokens of a text, query and special tokens included; the rest is cut off."""
+    prefix: str = ""
+    """What stands in front of every text, or of its query, such as T5's ``"summarize: "``."""
     max_target_length: int = 256
     """Most tokens of a summary in training, and of one that is written unless ``max_new_tokens`` is given."""
 

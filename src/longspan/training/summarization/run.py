@@ -20,6 +20,7 @@ from longspan.data.json_text import numbers_of, to_json
 from longspan.data.progress import progress_bar
 from longspan.training.callbacks import Timetable
 from longspan.training.masked_lm import load_tokenizer
+from longspan.training.reading_layout import has_global_attention
 from longspan.training.run_folder import LogEntry, RunFolder
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence
 from longspan.training.summarization.inputs import (
@@ -202,7 +203,8 @@ def _make_trainer(
         tokenizer=tokenizer,
         max_input_length=recipe.max_input_length,
         max_target_length=recipe.max_target_length,
-        has_global_attention=model.config.model_type == "led",
+        has_global_attention=has_global_attention(model),
+        prefix=recipe.prefix,
     )
     held_out = None
     with arguments.main_process_first(desc="reading the examples"):
@@ -229,7 +231,9 @@ def _make_trainer(
         use_stemmer=recipe.use_stemmer,
         keep_checkpoints=recipe.keep_checkpoints,
         settings=SummarizationSettings(
-            max_input_length=recipe.max_input_length, max_target_length=recipe.max_target_length
+            max_input_length=recipe.max_input_length,
+            max_target_length=recipe.max_target_length,
+            prefix=recipe.prefix,
         ),
     )
 

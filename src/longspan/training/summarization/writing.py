@@ -17,6 +17,7 @@ from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
 from longspan.training.masked_lm import load_tokenizer
+from longspan.training.reading_layout import has_global_attention
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence, position_limits
 from longspan.training.summarization.inputs import SummarizationInputs
 from longspan.training.summarization.texts import (
@@ -41,6 +42,8 @@ class SummarizationSettings:
     """Tokens that the model was trained to read."""
     max_target_length: int
     """Tokens of the summaries it was trained on."""
+    prefix: str = ""
+    """What stood in front of every text."""
 
     def save(self, folder: Path) -> None:
         """Write them beside a model."""
@@ -55,12 +58,14 @@ class Summarizer:
     inputs: SummarizationInputs
 
     @classmethod
-    def load(cls, model: str | Path, *, max_input_length: int | None = None) -> "Summarizer":
+    def load(cls, model: str | Path, *, max_input_length: int | None = None, prefix: str | None = None) -> "Summarizer":
         """A finetuned model, or any encoder-decoder, in evaluation mode.
 
         Args:
             model: a folder, or a hub name.
             max_input_length: tokens of a text, the rest is cut off; None: as the model was finetuned, or all it reads.
+            prefix: what stands in front of every text, such as ``"summarize: "`` for a T5 that wasn't finetuned here;
+                None: as the model was finetuned, or nothing.
 
         Raises:
             FileNotFoundError, ValueError: as :func:`load_sequence_to_sequence`; or the model reads fewer tokens.
@@ -80,7 +85,8 @@ class Summarizer:
             tokenizer=load_tokenizer(model),
             max_input_length=max_input_length or settings.max_input_length,
             max_target_length=settings.max_target_length,
-            has_global_attention=loaded.config.model_type == "led",
+            has_global_attention=has_global_attention(loaded),
+            prefix=settings.prefix if prefix is None else prefix,
         )
         return cls(model=loaded.eval(), inputs=inputs)
 
@@ -206,6 +212,7 @@ def summarize_files(
         "columns": asdict(columns or SummarizationColumns()),
         "query": query,
         "generation": generation,
+        **({"prefix": summarizer.inputs.prefix} if summarizer.inputs.prefix else {}),
     }
     with alone(output):
         if force:
