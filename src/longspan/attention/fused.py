@@ -47,16 +47,16 @@ class Tiles(NamedTuple):
 # By kernel, by bytes of a number and by the features of a head up to which they hold.
 _TILES: dict[str, dict[int, dict[int, Tiles]]] = {
     "forward": {
-        2: {64: Tiles(64, 64, 4, 3, 168), 128: Tiles(64, 64, 4, 3), 256: Tiles(64, 32, 8, 2)},
+        2: {64: Tiles(64, 64, 4, 3, 168), 128: Tiles(64, 64, 4, 2), 256: Tiles(64, 32, 8, 2)},
         4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 4, 2), 256: Tiles(16, 16, 4, 1)},
     },
     "query gradient": {
         2: {64: Tiles(64, 64, 4, 2), 128: Tiles(64, 64, 4, 2), 256: Tiles(64, 32, 8, 2)},
-        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(32, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
+        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(16, 16, 4, 1), 256: Tiles(16, 16, 4, 1)},
     },
     "key gradient": {
         2: {64: Tiles(64, 64, 4, 2), 128: Tiles(32, 64, 4, 2), 256: Tiles(32, 64, 8, 2)},
-        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(16, 32, 4, 1), 256: Tiles(16, 16, 4, 1)},
+        4: {64: Tiles(32, 32, 4, 2), 128: Tiles(16, 32, 8, 1), 256: Tiles(16, 16, 4, 1)},
     },
 }
 _SMALLEST = Tiles(16, 16, 4, 1)
