@@ -267,6 +267,23 @@ def test_meta_tensors_give_meta_tensors() -> None:
     assert result.out.shape == case.query.shape
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"backend": "blocked"}, {"backend": "reference"}, {"return_probabilities": True}],
+    ids=str,
+)
+def test_the_default_device_says_nothing_about_tensors_that_are_given(options: dict[str, Any]) -> None:
+    case = _case("tensors")
+    torch.manual_seed(3)
+    expected = case.run(dropout_p=0.25, **options)
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        result = case.run(dropout_p=0.25, **options)
+        result.out.sum().backward()
+    assert result.out.device.type == "cpu"
+    assert torch.equal(result.out, expected.out)
+
+
 def test_a_second_derivative_is_refused_not_wrong() -> None:
     case = _case()
     (grad,) = torch.autograd.grad(case.run().out.square().sum(), case.query, create_graph=True)

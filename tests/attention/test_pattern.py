@@ -42,6 +42,13 @@ def test_dilation_counts_in_steps() -> None:
     assert _rows(local[0, 0]) == [[0, 3, 6], [1, 4, 7], [2, 5], [0, 3, 6], [1, 4, 7], [2, 5], [3, 6], [4, 7]]
 
 
+def test_windows_and_dilations_of_any_size_are_cut_to_the_text() -> None:
+    """A side times its dilation is beyond 64 bits."""
+    local, _ = AttentionPattern.make(2, [(2**62, 2**62), (0, 2**63 - 1)], dilation=[3, 2]).dense_masks(5)
+    assert _rows(local[0, 0]) == [[0, 3], [1, 4], [2], [0, 3], [1, 4]]
+    assert _rows(local[0, 1]) == [[0, 2, 4], [1, 3], [2, 4], [3], [4]]
+
+
 def test_padding_marked_global_is_padding() -> None:
     local, global_ = AttentionPattern.make(1, (1, 1)).dense_masks(4, marked(4, [0, 3]), lengths_mask(4, 3))
     assert _rows(global_[0, 0]) == [[0, 1, 2], [], [], []]

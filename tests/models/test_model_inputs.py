@@ -34,7 +34,8 @@ ONES = torch.ones(2, 12, dtype=torch.long)
         ({"input_ids": IDS, "token_type_ids": ONES[0]}, ValueError, r"token_type_ids .* \[B, N\], got \[12\]"),
         ({"inputs_embeds": torch.zeros(2, 12, 23)}, ValueError, r"\[B, N, 24\] .* got \[2, 12, 23\]"),
         ({"inputs_embeds": torch.zeros(2, 0, 24)}, ValueError, r"at least one token, got \[2, 0, 24\]"),
-        ({"inputs_embeds": IDS}, TypeError, "inputs_embeds must be a floating tensor"),
+        ({"inputs_embeds": IDS}, TypeError, r"inputs_embeds must be a floating tensor \[B, N, 24\], got int64"),
+        ({"inputs_embeds": torch.zeros(2, 12, 24).double()}, TypeError, "are float64 but the model is float32; cast"),
         ({"input_ids": IDS, "attention_mask": ONES[:, :5]}, ValueError, r"= \[2, 12\], got \[2, 5\]"),
         (
             {"input_ids": IDS, "attention_mask": ONES[:, None, None]},
@@ -45,7 +46,7 @@ ONES = torch.ones(2, 12, dtype=torch.long)
         ({"input_ids": IDS, "attention_mask": (ONES - 1) * 1.0 - 1e9}, ValueError, "as an additive mask does"),
         ({"input_ids": IDS, "attention_mask": (ONES - 1) - 10000 * IDS.lt(20)}, ValueError, "as an additive mask does"),
         ({"input_ids": IDS, "attention_mask": ONES * torch.nan}, ValueError, "1 for tokens, but holds NaN"),
-        ({"input_ids": IDS, "global_attention_mask": -ONES.int()}, ValueError, "global_attention_mask .* negative"),
+        ({"input_ids": IDS, "global_attention_mask": -ONES.int()}, ValueError, "1 for global tokens and .* negative"),
         ({"input_ids": IDS, "attention_mask": ONES.tolist()}, TypeError, "attention_mask must be a tensor"),
         ({"input_ids": IDS, "attention_mask": ONES.to("meta")}, ValueError, "is on meta but the input is on cpu"),
         ({"input_ids": IDS, "global_attention_mask": ONES[:1]}, ValueError, r"global_attention_mask .* got \[1, 12\]"),

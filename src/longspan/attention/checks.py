@@ -1,7 +1,5 @@
 """What :func:`longspan.longformer_attention` accepts. Each refusal is one sentence: the thing, its value, the fix."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,7 +23,7 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
 
 
 def check_are_tensors(named: dict[str, object]) -> None:
-    """Every value a tensor.
+    """Every value a dense tensor.
 
     Raises:
         TypeError: one that isn't.
@@ -33,6 +31,18 @@ def check_are_tensors(named: dict[str, object]) -> None:
     for name, value in named.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        _check_dense(name, value)
+
+
+def check_survey(survey: object) -> None:
+    """What ``survey_masks`` gave: None, or one integer.
+
+    Raises:
+        TypeError: anything else.
+    """
+    if survey is not None and not (isinstance(survey, Tensor) and survey.dtype == torch.int64 and survey.dim() == 0):
+        got = f"{_dtype(survey)} {_shape(survey)}" if isinstance(survey, Tensor) else type(survey).__name__
+        raise TypeError(f"mask_survey must be what survey_masks gave for these masks, or None, got {got}")
 
 
 def check_like_query(name: str, tensor: Tensor, query: Tensor) -> None:
@@ -73,8 +83,10 @@ def check_call(
     for name, number in (("dropout_p", dropout_p), ("scale", 0.0 if scale is None else scale)):
         if not isinstance(number, (int, float)):
             raise TypeError(f"{name} must be a number, got {number!r}")
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale}; None is the usual head size ** -0.5")
+    largest = torch.finfo(torch.promote_types(query.dtype, torch.float32)).max  # of what scores are computed in
+    if scale is not None and not abs(scale) <= largest:
+        got = f"{scale}"[:20]
+        raise ValueError(f"scale must be finite, at most {largest:.0e}, got {got}; None is the usual head size ** -0.5")
     _check_mask("global_mask", global_mask, query, "True marks a global token")
     _check_mask("key_mask", key_mask, query, "False marks padding")
     if not 0.0 <= dropout_p < 1.0:
@@ -88,11 +100,20 @@ def _check_mask(name: str, mask: Tensor | None, query: Tensor, meaning: str) -> 
         raise TypeError(f"{name} must be a bool tensor [B, N], got {type(mask).__name__}")
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be bool ({meaning}), got {_dtype(mask)}; use {name}.bool()")
+    _check_dense(name, mask)
     expected = [query.shape[0], query.shape[2]]
     if _shape(mask) != expected:
         raise ValueError(f"{name} must have shape [B, N] = {expected}, got {_shape(mask)}")
     if mask.device != query.device:
         raise ValueError(f"{name} is on {mask.device} but query is on {query.device}; move it there")
+
+
+def _check_dense(name: str, tensor: Tensor) -> None:
+    if tensor.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one; pad it to one length, with a key_mask")
+    if tensor.layout is not torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor, got layout {kind}; use {name}.to_dense()")
 
 
 def _check_like(name: str, tensor: Tensor, query: Tensor) -> None:

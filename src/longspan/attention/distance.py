@@ -91,7 +91,7 @@ def distance_attention(
             return distance_reference(query, key, value, call)
     if is_transformed():
         refuse_transform(backend, "backend 'reference' can")
-    seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+    seed = torch.randint(2**62, (), dtype=torch.int64, device="cpu") if dropout_p > 0 else None
     lefts, rights = ([pair[side] for pair in pattern.windows] for side in (0, 1))
     out, _ = distance_op(
         query,

@@ -65,5 +65,5 @@ def _mix64(number: Tensor) -> Tensor:
 
 def _mix64_int(number: int) -> int:
     """A seed spread over 62 bits, so that neighbouring seeds share no rows."""
-    high, low = _mix64(torch.tensor([number, ~number])).tolist()
+    high, low = _mix64(torch.tensor([number, ~number], device="cpu")).tolist()
     return int(high) * 2**30 + int(low)

@@ -70,7 +70,7 @@ def exported_attention(
         order += heads
     out, lse = torch.cat(outs, 1), torch.cat(lses, 1)
     if order != sorted(order):
-        back = torch.tensor(order).argsort().to(out.device)
+        back = torch.tensor(order, device=out.device).argsort()
         out, lse = out[:, back], lse[:, back]
 
     out = out.masked_fill(~local[:, None, :, None], 0.0)

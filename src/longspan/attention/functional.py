@@ -7,7 +7,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from longspan.attention.autocast import autocast_dtype, without_autocast
-from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_projection, check_tensors
+from longspan.attention.checks import (
+    check_are_tensors,
+    check_call,
+    check_like_query,
+    check_projection,
+    check_survey,
+    check_tensors,
+)
 from longspan.attention.exported import exported_attention
 from longspan.attention.exporting import is_exporting
 from longspan.attention.ops import attention_op
@@ -164,6 +171,7 @@ def longformer_attention(
         global_qkv = _cast(global_qkv, dtype)
     check_tensors(query, key, value)
     check_call(query, global_mask, key_mask, dropout_p, scale)
+    check_survey(mask_survey)
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if isinstance(global_qkv, GlobalProjection):
@@ -190,7 +198,7 @@ def longformer_attention(
     else:
         if transformed:
             refuse_transform(backend, "backend 'auto' takes torch's operations for it")
-        seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+        seed = torch.randint(2**62, (), dtype=torch.int64, device="cpu") if dropout_p > 0 else None
         out, lse = attention_op(
             query,
             key,

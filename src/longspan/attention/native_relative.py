@@ -55,7 +55,7 @@ def _bands(
 ) -> Iterator[tuple[slice, slice | list[int], NativeBand]]:
     B, _, N, _ = query.shape
     dropout = Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
-    none = torch.empty(0, dtype=torch.int64)
+    none = torch.empty(0, dtype=torch.int64, device="cpu")
     for heads, window, dilation, _ in call.pattern.head_groups(N):
         pick = index_of(heads)
         mine = Positions(positions.table[pick], positions.content_bias[pick], positions.position_bias[pick])

@@ -26,12 +26,12 @@ _NO_GRAPH = (torch.Tag.cudagraph_unsafe,)
 @torch.library.custom_op("longspan::survey_masks", mutates_args=(), tags=_NO_GRAPH)
 def survey_op(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
     """The number, int64 on the CPU, under which :meth:`BatchMasks.surveyed` finds what is to be known of masks."""
-    return torch.tensor(BatchMasks.survey(global_mask, key_mask))
+    return torch.tensor(BatchMasks.survey(global_mask, key_mask), device="cpu")
 
 
 @survey_op.register_fake
 def _(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor:
-    return torch.empty((), dtype=torch.int64)
+    return torch.empty((), dtype=torch.int64, device="cpu")
 
 
 def survey_masks(global_mask: Tensor | None, key_mask: Tensor | None) -> Tensor | None:

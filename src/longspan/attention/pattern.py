@@ -125,7 +125,8 @@ class AttentionPattern:
         offset = position[None, :] - position[:, None]  # [N, N], key minus row
         heads = []
         for (left, right), dilation in zip(self.windows, self.dilations, strict=True):
-            inside = (offset >= -left * dilation) & (offset <= right * dilation)
+            left, right = (min(side * dilation, length) for side in (left, right))  # beyond 64 bits, products wrap
+            inside = (offset >= -left) & (offset <= right)
             heads.append(inside & (offset % dilation == 0))
         return torch.stack(heads)
 

@@ -85,7 +85,7 @@ def relative_attention(
             return relative_reference(query, key, value, table, RelativeCall(pattern, key_mask, scale, dropout_p))
     if is_transformed():
         refuse_transform(backend, "backend 'reference' can")
-    seed = torch.randint(2**62, (), dtype=torch.int64) if dropout_p > 0 else None
+    seed = torch.randint(2**62, (), dtype=torch.int64, device="cpu") if dropout_p > 0 else None
     lefts = [left for left, _ in pattern.windows]
     out, _ = relative_op(
         query,

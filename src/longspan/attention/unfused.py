@@ -108,7 +108,7 @@ def _band_scores(query: Tensor, key: Tensor, keys: Tensor, pattern: AttentionPat
     for heads, (head_left, head_right), dilation, _ in pattern.head_groups(N):
         residues = Residues(N, dilation)
         rows, columns = (_flat(tensor[:, heads], residues) for tensor in (query, key))  # [P, n, D]
-        blocks = _Blocks(residues.n, head_left, head_right)
+        blocks = _Blocks(residues.n, head_left, head_right, query.device)
         band = blocks.diagonals(blocks.rows(rows) @ blocks.keys(columns).mT)  # [P, n, W]
         allowed = keys[:, None].expand(B, len(heads), N)
         band = band.masked_fill(~blocks.window(_flat(allowed, residues)), -torch.inf)
@@ -124,21 +124,21 @@ def _band_values(weights: Tensor, value: Tensor, pattern: AttentionPattern, left
     for heads, (head_left, head_right), dilation, _ in pattern.head_groups(N):
         residues = Residues(N, dilation)
         band = _flat(weights[:, heads, :, left - head_left : left + 1 + head_right], residues)
-        blocks = _Blocks(residues.n, head_left, head_right)
+        blocks = _Blocks(residues.n, head_left, head_right, value.device)
         result = blocks.spread(band) @ blocks.keys(_flat(value[:, heads], residues))  # [P, blocks, R, D]
         parts.append(_unflat(result.flatten(1, 2)[:, : residues.n], residues, B, len(heads)))
         order += heads
-    return torch.cat(parts, 1)[:, torch.tensor(order).argsort().to(value.device)]
+    return torch.cat(parts, 1)[:, torch.tensor(order, device=value.device).argsort()]
 
 
 class _Blocks:
     """Rows in blocks of R against the ``R + left + right`` keys around each: the window as small dense products."""
 
-    def __init__(self, n: int, left: int, right: int) -> None:
+    def __init__(self, n: int, left: int, right: int, device: torch.device) -> None:
         self.n, self.left, self.right = n, left, right
         self.size = min(n, max(16, left + right + 1))
         self.count = -(-n // self.size)
-        row, offset = torch.arange(self.size), torch.arange(left + right + 1)
+        row, offset = (torch.arange(size, device=device) for size in (self.size, left + right + 1))
         self.index = row[:, None] + offset  # [R, W]: the key column of a row's offset
 
     def rows(self, tensor: Tensor) -> Tensor:
@@ -157,13 +157,13 @@ class _Blocks:
 
     def diagonals(self, scores: Tensor) -> Tensor:
         """``[P, blocks, R, keys]`` to ``[P, n, W]``."""
-        index = self.index.to(scores.device).expand(*scores.shape[:2], -1, -1)
+        index = self.index.expand(*scores.shape[:2], -1, -1)
         return scores.gather(-1, index).flatten(1, 2)[:, : self.n]
 
     def spread(self, band: Tensor) -> Tensor:
         """``[P, n, W]`` to ``[P, blocks, R, keys]``, 0 elsewhere."""
         rows = self.rows(band)
-        index = self.index.to(band.device).expand_as(rows)
+        index = self.index.expand_as(rows)
         return rows.new_zeros(*rows.shape[:3], self.size + self.left + self.right).scatter(-1, index, rows)
 
 

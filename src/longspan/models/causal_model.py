@@ -105,7 +105,7 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
             check_ids("input_ids", input_ids, rows, "is it encoded with this model's alphabet?")
             return self.embed_tokens(input_ids)
         assert inputs_embeds is not None
-        check_embeds(inputs_embeds, self.config.hidden_size)
+        check_embeds(inputs_embeds, self.config.hidden_size, self.norm.weight)
         return inputs_embeds
 
     def _cache(self, past_key_values: RollingCache | None, use_cache: bool | None) -> RollingCache | None:

@@ -62,7 +62,7 @@ class LongformerEmbeddings(nn.Module):
             check_ids("input_ids", input_ids, self.word_embeddings.num_embeddings, "is the tokenizer this model's?")
             inputs_embeds = self.word_embeddings(input_ids)
         assert inputs_embeds is not None
-        check_embeds(inputs_embeds, self.word_embeddings.embedding_dim)
+        check_embeds(inputs_embeds, self.word_embeddings.embedding_dim, self.LayerNorm.weight)
 
         if position_ids is None:
             position_ids = self._count_positions(input_ids, inputs_embeds)

@@ -302,7 +302,7 @@ class LongformerModel(LongformerPreTrainedModel):
         if like is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if like is None else 'both'}")
         if inputs_embeds is not None:
-            check_embeds(inputs_embeds, self.config.hidden_size)
+            check_embeds(inputs_embeds, self.config.hidden_size, self.embeddings.LayerNorm.weight)
         else:
             words = self.embeddings.word_embeddings.num_embeddings
             check_ids("input_ids", like, words, "is the tokenizer this model's?")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from longspan.attention.autocast import autocast_dtype
 from longspan.attention.transforms import is_wrapped
 
 
@@ -52,14 +53,19 @@ def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None =
             raise ValueError(f"{name} holds {low if low < 0 else high}, outside 0 .. {size - 1}; {fix}")
 
 
-def check_embeds(inputs_embeds: Tensor, hidden_size: int) -> None:
-    """Floating ``[B, N, C]``.
+def check_embeds(inputs_embeds: Tensor, hidden_size: int, weight: Tensor) -> None:
+    """Floating ``[B, N, C]``, of no wider dtype than ``weight``, which they meet; under autocast any.
 
     Raises:
-        TypeError: not a floating tensor. ValueError: another shape, or no element.
+        TypeError: not a floating tensor, or a wider dtype. ValueError: another shape, or no element.
     """
     if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
-        raise TypeError("inputs_embeds must be a floating tensor [B, N, C]")
+        got = _dtype(inputs_embeds) if isinstance(inputs_embeds, Tensor) else type(inputs_embeds).__name__
+        raise TypeError(f"inputs_embeds must be a floating tensor [B, N, {hidden_size}], got {got}")
+    if torch.promote_types(inputs_embeds.dtype, weight.dtype) != weight.dtype and autocast_dtype(weight) is None:
+        raise TypeError(
+            f"inputs_embeds are {_dtype(inputs_embeds)} but the model is {_dtype(weight)}; cast them to its dtype"
+        )
     if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != hidden_size or 0 in inputs_embeds.shape:
         raise ValueError(
             f"inputs_embeds must have shape [B, N, {hidden_size}] with at least one token, "
@@ -133,7 +139,10 @@ def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
     is_seen = has_values(mask) if mask.is_floating_point() else can_inspect(mask)
     if is_seen and mask.dtype != torch.bool and not bool((mask >= 0).all()):
         held = "NaN" if bool(mask.isnan().any()) else "negative numbers, as an additive mask does"
-        raise ValueError(f"{name} must be 0 for padding and 1 for tokens, but holds {held}")
+        meaning = (
+            "1 for global tokens and 0 for others" if name.startswith("global") else "0 for padding and 1 for tokens"
+        )
+        raise ValueError(f"{name} must be {meaning}, but holds {held}")
 
 
 def _dtype(tensor: Tensor) -> str:

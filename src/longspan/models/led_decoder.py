@@ -131,7 +131,7 @@ class LEDDecoder(LEDStack):
             check_ids("decoder_input_ids", input_ids, size, "is the tokenizer this model's?")
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
         assert inputs_embeds is not None
-        check_embeds(inputs_embeds, config.d_model)
+        check_embeds(inputs_embeds, config.d_model, self.embed_positions.weight)
 
         if self.training and any(layer.gradient_checkpointing for layer in self.layers):
             use_cache, past_key_values = False, None  # the layer runs twice and would write twice

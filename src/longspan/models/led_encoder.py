@@ -98,7 +98,7 @@ class LEDEncoder(LEDStack):
             check_ids("input_ids", input_ids, self.embed_tokens.num_embeddings, "is the tokenizer this model's?")
             inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
         assert inputs_embeds is not None
-        check_embeds(inputs_embeds, config.d_model)
+        check_embeds(inputs_embeds, config.d_model, self.embed_positions.weight)
         length, longest = inputs_embeds.shape[1], self.embed_positions.num_embeddings
         if length > longest:
             raise ValueError(
