@@ -27,7 +27,7 @@ from triton.compiler import ASTSource
 
 from benchmarks.cases import DTYPES
 from benchmarks.kernel_loops import Loop, loops_of
-from longspan.attention import triton_local, triton_row_ends, triton_rows
+from longspan.attention import triton_gradients, triton_local, triton_row_ends, triton_rows
 from longspan.attention.fused import HOPPER_SHARED, tiles_of
 from longspan.attention.fused_rows import sizes_of
 
@@ -123,8 +123,8 @@ def kernels(
     }
     local = {
         "forward": triton_local.local_forward,
-        "query gradient": triton_local.local_query_gradient,
-        "key gradient": triton_local.local_key_gradient,
+        "query gradient": triton_gradients.local_query_gradient,
+        "key gradient": triton_gradients.local_key_gradient,
     }
     for name, function in local.items():
         size = tiles_of(name, torch_dtype, features)
@@ -135,12 +135,12 @@ def kernels(
             stages=size.stages,
             registers=size.registers,
         )
-    yield Kernel(function=triton_local.row_terms, constants={**shared, "ROWS": 64}, warps=4, stages=3)
+    yield Kernel(function=triton_gradients.row_terms, constants={**shared, "ROWS": 64}, warps=4, stages=3)
     if not masked:
         return
     size = tiles_of("query gradient", torch_dtype, features)
     yield Kernel(
-        function=triton_local.column_gradient,
+        function=triton_gradients.column_gradient,
         constants={**shared, "ROWS": min(size.rows, 64)},
         warps=4,
         stages=size.stages,

@@ -115,7 +115,8 @@ def test_one_graph_for_all_lengths(globals_: list[int] | None) -> None:
 
 def test_kernels_are_not_compiled_again_for_another_length() -> None:
     pytest.importorskip("triton")
-    from longspan.attention.triton_local import local_forward, local_key_gradient, local_query_gradient
+    from longspan.attention.triton_gradients import local_key_gradient, local_query_gradient
+    from longspan.attention.triton_local import local_forward
 
     def compiled() -> int:
         caches = (kernel.device_caches for kernel in (local_forward, local_query_gradient, local_key_gradient))

@@ -19,13 +19,8 @@ from longspan.attention.dropout import Dropout
 from longspan.attention.fused_rows import add_global_rows, global_row_gradients
 from longspan.attention.masks import BatchMasks
 from longspan.attention.pattern import AttentionPattern
-from longspan.attention.triton_local import (
-    column_gradient,
-    local_forward,
-    local_key_gradient,
-    local_query_gradient,
-    row_terms,
-)
+from longspan.attention.triton_gradients import column_gradient, local_key_gradient, local_query_gradient, row_terms
+from longspan.attention.triton_local import local_forward
 
 
 class Tiles(NamedTuple):

@@ -10,7 +10,7 @@ are split into chunks, since few rows alone would leave most of a GPU idle; what
 import triton
 import triton.language as tl
 
-from longspan.attention.triton_local import score_gradients
+from longspan.attention.triton_gradients import score_gradients
 from longspan.attention.triton_tiles import (
     kept,
     load_flags,
