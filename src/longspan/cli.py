@@ -237,8 +237,8 @@ def convert(
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))
     length = config.get("max_encoder_position_embeddings", 4096 if max_positions is None else max_positions)
     window = config.get("attention_window")
-    if isinstance(window, list) and all(width == window[0] for width in window):
-        window = window[0]
+    while isinstance(window, list) and window and all(width == window[0] for width in window):
+        window = window[0]  # one for all layers and heads
     message = f"{made} reads {length:,} tokens" + ("" if window is None else f" with a window of {window}")
     if config["model_type"] == "led":
         message += f"; to train it: longspan finetune --task summarization --model {made} --train FILE ..."
