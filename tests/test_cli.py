@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from tiny_text import make_text, make_texts, roberta_dir, tokenizer, write_jsonl  # noqa: F401
+from transformers import MBartConfig, MBartModel
 from typer.testing import CliRunner, Result
 
 from longspan.cli import app
@@ -182,6 +183,15 @@ def test_convert_calls_the_package(tmp_path: Path, roberta_dir: Path) -> None:  
     assert json.loads((tmp_path / "long" / "config.json").read_text())["max_position_embeddings"] == 202
     assert "--force" in sentence(run(*arguments))
     assert run(*arguments, "--force").exit_code == 0
+
+
+def test_convert_says_the_window_of_every_head_as_one_number(tmp_path: Path) -> None:
+    sizes = {"d_model": 8, "vocab_size": 9, "max_position_embeddings": 20}
+    layers = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    MBartModel(MBartConfig(**sizes, **layers, encoder_ffn_dim=8, decoder_ffn_dim=8)).save_pretrained(tmp_path / "mbart")
+    result = run("convert", tmp_path / "mbart", tmp_path / "led", "--max-positions", 40, "--attention-window", 16)
+    assert result.exit_code == 0, result.output
+    assert "reads 40 tokens with a window of 16;" in result.stdout
 
 
 def test_convert_makes_a_hat(tmp_path: Path, roberta_dir: Path) -> None:  # noqa: F811

@@ -238,8 +238,8 @@ def convert(
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))
     length = config.get("max_encoder_position_embeddings", 4096 if max_positions is None else max_positions)
     window = config.get("attention_window")
-    if isinstance(window, list) and all(width == window[0] for width in window):
-        window = window[0]
+    while isinstance(window, list) and window and all(width == window[0] for width in window):
+        window = window[0]  # one for all layers and heads
     message = f"{made} reads {length:,} tokens" + ("" if window is None else f" with a window of {window}")
     if config["model_type"] == "led" or config["architectures"][0].endswith("ForConditionalGeneration"):
         message += f"; to train it: longspan finetune --task summarization --model {made} --train FILE ..."

@@ -61,6 +61,16 @@ def test_a_window_that_stock_refuses_is_told(
         assert torch.equal(long(**inputs).logits, lengthen(source, 64, 14)(**inputs).logits)
 
 
+@pytest.mark.parametrize("window", [0, 1, [16, 1]])
+def test_a_window_of_the_token_alone_is_told(make_model: Make, window: Any, caplog: pytest.LogCaptureFixture) -> None:
+    long = lengthen(make_model(), 64, window)
+    narrowest = window if isinstance(window, int) else 1
+    assert f"attention_window {narrowest} lets a token see itself and the global tokens only" in caplog.text
+    assert "opens there" not in caplog.text
+    with pytest.raises(AssertionError, match=r"positive|even"):
+        transformers.LongformerForMaskedLM(transformers.LongformerConfig.from_dict(long.config.to_dict()))
+
+
 def test_a_window_too_small_is_seen(make_model: Make, batch: Batch) -> None:
     source, inputs = make_model(), batch(32)
 

@@ -49,6 +49,14 @@ def test_a_name_that_is_nowhere(hub: Any, load: Any) -> None:
     assert hub.asked == ["runs/modle"] * 2
 
 
+def test_a_name_that_is_nowhere_offline(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (check_hub_name, read_config, read_tokenizer):
+        with pytest.raises(FileNotFoundError, match=r"no folder 'runs/modle', and .* cache; .* HF_HUB_OFFLINE is set"):
+            load("runs/modle")
+    assert not hub.asked
+
+
 @pytest.mark.parametrize("offline", [True, False])
 def test_what_is_no_name_of_the_hub_either(monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
@@ -68,7 +76,6 @@ def test_the_hub_is_not_asked_needlessly(hub: Any, tmp_path: Path, monkeypatch: 
     check_hub_name(str(tmp_path))
     monkeypatch.setattr("longspan.models.hub_names.try_to_load_from_cache", lambda *_: str(tmp_path))
     check_hub_name("roberta-base")
-    monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     check_hub_name("roberta-base")
     assert hub.asked == []

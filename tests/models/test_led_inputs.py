@@ -98,7 +98,7 @@ def test_labels_are_checked() -> None:
 def test_start_token_is_needed() -> None:
     model = build_ours("ForConditionalGeneration", decoder_start_token_id=None)
     with pytest.raises(
-        ValueError, match=r"set config\.pad_token_id and config\.decoder_start_token_id, .*; they are 1 and None"
+        ValueError, match=r"pad_token_id is 1 and decoder_start_token_id None .* or in its config\.json"
     ):
         model(IDS, labels=IDS)
 

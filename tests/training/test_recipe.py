@@ -100,6 +100,9 @@ def test_types_are_refused(fields: dict[str, object], message: str) -> None:
         ("model: m\nsteps: 3\n", r"train and output_dir \(--output\) and sequence_length must be given"),
         ("- a\n", "must hold lines of 'field: value', it holds list"),
         ("a: [\n", "is not valid YAML: while parsing"),
+        ("model: m\nsteps: 3\nmodel: n\n", "line 3 names 'model' a second time; take one of the two out"),
+        ("model: {a: 1, b: 2, a: 3}\n", "line 1 names 'a' a second time"),
+        ("[" * 5000, "is nested too deep for a recipe"),
     ],
 )
 def test_a_faulty_file_is_explained(tmp_path: Path, text: str, message: str) -> None:

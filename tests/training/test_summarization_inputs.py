@@ -193,6 +193,8 @@ def test_lengths_that_the_model_lacks(tokenizer: PreTrainedTokenizerBase) -> Non
         check_lengths(config, 97, 24)
     with pytest.raises(ValueError, match=r"max_target_length is 25 .* --max-decoder-positions 25"):
         check_lengths(config, 96, 25)
+    with pytest.raises(ValueError, match=r"max_new_tokens is 25 .* --max-decoder-positions 25"):
+        check_lengths(config, 96, 24, 25)
 
 
 def test_rouge_by_hand() -> None:

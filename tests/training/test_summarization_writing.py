@@ -40,6 +40,32 @@ def test_batches_give_what_single_texts_give(summarizer: Summarizer) -> None:
     assert any(together)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queries": ["price?"]}, "there are 1 queries for 2 texts; give one for each"),
+        ({"num_return_sequences": 2, "num_beams": 2}, "num_return_sequences is 2, but each text gets one summary"),
+        ({"num_beams": 0}, "num_beams is 0; it must be at least 1"),
+    ],
+)
+def test_refusals_are_sentences(summarizer: Summarizer, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        summarizer.summarize(["a text", "the other"], **options)
+
+
+def test_the_pipeline_reads_what_stock_pads(tokenizer: PreTrainedTokenizerBase) -> None:
+    config = {
+        **make_led(tokenizer).config.to_dict(),
+        "attention_window": [22],
+        "max_encoder_position_embeddings": 100,
+    }
+    stock = transformers.LEDForConditionalGeneration(transformers.LEDConfig.from_dict(config)).eval()
+    pipe = SummarizationPipeline(stock, tokenizer=tokenizer, device=torch.device("cpu"))
+    assert len(pipe("the court of law " * 100, **WRITING)) == 1  # 88 tokens; of 100 stock makes 110
+    with pytest.raises(ValueError, match="max_input_length is 89, but the model reads 88 tokens"):
+        pipe("the court", max_input_length=89)
+
+
 def test_order_and_resuming(summarizer: Summarizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = make_records(7)
     for record in records:

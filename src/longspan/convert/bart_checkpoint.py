@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from longspan import models
 from longspan.convert.bart_families import BartFamily
-from longspan.convert.checkpoint import Lengthening, LongCheckpoint, warn_of_odd_windows
+from longspan.convert.checkpoint import Lengthening, LongCheckpoint, warn_of_windows
 from longspan.convert.positions import random_positions, tile_positions
 from longspan.convert.weights import LazyTensor, some_of
 from longspan.models import LEDConfig
@@ -256,7 +256,7 @@ def _long_config(family: BartFamily, config: PretrainedConfig, asked: Lengthenin
     if asked.attention_dilation is not None:
         carried["attention_dilation"] = asked.attention_dilation
     made = LEDConfig(**carried)
-    warn_of_odd_windows(asked)
+    warn_of_windows(asked)
     return made
 
 

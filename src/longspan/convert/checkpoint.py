@@ -134,8 +134,8 @@ def longformer_class(architecture: str) -> type[PreTrainedModel]:
     return getattr(models, architecture, None) or getattr(transformers, architecture)
 
 
-def warn_of_odd_windows(asked: Lengthening) -> None:
-    """Say that stock ``transformers`` opens no model with the windows asked for, if one of them is odd."""
+def warn_of_windows(asked: Lengthening) -> None:
+    """Say that stock ``transformers`` opens no model with the windows asked for, if one of them is odd or below 2."""
     waiting, widths = [asked.attention_window], set()
     while waiting:
         width = waiting.pop()
@@ -143,7 +143,13 @@ def warn_of_odd_windows(asked: Lengthening) -> None:
             waiting.extend(width)
         elif width is not None:
             widths.add(width)
-    if odd := [width for width in sorted(widths) if width % 2]:
+    if min(widths, default=2) < 2:
+        logger.warning(
+            "attention_window %s lets a token see itself and the global tokens only, which stock transformers refuses "
+            "to compute; there it must be at least 2",
+            min(widths),
+        )
+    elif odd := [width for width in sorted(widths) if width % 2]:
         logger.warning(
             "attention_window %s is odd, which stock transformers refuses to compute; %d is the same window, and opens "
             "there",
@@ -281,7 +287,7 @@ def _long_config(
     if asked.attention_dilation is not None:
         fields["attention_dilation"] = asked.attention_dilation
     made = LongformerConfig(**fields)
-    warn_of_odd_windows(asked)
+    warn_of_windows(asked)
     return made
 
 

@@ -34,10 +34,11 @@ def convert_directory(
     torch 1.6). The target is written under a hidden name beside its place and moved there when the disk has it all, so
     it is there whole or not at all. It holds ``config.json``, ``model.safetensors``, the tokenizer's files with
     ``model_max_length`` set, a writing model's ``generation_config.json``, and the licence; the model card is not
-    copied, since it describes the source. A Longformer opens in stock ``transformers`` unless odd windows, windows per
-    head or dilation are asked for. The ``config.json`` of a model that keeps its class, such as a BERT, names
-    ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not computed with
-    full attention; a long DeBERTa, MPNet or T5 names a ``model_type`` and an ``attn_implementation`` for that end.
+    copied, since it describes the source. A Longformer opens in stock ``transformers`` unless windows that are odd or
+    below 2, windows per head or dilation are asked for. The ``config.json`` of a model that keeps its class, such as a
+    BERT, names ``attn_implementation: "longspan"``, so that opening it without ``import longspan`` is refused, not
+    computed with full attention; a long DeBERTa, MPNet or T5 names a ``model_type`` and an ``attn_implementation`` for
+    that end.
 
     Args:
         source: a directory, a name on the hub, or a bundled model's name.

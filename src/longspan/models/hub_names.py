@@ -27,11 +27,13 @@ def check_hub_name(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         raise FileNotFoundError(f"{nowhere}, and a model on the hub is named OWNER/NAME; correct the path") from error
-    if constants.HF_HUB_OFFLINE:
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in _FILES):
         return
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError(
+            f"{nowhere}, and no model of that name in the hub's cache; the hub isn't asked, since HF_HUB_OFFLINE is set"
+        )
     try:
-        if any(isinstance(try_to_load_from_cache(name, file), str) for file in _FILES):
-            return
         HfApi().model_info(name, timeout=_SECONDS)
     except GatedRepoError:
         return  # transformers tells how to ask for it

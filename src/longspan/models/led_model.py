@@ -165,8 +165,9 @@ def shift_tokens_right(ids: Tensor, pad_token_id: int | None, decoder_start_toke
     """
     if pad_token_id is None or decoder_start_token_id is None:
         raise ValueError(
-            f"set config.pad_token_id and config.decoder_start_token_id, which the decoder's input is made with; "
-            f"they are {pad_token_id} and {decoder_start_token_id}"
+            f"pad_token_id is {pad_token_id} and decoder_start_token_id {decoder_start_token_id} in the model's "
+            "configuration, but the decoder's input is made with both; set them there or in its config.json (an "
+            "mBART's or PLBart's decoder starts from the token of the language to write)"
         )
     start = ids.new_full((ids.shape[0], 1), decoder_start_token_id)
     shifted = torch.cat([start, ids], dim=1)[:, :-1]

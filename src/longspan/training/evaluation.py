@@ -199,8 +199,8 @@ def evaluate_masked_lm(
 def nothing_masked(mlm_probability: float, seed: int) -> str:
     """Why a text can't be scored."""
     return (
-        f"the text to evaluate on is so short that none of its tokens is masked (seed {seed}, {mlm_probability:.0%} of "
-        "a long text's); give more text, or a higher limit of tokens"
+        f"the text to evaluate on is so short that none of its tokens is masked (seed {seed}, mlm_probability "
+        f"{mlm_probability:g}); give more text, or a higher limit of tokens"
     )
 
 

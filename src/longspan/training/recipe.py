@@ -138,7 +138,7 @@ class PretrainRecipe:
         | {"log_every", "eval_every", "save_every"}
     )
     """Fields that a resumed run may change: they don't touch what is learnt, but for the order of floating-point
-    sums."""
+    sums and, of ``micro_batch``, the draws of dropout, which are a micro-batch's."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

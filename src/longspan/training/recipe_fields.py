@@ -15,19 +15,36 @@ from longspan.data.spelling import hint
 _LARGEST_SEED = 2**32 - 1
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a field that is given twice, of which the last would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"line {line} names {key.value!r} a second time; take one of the two out")
+                seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def read_fields(path: str | Path) -> dict[str, Any]:
     """The ``field: value`` lines of a YAML file.
 
     Raises:
-        FileNotFoundError: there is no such file. ValueError: the file isn't such YAML.
+        FileNotFoundError: there is no such file. ValueError: the file isn't such YAML, or names a field twice.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deep for a recipe; write lines of 'field: value'") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold lines of 'field: value', it holds {type(values).__name__}")
     return values

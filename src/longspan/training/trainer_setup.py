@@ -150,7 +150,13 @@ def check_loss(loss: float, step: int) -> None:
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Have a model compute activations again in the backward pass instead of keeping them."""
+    """Have a model compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ValueError: its class can't.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ValueError(f"gradient_checkpointing is true, which {type(model).__name__} doesn't support; leave it out")
     # transformers 5.2x renames the method.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})

@@ -141,7 +141,7 @@ class LanguageModelRecipe:
         | {"keep_checkpoints"}
     )
     """Fields, also of stages, that a resumed run may change: they don't touch what is learnt, but for the order of
-    floating-point sums."""
+    floating-point sums and, of ``micro_batch``, the draws of dropout, which are a micro-batch's."""
 
     def __post_init__(self) -> None:
         convert_fields(self, but=("model", "stages"))

@@ -14,6 +14,9 @@ from longspan.data.characters import Alphabet, CharacterCorpus, Split
 from longspan.data.progress import no_transformers_bars
 from longspan.models import LongformerForCausalLM
 from longspan.training.language_modelling.evaluation import LanguageModelMetrics, evaluate_language_model
+from longspan.training.recipe_fields import check_seeds
+
+_LEAST_TEMPERATURE = 1e-30
 
 
 class LanguageModel(NamedTuple):
@@ -101,12 +104,18 @@ def generate_text(
         raise ValueError("the prompt is empty; give at least one character to go on from")
     if characters < 1:
         raise ValueError(f"characters is {characters}; it must be at least 1")
-    if temperature < 0:
-        raise ValueError(f"temperature is {temperature}; it must be 0 or more")
+    # Scores divided by less are infinite.
+    if not (temperature == 0 or temperature >= _LEAST_TEMPERATURE):
+        raise ValueError(
+            f"temperature is {temperature}; it must be 0, for always the most probable character, or at least "
+            f"{_LEAST_TEMPERATURE:g}"
+        )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if seed is not None:
+        check_seeds("seed", seed)
     ids = torch.from_numpy(alphabet.encode(prompt).astype("int64"))[None].to(model.device)
     drawn: dict[str, Any] = {"do_sample": False}
     if temperature > 0:

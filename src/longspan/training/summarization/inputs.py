@@ -92,15 +92,22 @@ class SummarizationInputs:
         return batch
 
 
-def check_lengths(config: Any, max_input_length: int, max_target_length: int) -> None:
+def check_lengths(
+    config: Any, max_input_length: int, max_target_length: int, max_new_tokens: int | None = None
+) -> None:
     """See that a model has the positions.
 
     Raises:
         ValueError: it hasn't.
     """
-    given = {"max_input_length": max_input_length, "max_target_length": max_target_length}
-    for (name, wanted), limit in zip(given.items(), position_limits(config), strict=True):
-        if limit is not None and wanted > limit:
+    read, written = position_limits(config)
+    given = {
+        "max_input_length": (max_input_length, read),
+        "max_target_length": (max_target_length, written),
+        "max_new_tokens": (max_new_tokens, written),
+    }
+    for name, (wanted, limit) in given.items():
+        if limit is not None and wanted is not None and wanted > limit:
             option = "--max-positions" if name == "max_input_length" else "--max-decoder-positions"
             raise ValueError(
                 f"{name} is {wanted:,} but the {config.model_type} model has {limit:,} positions; lower it, or "

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import transformers
 from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
 
 from longspan.training.reading_layout import has_global_attention
@@ -31,11 +32,20 @@ class SummarizationPipeline(Pipeline):
         prefix: str | None = None,
         **generation: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        limit, _ = position_limits(self.model.config)
+        limit = self._positions()
         if max_input_length is not None and limit is not None and max_input_length > limit:
             raise ValueError(f"max_input_length is {max_input_length:,}, but the model reads {limit:,} tokens")
         encoding = {"query": query, "max_input_length": max_input_length, "prefix": prefix}
         return {name: value for name, value in encoding.items() if value is not None}, generation, {}
+
+    def _positions(self) -> int | None:
+        """Tokens that the model reads; None: any number."""
+        limit, _ = position_limits(self.model.config)
+        if limit is not None and isinstance(self.model, transformers.LEDPreTrainedModel):
+            # Stock's pads a text to a multiple of its widest window, and has no positions for padding beyond its table.
+            window = self.model.config.attention_window
+            limit -= limit % (window if isinstance(window, int) else max(window))
+        return limit
 
     def preprocess(
         self, input_: str, query: str | None = None, max_input_length: int | None = None, prefix: str = ""
@@ -43,7 +53,7 @@ class SummarizationPipeline(Pipeline):
         """One text as a batch of one."""
         if not isinstance(input_, str):
             raise TypeError(f"a text must be a string, not a {type(input_).__name__}")
-        limit, _ = position_limits(self.model.config)
+        limit = self._positions()
         inputs = SummarizationInputs(
             tokenizer=self.tokenizer,
             max_input_length=max_input_length or limit or self.tokenizer.model_max_length,

@@ -112,7 +112,7 @@ class SummarizationRecipe:
         | {"keep_checkpoints"}
     )
     """Fields that a resumed run may change: they touch neither what is learnt, but for the order of floating-point
-    sums, nor which model is chosen, as ``eval_every`` does."""
+    sums and, of ``micro_batch``, the draws of dropout, nor which model is chosen, as ``eval_every`` does."""
 
     def __post_init__(self) -> None:
         convert_fields(self)

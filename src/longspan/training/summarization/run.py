@@ -195,7 +195,7 @@ def _make_trainer(
     progress: bool,
 ) -> SummarizationTrainer:
     # A decoder reads all of a summary but its last token, with a token to start from in front.
-    check_lengths(model.config, recipe.max_input_length, max(recipe.max_target_length, recipe.written_tokens))
+    check_lengths(model.config, recipe.max_input_length, recipe.max_target_length, recipe.max_new_tokens)
     _set_generation(model, recipe)
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)

@@ -101,12 +101,15 @@ class Summarizer:
             **generation: what replaces the model's settings, as ``num_beams=4, max_new_tokens=200``.
 
         Raises:
-            TypeError: one text in place of a list of texts. ValueError: as :meth:`check_length`.
+            TypeError: one text in place of a list of texts.
+            ValueError: as :meth:`check_generation`, or there are not as many queries as texts.
         """
         if isinstance(texts, str):
             raise TypeError("texts is one str; give a list of texts, as [text]")
-        self.check_length(generation)
+        self.check_generation(generation)
         queries = [None] * len(texts) if queries is None else queries
+        if len(queries) != len(texts):
+            raise ValueError(f"there are {len(queries)} queries for {len(texts)} texts; give one for each, or None")
         written = [""] * len(texts)
         real = [number for number, text in enumerate(texts) if text.strip()]
         if not real:
@@ -120,12 +123,16 @@ class Summarizer:
             written[number] = summary
         return written
 
-    def check_length(self, generation: dict[str, Any]) -> None:
-        """See that the model has positions for as many tokens as it is to write.
+    def check_generation(self, generation: dict[str, Any]) -> None:
+        """See that each text gets one summary, and that the model has positions for as many tokens as it is to write.
 
         Raises:
-            ValueError: it hasn't.
+            ValueError: several are asked for, or no beams, or the model has fewer positions.
         """
+        if (several := generation.get("num_return_sequences") or 1) != 1:
+            raise ValueError(f"num_return_sequences is {several}, but each text gets one summary; leave it out")
+        if (beams := generation.get("num_beams")) is not None and beams < 1:
+            raise ValueError(f"num_beams is {beams}; it must be at least 1")
         asked, (_, longest) = generation.get("max_new_tokens"), position_limits(self.model.config)
         if asked is not None and longest is not None and asked > longest:
             raise ValueError(
@@ -204,7 +211,7 @@ def summarize_files(
         raise FileExistsError(f"{output} exists already; pass force=True (--force) to replace it")
     partial = _Partial(output)
     summarizer = model if isinstance(model, Summarizer) else Summarizer.load(model)
-    summarizer.check_length(generation)
+    summarizer.check_generation(generation)
     settings = {
         "model": summarizer.model.name_or_path,
         "max_input_length": summarizer.inputs.max_input_length,
