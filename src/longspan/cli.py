@@ -241,7 +241,8 @@ def convert(
     while isinstance(window, list) and window and all(width == window[0] for width in window):
         window = window[0]  # one for all layers and heads
     message = f"{made} reads {length:,} tokens" + ("" if window is None else f" with a window of {window}")
-    if config["model_type"] == "led" or config["architectures"][0].endswith("ForConditionalGeneration"):
+    architecture = (config.get("architectures") or [""])[0]
+    if config["model_type"] == "led" or architecture.endswith("ForConditionalGeneration"):
         message += f"; to train it: longspan finetune --task summarization --model {made} --train FILE ..."
     elif "max_encoder_position_embeddings" in config:
         message += f"; to train it: longspan finetune --task TASK --model {made} --train FILE ..."

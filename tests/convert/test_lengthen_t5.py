@@ -36,9 +36,9 @@ SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def _make(name: str, head: str = "ForConditionalGeneration", **fields: Any) -> Any:
     prefix, more = SOURCES[name]
-    model = getattr(transformers, prefix + head)(
-        getattr(transformers, f"{prefix}Config")(**{**SIZES, **more, **fields})
-    )
+    # Under sdpa the decoder of transformers 5.17's UMT5 looks ahead.
+    config = getattr(transformers, f"{prefix}Config")(**{**SIZES, **more, **fields}, attn_implementation="eager")
+    model = getattr(transformers, prefix + head)(config)
     if name == "flan" and head == "ForConditionalGeneration":
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
     with torch.no_grad():
