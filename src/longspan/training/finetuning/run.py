@@ -255,7 +255,8 @@ def _load(
     recipe: FinetuneRecipe, task: FinetunedTask, seed: int, tokenizer: "PreTrainedTokenizerBase"
 ) -> "PreTrainedModel":
     set_seed(seed)
-    policy, separator = recipe.global_attention_policy, {}
+    policy = recipe.global_attention_policy
+    separator: dict[str, Any] = {}
     if _model_type(recipe.model) == "longformer":
         if policy is None:
             policy = "cls+sep" if task.layout == "segments" else _DEFAULT_POLICIES.get(recipe.task)
