@@ -128,6 +128,7 @@ FAULTS: list[tuple[TaskName, Any, str]] = [
     ("qa", {**QA, "answers": {"text": ["ab"], "answer_start": []}}, r"1 answers have 0 answer_start"),
     ("qa", {**QA, "answers": [5]}, r"line 2, column 'answers': answer 5 has no text"),
     ("tokens", {"tokens": ["a", "b"], "tags": ["no"]}, r"line 2 has 1 tags for 2 tokens"),
+    ("tokens", {"tokens": "a b", "tags": "no no"}, r"'tokens' is 'a b', a text and no list of words; put \| between"),
 ]
 
 
@@ -158,6 +159,23 @@ def test_faulty_files(tmp_path: Path, name: str, content: bytes, message: str) -
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(read_records([file]))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'"body, whole";label\r\n"a, b";c\r\n',
+        b"sep=;\r\nbody, whole;label\r\na, b;c\r\n",
+        b"body, whole\tlabel\ttime\na, b\tc\td\n",
+        b'"body, whole",label,,\n"a, b",c,,\n',
+    ],
+)
+def test_spreadsheets_csv_files(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(content)
+    (example,) = read_examples([file], "classification", columns={"text": "body, whole"})
+    assert (example.inputs, example.target) == ({"text": "a, b"}, "c")
+    assert example.origin == f"{file} line {content.count(bytes([10]))}"
 
 
 def test_files_must_be_there(tmp_path: Path) -> None:

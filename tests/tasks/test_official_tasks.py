@@ -215,6 +215,7 @@ def test_plans_say_what_is_wrong(tmp_path: Path, base: Path) -> None:
         ({"micro_batch": 3}, ValueError, "batch_size is 32, which micro_batch 3 doesn't divide"),
         ({"task": "wikihopp"}, ValueError, "there is no task 'wikihopp'; did you mean 'wikihop'?"),
         ({"trainer": {"seed": 3}}, ValueError, "trainer holds 'seed', which the recipe decides itself"),
+        ({"trainer": {"adam_beta1": 0.5}}, ValueError, "take it out, and set betas"),
     ]:
         with pytest.raises(kind, match=message):
             make_task_plan({**values, **changes}, "here")

@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - fixtures are imported
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from longspan.data.examples import read_examples
 from longspan.training.finetuning.encoding import EncodedExample
+from longspan.training.finetuning.evaluation import evaluate_files
 from longspan.training.finetuning.prediction import Predictor, predict_files
 from longspan.training.finetuning.recipe import FinetuneRecipe, load_finetune_recipe
 from longspan.training.finetuning.run import Lengths
@@ -201,11 +203,28 @@ def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
         ({"batch_size": 10**400}, "batch_size is a number of more than 300 digits; give a smaller one"),
         ({"columns": {"text": "x"}}, "columns names 'text', but the columns of task 'nli' are"),
         ({"batch_size": 3, "micro_batch": 2}, "batch_size is 3, which micro_batch 2 doesn't divide"),
-        ({"trainer": {"seed": 3}}, "trainer holds 'seed', which the recipe decides"),
+        ({"trainer": {"seed": 3}}, "trainer holds 'seed', which the recipe decides itself; take it out, and set seeds"),
+        ({"trainer": {"gradient_accumulation_steps": 3}}, "take it out, and set batch_size"),
+        ({"trainer": {"learning_rate": 3}}, "take it out, and set learning_rate"),
+        ({"trainer": {"fp16": True}}, "take it out, and set precision"),
+        ({"trainer": {"save_strategy": "no"}}, "'save_strategy', which the recipe decides itself; take it out"),
+        (
+            {"trainer": {"label_smoothing_factor": 0.1}, "class_weights": "balanced"},
+            "which the loss of task 'nli' with",
+        ),
+        ({"task": "tokens", "pooling": "mean"}, "pooling is 'mean', but task 'tokens' has no vector of a text"),
         ({"epoch": 3}, "no field 'epoch'; did you mean 'epochs'"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_finetune_recipe(file, **fields)
+
+
+def test_labels_in_one_cell_are_told(tmp_path: Path, longformer_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make_recipe(tmp_path, longformer_dir, "multi-label", epochs=1)
+    with Path(recipe.train[0]).open("a") as file:
+        file.write('{"text": "t", "labels": "any, yes"}\n')
+    run(recipe)
+    assert "Label 'any, yes' is several labels in one" in caplog.text
 
 
 def test_one_process_at_a_time_writes_predictions(tmp_path: Path, longformer_dir: Path) -> None:
@@ -254,3 +273,42 @@ def test_faults_that_came_after_an_epoch_come_first(
     same = make_recipe(tmp_path, longformer_dir, "classification", epochs=1)
     run(FinetuneRecipe(**{**same.to_dict(), "eval": same.train}))
     assert "holds what is trained on: its scores say nothing" in caplog.text
+
+
+@pytest.mark.parametrize("task", ["classification", "qa"])
+def test_a_model_is_saved_as_it_was_scored_though_its_padding_is_not_the_tokenizers(
+    tmp_path: Path, longformer_dir: Path, task: str
+) -> None:
+    """``Trainer`` makes ``pad_token_id`` the tokenizer's, and positions are counted from it."""
+    model = tmp_path / "shifted"
+    shutil.copytree(longformer_dir, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": 0, "sep_token_id": 5}))
+    result = run(make_recipe(tmp_path, model, task, epochs=3, patience=None))
+    evaluation, predictor = evaluate_files(result.best.model_dir, tmp_path / "dev.jsonl", device="cpu", progress=False)
+    assert predictor.model.config.pad_token_id == 0
+    assert evaluation.metrics == pytest.approx(result.best.eval, abs=2e-5)
+    made = [json.loads(line) for line in (tmp_path / "run/seed-42/eval_predictions.jsonl").read_text().splitlines()]
+    for name in ("probabilities", "score"):
+        for ours, theirs in zip(made, evaluation.predictions, strict=True):
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=2e-5)
+    # A question ends at the tokenizer's separator, whatever the configuration said.
+    assert predictor.model.config.sep_token_id == predictor.encoder.tokenizer.sep_token_id
+
+
+def test_damaged_descriptions_and_models_without_the_head_are_named(tmp_path: Path, longformer_dir: Path) -> None:
+    file = write(tmp_path / "some.jsonl", "classification", 3)
+    model = tmp_path / "model"
+    shutil.copytree(longformer_dir, model)
+    said = model / "longspan_task.json"
+    held = {"task": "classification", "labels": ["no", "yes"], "max_length": 32}
+    for text, message in [
+        ("{", r"longspan_task.json is damaged \(Expecting .*copy the model again"),
+        ("[]", "longspan_task.json holds a list and no description of a task"),
+        (json.dumps({**held, "labls": 1}), r"longspan_task.json: there is no field 'labls'; did you mean 'labels'"),
+        (json.dumps({**held, "max_length": "x"}), r"longspan_task.json holds a value of the wrong kind"),
+        (json.dumps(held), r"model .* lacks the head of a LongformerForSequenceClassification \(classifier\)"),
+    ]:
+        said.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            evaluate_files(model, file, device="cpu", progress=False)

@@ -153,3 +153,22 @@ def test_tasks_refuse_impossible_numbers() -> None:
         FinetunedTask(task="sequential", labels=("a", "b"), max_length=64)
     with pytest.raises(ValueError, match="threshold is 1"):
         FinetunedTask(task="multi-label", labels=("a",), max_length=64, threshold=1)
+
+
+def test_a_vocabulary_without_an_a_keeps_its_special_tokens() -> None:
+    from tokenizers import Tokenizer, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", *"абв "])}
+    letters = Tokenizer(models.BPE(vocabulary, []))
+    letters.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    encoder = ExampleEncoder(
+        FinetunedTask(task="nli", labels=("no", "yes"), max_length=64),
+        PreTrainedTokenizerFast(tokenizer_object=letters, **names),
+    )
+    example = Example(inputs={"premise": "аб", "hypothesis": "в"}, target="no", origin="here")
+    (piece,) = encoder.encode(example).pieces
+    assert piece.input_ids.tolist() == [0, 5, 2, 2, 3, 4, 2]

@@ -1,7 +1,9 @@
 """Metrics on cases worked by hand, and intervals that hold them."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from longspan.data.examples import Answer
@@ -9,7 +11,7 @@ from longspan.training.finetuning.metrics import answer_scores, bootstrap, examp
 from longspan.training.finetuning.task import FinetunedTask
 
 pytest.importorskip("sklearn")
-pytest.importorskip("seqeval")
+sequence_labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
 
 
 def task(name: str, *labels: str) -> FinetunedTask:
@@ -18,6 +20,12 @@ def task(name: str, *labels: str) -> FinetunedTask:
 
 def said(*labels: str) -> list[dict[str, object]]:
     return [{"label": label, "probabilities": {"a": 0.5, "b": 0.25, "c": 0.25}} for label in labels]
+
+
+def seqeval_f1(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+    from seqeval.metrics import f1_score
+
+    return float(f1_score([list(row) for row in right], [list(row) for row in found], zero_division=0))
 
 
 def test_classes() -> None:
@@ -101,3 +109,44 @@ def test_intervals_hold_the_value_and_shrink_with_examples() -> None:
         widths.append(interval.high - interval.low)
     assert widths[1] < 0.5 * widths[0]
     assert bootstrap(labels, targets, found, resamples=5) == bootstrap(labels, targets, found, resamples=5)
+
+
+def test_one_label_that_texts_may_have_is_no_choice_of_two() -> None:
+    found = [{"labels": ["a"]}, {"labels": []}, {"labels": []}, {"labels": []}, {"labels": []}]
+    scores = score(task("multi-label", "a"), [("a",), (), ("a",), (), ()], found)
+    assert scores["micro_precision"] == 1.0
+    assert scores["micro_recall"] == 0.5
+    assert scores["micro_f1"] == scores["macro_f1"] == pytest.approx(2 / 3)
+    assert scores["exact_match"] == pytest.approx(4 / 5)
+
+
+@pytest.mark.parametrize(("last", "alone"), [("E", "S"), ("L", "U")])
+def test_marks_of_an_entitys_end_and_of_one_word_are_read(last: str, alone: str) -> None:
+    entities = task("tokens", "O", "B-x", "I-x", f"{last}-x", f"{alone}-x")
+    right = (f"{alone}-x", f"{alone}-x", "O", "B-x", f"{last}-x", f"{alone}-x")
+    scores = score(entities, [right], [{"tags": [f"{alone}-x", "O", *right[2:]]}])
+    assert scores["precision"] == 1.0
+    assert scores["recall"] == 3 / 4
+
+
+def test_intervals_of_entities_are_those_of_scoring_each_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    entities = task("tokens", "O", "B-x", "I-x", "B-y", "I-y")
+    random = np.random.default_rng(0)
+    rows = random.choice(entities.labels, size=(2, 6, 20)).tolist()
+    targets, found = rows[0], [{"tags": row} for row in rows[1]]
+    values = score(entities, targets, found)
+    assert values["f1"] == pytest.approx(seqeval_f1(targets, rows[1]))
+    # Entities are found twice for each row, by score and for all draws: at each draw it took minutes for 50,000 words.
+    calls = []
+    find = sequence_labeling.get_entities
+    with monkeypatch.context() as patched:
+        patched.setattr(sequence_labeling, "get_entities", lambda tags: (calls.append(tags), find(tags))[1])
+        intervals = bootstrap(entities, targets, found, resamples=40)
+    assert len(calls) == 2 * 12
+    draws = np.random.default_rng(0)
+    f1 = []
+    for _ in range(40):
+        chosen = draws.integers(6, size=6)
+        f1.append(seqeval_f1([targets[at] for at in chosen], [rows[1][at] for at in chosen]))
+    assert intervals["f1"].low == pytest.approx(np.quantile(f1, 0.025))
+    assert intervals["f1"].high == pytest.approx(np.quantile(f1, 0.975))

@@ -48,6 +48,8 @@ def test_hat_runs_the_other_tasks(task: str, hat_dir: Path, tmp_path: Path) -> N
 
 
 def test_pieces_learn_beyond_the_position_table(longformer_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reads texts of any length in pieces; give max_length"):
+        run(make_recipe(tmp_path, longformer_dir, "classification", reading_length=16))
     result = run(make_recipe(tmp_path, longformer_dir, "classification", reading_length=16, max_length=200))
     assert result.best.eval["accuracy"] > 0.8
     model, _, task = load_finetuned(result.best.model_dir)

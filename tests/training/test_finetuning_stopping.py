@@ -4,6 +4,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,19 @@ def test_a_tracker_that_is_not_there_is_one_sentence(tmp_path: Path, longformer_
     recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer={"report_to": ["comet_ml"]}, epochs=1)
     with pytest.raises(ValueError, match=r"trainer: report_to names a tracker that isn't there: .*comet"):
         run(recipe)
+    with pytest.raises(ValueError, match="trainer: report_to: tensorbord is not supported, only"):
+        run(replace(recipe, trainer={"report_to": ["tensorbord"]}))
 
 
 def test_numbers_of_the_trainer_are_read_before_the_data(tmp_path: Path, longformer_dir: Path) -> None:
-    fields: dict[str, Any] = {"learning_rate": "abc", "optim": "sgd"}
+    fields: dict[str, Any] = {"max_grad_norm": "abc", "optim": "sgd"}
     recipe = make_recipe(tmp_path, longformer_dir, "classification", trainer=fields, train=("gone.jsonl",))
-    with pytest.raises(TypeError, match=r"^trainer: learning_rate is 'abc'; it must be a finite number"):
+    with pytest.raises(TypeError, match=r"^trainer: max_grad_norm is 'abc'; it must be a finite number"):
         run(recipe)
+    with pytest.raises(
+        ValueError, match=r"^trainer: nope is not a valid OptimizerNames.*; see transformers.TrainingArg"
+    ):
+        run(replace(recipe, trainer={"optim": "nope"}))
     assert trainer_fields({"learning_rate": "3e-5", "eval_accumulation_steps": None, "report_to": "none"}) == {
         "learning_rate": 3e-5,
         "eval_accumulation_steps": None,

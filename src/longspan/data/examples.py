@@ -309,6 +309,12 @@ def _texts(value: Any, place: str) -> tuple[str, ...]:
     return entries
 
 
+def _words(value: Any, place: str) -> tuple[str, ...]:
+    if isinstance(value, str) and "|" not in value and value.lstrip()[:1] != "[" and len(value.split()) > 1:
+        raise ValueError(f"{place} is {_short(value)}, a text and no list of words; put | between them, or write JSON")
+    return _texts(value, place)
+
+
 def _choices(value: Any, place: str) -> tuple[str, ...]:
     choices = _texts(value, place)
     if len(choices) < 2:
@@ -377,5 +383,5 @@ _TASKS: dict[str, _TaskColumns] = {
         {"context": _text, "choices": _choices, "question": _optional_text}, "answer", _choice
     ),
     "qa": _TaskColumns({"question": _text, "context": _text}, "answers", parse_answers),
-    "tokens": _TaskColumns({"tokens": _texts}, "tags", _tags),
+    "tokens": _TaskColumns({"tokens": _words}, "tags", _tags),
 }

@@ -5,6 +5,7 @@ Reading is lazy, one record at a time, and every error names the file, the line 
 
 import csv
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -19,6 +20,10 @@ EXTENSIONS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
 
 # The csv module refuses cells of more than 131,072 characters by default; a long document is one cell.
 _LARGEST_CELL = 2**31 - 1
+
+
+_SAID_SEPARATOR = re.compile(r'"?sep=(.)"?')  # Excel's
+_QUOTED = re.compile(r'"[^"]*("|$)')
 
 
 class Record(NamedTuple):
@@ -54,7 +59,7 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
     """Every record of the files, in order. Blank lines are left out.
 
     The first line of a ``.csv`` or ``.tsv`` file names its columns; a ``.csv`` file's cells are separated by
-    commas, or by semicolons if its first line has no comma.
+    commas, semicolons or tabs, whichever its first line has most of, or by what a line ``sep=;`` before it says.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`find_record_files`; bytes that aren't UTF-8, JSON that doesn't
@@ -112,15 +117,17 @@ def _read_csv(file: Path, kind: str) -> Iterator[Record]:
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
     with file.open("rb") as stream:
         lines = _lines(stream, file)
-        first = next(lines, "")
-        separator = "\t" if kind == ".tsv" else ";" if ";" in first and "," not in first else ","
+        first, skipped = next(lines, ""), 0
+        separator = "\t" if kind == ".tsv" else _separator(first)
+        if kind == ".csv" and (said := _SAID_SEPARATOR.fullmatch(first.rstrip("\r\n"))):
+            separator, first, skipped = said[1], next(lines, ""), 1
         # A first line may be the beginning of a quoted name that goes on, so the reader gets it back.
         reader = csv.reader(_chain(first, lines), delimiter=separator, strict=True)
-        started, columns = 1, None
+        started, columns = 1 + skipped, None
         try:
             for cells in reader:
                 place = f"{file} line {started}"
-                started = reader.line_num + 1
+                started = reader.line_num + 1 + skipped
                 if columns is None:
                     columns = _header(cells, place)
                 elif any(cell.strip() for cell in cells):
@@ -139,6 +146,12 @@ def _read_csv(file: Path, kind: str) -> Iterator[Record]:
         raise ValueError(f"{file} is empty; its first line must name the columns")
 
 
+def _separator(header: str) -> str:
+    """What stands most often in the first line of a ``.csv`` file, outside of quotes."""
+    bare = _QUOTED.sub("", header)
+    return max((",", ";", "\t"), key=bare.count)
+
+
 def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
     if first:
         yield first
@@ -147,7 +160,8 @@ def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 def _header(cells: list[str], place: str) -> list[str]:
     columns = [cell.strip() for cell in cells]
-    twice = next((name for name in columns if columns.count(name) > 1), None)
+    # Tables end in columns without a name where a spreadsheet had cells that are empty now.
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{place} names column {twice!r} twice; give every column a name of its own")
     return columns

@@ -3,7 +3,7 @@
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -13,6 +13,22 @@ import yaml
 from longspan.data.spelling import hint
 
 _LARGEST_SEED = 2**32 - 1
+_TRAINER_FIELDS = {
+    "adam_beta1": "betas",
+    "adam_beta2": "betas",
+    "adam_epsilon": "eps",
+    "bf16": "precision",
+    "fp16": "precision",
+    "gradient_accumulation_steps": "batch_size",
+    "lr_scheduler_type": "schedule",
+    "metric_for_best_model": "metric",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "micro_batch",
+    "seed": "seeds",
+}
+"""Of ``TrainingArguments``, those that a recipe's fields of other names decide, where it has these."""
+_RESERVED = frozenset({"eval_strategy", "greater_is_better", "load_best_model_at_end", "save_strategy"})
+"""Those that decide the best checkpoint and where a training goes on."""
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -79,6 +95,26 @@ def check_seeds(name: str, *seeds: int) -> None:
         raise ValueError(f"{name} is {wrong}; it must be from 0 to {_LARGEST_SEED}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{name} is {list(seeds)}; give each once")
+
+
+def check_trainer(fields: Mapping[str, Any], recipe_fields: Collection[str]) -> None:
+    """See that a recipe's ``trainer`` holds nothing that the recipe decides, by a field of its own or for itself.
+
+    Args:
+        fields: of ``transformers.TrainingArguments``.
+        recipe_fields: names of the recipe's.
+
+    Raises:
+        TypeError: it is no mapping. ValueError: it holds such a field.
+    """
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"trainer is {fields!r}; it must hold 'name: value' pairs")
+    for name in sorted(map(str, fields)):
+        own = _TRAINER_FIELDS.get(name, name)
+        if own in recipe_fields:
+            raise ValueError(f"trainer holds {name!r}, which the recipe decides itself; take it out, and set {own}")
+        if name in _RESERVED:
+            raise ValueError(f"trainer holds {name!r}, which the recipe decides itself; take it out")
 
 
 def convert_fields(instance: Any, but: tuple[str, ...] = ()) -> None:

@@ -130,6 +130,10 @@ def missing_trackers() -> Iterator[None]:
     """
     try:
         yield
+    except ValueError as error:
+        if "is not supported, only" not in str(error):
+            raise
+        raise ValueError(f"trainer: report_to: {error}") from error
     except RuntimeError as error:
         if "requires" not in str(error) or "install" not in str(error):
             raise

@@ -5,11 +5,33 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from longspan.data.progress import no_transformers_bars
+from longspan.training.masked_lm import position_table
 from longspan.training.run_folder import RunFolder
+
+
+class _KeepPositions(TrainerCallback):
+    """Sets ``pad_token_id`` back, which ``Trainer`` makes the tokenizer's, where a model counts positions from it.
+
+    Saved with the other one, the model would open with its positions shifted.
+    """
+
+    def __init__(self, padding: int) -> None:
+        self.padding = padding
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """After ``Trainer`` has changed it."""
+        model.config.pad_token_id = self.padding
 
 
 class WholeCheckpoints(Trainer):
@@ -20,6 +42,14 @@ class WholeCheckpoints(Trainer):
     keep_checkpoints: int | None
     """How many of them are kept, the best one among them; None: all."""
     _is_staging = False
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``Trainer`` does, but leave the token that positions are counted from as it is."""
+        table = position_table(self.model)
+        if table is not None and table.padding_idx is not None:
+            self.pop_callback(_KeepPositions)
+            self.add_callback(_KeepPositions(table.padding_idx))
+        return super().train(*args, **kwargs)
 
     def _complete(self, checkpoint: Path) -> None:
         """Called on every process when ``Trainer`` has written its files, before the checkpoint takes its place."""

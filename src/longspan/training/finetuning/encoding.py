@@ -23,7 +23,7 @@ half of the tokens, of a text that is cut, or to its segment. So is a sentence t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -284,14 +284,28 @@ class ExampleEncoder:
 
     def _template(self, pair: bool = False) -> "_Template":
         """The special tokens around a text or two, read off an example of the tokenizer's own."""
-        word = self._ids("a")[0].tolist()
-        ids = list(self.tokenizer("a", "a" if pair else None, truncation=False)["input_ids"])
+        text, word = self._known_text()
+        ids = list(self.tokenizer(text, text if pair else None, truncation=False)["input_ids"])
         found = [at for at in range(len(ids)) if ids[at : at + len(word)] == word]
         if len(found) < 1 + pair:
             raise ValueError(f"{type(self.tokenizer).__name__} changes a text when it adds special tokens to it")
         first, last = found[0], found[-1]
         between = ids[first + len(word) : last] if pair else []
         return _Template(tuple(ids[:first]), tuple(between), tuple(ids[last + len(word) :]))
+
+    def _known_text(self) -> tuple[str, list[int]]:
+        """A text that the tokenizer has tokens for, and these; of a vocabulary without an "a", one of its own."""
+        special = set(self.tokenizer.all_special_ids)
+        own = (self.tokenizer.decode([number]) for number in sorted(self.tokenizer.get_vocab().values()))
+        unknown: tuple[str, list[int]] | None = None
+        for text in chain("a", own):
+            ids = self._ids(text)[0].tolist()
+            if ids and not special.intersection(ids):
+                return text, ids
+            unknown = unknown or ((text, ids) if ids else None)
+        if unknown is None:
+            raise ValueError(f"{type(self.tokenizer).__name__} has no token for any text")
+        return unknown
 
     def _joined(self, template: "_Template", *parts: Ids) -> EncodedPiece:
         """Parts with their special tokens."""

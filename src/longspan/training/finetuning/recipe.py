@@ -1,18 +1,14 @@
 """Everything that decides a finetuning, in one frozen dataclass that a YAML file can hold."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from longspan.data.examples import TaskName, task_columns
 from longspan.training.finetuning.metrics import DEFAULT_METRICS, METRICS
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
-
-_RESERVED = frozenset(
-    {"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "eval_strategy"}
-)
+from longspan.training.recipe_fields import check_names, check_seeds, check_trainer, convert_fields, read_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +98,11 @@ class FinetuneRecipe:
 
     def __post_init__(self) -> None:
         convert_fields(self, but=("columns", "trainer"))
+        check_trainer(self.trainer, [entry.name for entry in fields(self)])
+        if not isinstance(self.columns, Mapping):
+            raise TypeError(f"columns is {self.columns!r}; it must hold 'name: value' pairs")
         for name in ("columns", "trainer"):
-            value = getattr(self, name)
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{name} is {value!r}; it must hold 'name: value' pairs")
-            object.__setattr__(self, name, dict(value))
+            object.__setattr__(self, name, dict(getattr(self, name)))
         at_least = {
             "max_length": 8, "reading_length": 8, "segment_length": 2, "overlap": 0, "patience": 1, "batch_size": 1,
             "micro_batch": 1, "weight_decay": 0, "lora_rank": 1,
@@ -144,9 +140,16 @@ class FinetuneRecipe:
             raise ValueError(
                 f"class_weights is {self.class_weights!r}, but task {self.task!r} has no classes; use 'none'"
             )
-        taken = sorted(_RESERVED & self.trainer.keys())
-        if taken:
-            raise ValueError(f"trainer holds {taken[0]!r}, which the recipe decides itself; take it out")
+        if self.pooling is not None and self.task in ("sequential", "tokens", "qa"):
+            raise ValueError(
+                f"pooling is {self.pooling!r}, but task {self.task!r} has no vector of a text; leave it out"
+            )
+        own_loss = self.class_weights != "none" or self.task in ("multi-label", "multiple-choice", "qa")
+        if own_loss and self.trainer.get("label_smoothing_factor"):
+            raise ValueError(
+                f"trainer holds 'label_smoothing_factor', which the loss of task {self.task!r} with class_weights "
+                f"{self.class_weights!r} doesn't have; take it out"
+            )
         strange = sorted(self.columns.keys() - set(task_columns(self.task)))
         if strange:
             known = ", ".join(task_columns(self.task))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,13 @@ from longspan.training.finetuning.metrics import SMALLER_IS_BETTER, score
 from longspan.training.finetuning.prediction import Predictor
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
-from longspan.training.finetuning.task import FinetunedTask, load_task_model, loading, reading_limits
+from longspan.training.finetuning.task import (
+    FinetunedTask,
+    load_task_model,
+    loading,
+    reading_limits,
+    separator_field,
+)
 from longspan.training.finetuning.trainer import (
     FinetuneProgress,
     FinetuningTrainer,
@@ -162,11 +169,12 @@ def finetune(
         read_config(recipe.model)  # before what takes longer
     task, splits = _read(recipe)
     tokenizer = load_tokenizer(recipe.tokenizer or recipe.model)
-    network = _load(recipe, task, recipe.seeds[0])
+    network = _load(recipe, task, recipe.seeds[0], tokenizer)
     at_once, limit = reading_limits(network)
     length = recipe.max_length or limit
     if length is None:
-        raise ValueError(f"model {recipe.model!r} doesn't say how much it reads; give max_length")
+        reason = "doesn't say how much it reads" if at_once is None else "reads texts of any length in pieces"
+        raise ValueError(f"model {recipe.model!r} {reason}; give max_length, the most tokens of a text")
     if limit is not None and length > limit:
         raise ValueError(
             f"max_length is {length:,}, but the model has {limit:,} positions; lower it, or make the model longer: "
@@ -210,6 +218,11 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
         unseen = sorted(set(labels) - {label for example in train for label in labels_of(recipe.task, example.target)})
         if unseen:
             logger.warning("No training example has label %s; the model can't learn it.", ", ".join(map(repr, unseen)))
+    for joined in _joined_labels(labels) if recipe.task == "multi-label" else ():
+        logger.warning(
+            "Label %r is several labels in one; in .csv and .tsv files put | between labels, or write a JSON list.",
+            joined,
+        )
     splits = {"train": train}
     for name, files in {"eval": recipe.eval, "test": recipe.test}.items():
         splits[name] = list(read_examples(files, recipe.task, labels=labels or None, **options)) if files else []
@@ -236,11 +249,22 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
     return task, splits
 
 
-def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrainedModel":
+def _joined_labels(labels: Sequence[str]) -> list[str]:
+    """The labels that are others with commas or semicolons between them."""
+    parts = {label: [part.strip() for part in re.split("[,;]", label)] for label in labels}
+    return [label for label, held in parts.items() if len(held) > 1 and set(held) <= set(labels)]
+
+
+def _load(
+    recipe: FinetuneRecipe, task: FinetunedTask, seed: int, tokenizer: "PreTrainedTokenizerBase"
+) -> "PreTrainedModel":
     set_seed(seed)
     policy = recipe.global_attention_policy
-    if policy is None and _model_type(recipe.model) == "longformer":
-        policy = "cls+sep" if task.layout == "segments" else _DEFAULT_POLICIES.get(recipe.task)
+    separator: dict[str, Any] = {}
+    if _model_type(recipe.model) == "longformer":
+        if policy is None:
+            policy = "cls+sep" if task.layout == "segments" else _DEFAULT_POLICIES.get(recipe.task)
+        separator = separator_field(read_config(recipe.model), tokenizer)
     model = load_task_model(
         recipe.model,
         task,
@@ -248,6 +272,7 @@ def _load(recipe: FinetuneRecipe, task: FinetunedTask, seed: int) -> "PreTrained
         pooling=recipe.pooling,
         reading_length=recipe.reading_length,
         reading_tails=_TAILS.get(recipe.task) if recipe.reading_length and task.layout == "segments" else None,
+        **separator,
     )
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
@@ -287,7 +312,7 @@ def _train_seed(
     callbacks: Sequence[TrainerCallback],
     progress: bool,
 ) -> None:
-    model = _load(recipe, task, seed)
+    model = _load(recipe, task, seed, tokenizer)
     pieces = [piece for example in splits["train"].encoded for piece in example.pieces]
     folder = RunFolder(place)
     arguments = _training_arguments(recipe, folder.checkpoints_dir, seed, len(pieces))
@@ -361,8 +386,9 @@ def _training_arguments(recipe: FinetuneRecipe, folder: Path, seed: int, pieces:
     given = trainer_fields(recipe.trainer)
     try:
         arguments = TrainingArguments(**{**fields, **given})
-    except TypeError as error:
-        raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
+    except (TypeError, ValueError) as error:
+        message = f"trainer: {' '.join(str(error).split())}; see transformers.TrainingArguments"
+        raise type(error)(message) from error
     spread_step(arguments, recipe.batch_size)
     steps = math.ceil(recipe.epochs * math.ceil(pieces / recipe.batch_size))
     if "warmup_steps" not in recipe.trainer:

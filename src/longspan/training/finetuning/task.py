@@ -13,6 +13,7 @@ from longspan.data.examples import TaskName, check_task
 from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import load_tokenizer, max_sequence_length
 from longspan.training.new_heads import OtherSizesError, load_with_head
+from longspan.training.recipe_fields import check_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -98,7 +99,7 @@ class FinetunedTask:
         """Read the task of a finetuned model.
 
         Raises:
-            FileNotFoundError: the folder is none, or holds no finetuned model.
+            FileNotFoundError: the folder is none, or holds no finetuned model. ValueError: its description is damaged.
         """
         file = Path(folder) / TASK_FILE
         if not Path(folder).is_dir():
@@ -108,16 +109,48 @@ class FinetunedTask:
                 f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model; make one: longspan finetune, "
                 f"or name the published task that it was finetuned for elsewhere: --task"
             )
-        held = json.loads(file.read_text(encoding="utf-8"))
+        held = read_task_file(folder)
         if "official" in held:
             raise ValueError(
                 f"folder {folder} holds a model for the official files of task {held['official']!r}, not for examples "
                 f"with named columns"
             )
-        return cls(**held)
+        try:
+            check_names(cls, held, str(file))
+            return cls(**held)
+        except TypeError as error:
+            raise ValueError(f"{file} holds a value of the wrong kind ({error}); copy the model again") from error
 
 
-def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any) -> "PreTrainedModel":
+def read_task_file(folder: str | Path) -> dict[str, Any]:
+    """What a finetuned model's folder says of its task.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = Path(folder) / TASK_FILE
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); copy the model again") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} holds a {type(held).__name__} and no description of a task; copy the model again")
+    return held
+
+
+def separator_field(config: Any, tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """The field of a Longformer's configuration that names the separator, if the tokenizer has another one.
+
+    The parts of a text are told apart by it: a hypothesis or a question, whose tokens are global, ends there.
+    """
+    ours = config.sep_token_id if config.sep_token_id is not None else config.eos_token_id
+    own = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    return {} if own is None or own == ours else {"sep_token_id": own}
+
+
+def load_task_model(
+    model: str | Path, task: FinetunedTask, *, new_head: bool = True, **config_fields: Any
+) -> "PreTrainedModel":
     """A model with the task's head, in fp32: this package's for a Longformer, else ``transformers``' own.
 
     A head that the model lacks is drawn at random; set the seed before.
@@ -125,10 +158,12 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
     Args:
         model: a folder, or a hub name.
         task: what it is for; gives the head, the labels and their kind.
+        new_head: False refuses a model that lacks the head.
         config_fields: fields of the configuration to set, such as ``global_attention_policy``.
 
     Raises:
         FileNotFoundError: there is no such model. ValueError: it can't do the task, or has a field of the wrong kind.
+            MissingHeadError: it lacks the head, and ``new_head`` is False.
     """
     import transformers
 
@@ -140,6 +175,7 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
         fields["label2id"] = {label: number for number, label in enumerate(task.labels)}
         kind = "multi_label_classification" if task.task == "multi-label" else "single_label_classification"
         fields["problem_type"] = None if task.task == "tokens" else kind
+    builder: Any
     head = _HEADS[task.task]
     _warn_of_other_labels(model, task)
     with loading(model):
@@ -151,10 +187,11 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
                 fields["segment_length"] = task.segment_length
             elif task.layout == "segments":
                 fields.setdefault("segment_length", task.segment_length)
-            return load_longformer(getattr(longspan.models, f"Longformer{head}"), model, **fields)
+            builder = getattr(longspan.models, f"Longformer{head}")
+            return load_longformer(builder, model, new_head=new_head, **fields)
         if config.model_type == "hierarchical-transformer":
-            return _load_hat(model, task, head, config, fields)
-        builder: Any = getattr(transformers, f"AutoModel{head}", None)
+            return _load_hat(model, task, head, config, fields, new_head)
+        builder = getattr(transformers, f"AutoModel{head}", None)
         own = fields.keys() & {"global_attention_policy", "pooling", "reading_length", "segment_length"}
         foreign = sorted(name for name in own if not hasattr(config, name))
         if builder is None or type(config) not in builder._model_mapping or foreign:
@@ -164,13 +201,13 @@ def load_task_model(model: str | Path, task: FinetunedTask, **config_fields: Any
                 "convert makes one of a RoBERTa)"
             )
         config = read_config(model, **fields)
-        return load_with_head(builder, model, config)
+        return load_with_head(builder, model, config, new_head=new_head)
 
 
 def _warn_of_other_labels(model: str | Path, task: FinetunedTask) -> None:
     """A head that was learnt for other labels goes on as one for these."""
     file = Path(model) / TASK_FILE
-    before = json.loads(file.read_text(encoding="utf-8")).get("labels") if file.is_file() else None
+    before = read_task_file(model).get("labels") if file.is_file() else None
     if before and task.labels and tuple(before) != task.labels and len(before) == len(task.labels):
         logger.warning(
             "The head of %s was learnt for the labels %s; it goes on as one for %s.",
@@ -181,7 +218,7 @@ def _warn_of_other_labels(model: str | Path, task: FinetunedTask) -> None:
 
 
 def _load_hat(
-    model: str | Path, task: FinetunedTask, head: str, config: Any, fields: dict[str, Any]
+    model: str | Path, task: FinetunedTask, head: str, config: Any, fields: dict[str, Any], new_head: bool
 ) -> "PreTrainedModel":
     import longspan.models
 
@@ -192,7 +229,7 @@ def _load_hat(
             f"model {str(model)!r} is a HAT, which reads segments of {config.max_sentence_length} tokens; use layout "
             f"'segments' and segment_length {config.max_sentence_length}"
         )
-    return load_hat(builder, model, config, **fields)
+    return load_hat(builder, model, config, new_head=new_head, **fields)
 
 
 def refuse_of_hat(model: str | Path, fields: Mapping[str, Any], lacks: str | None = None) -> None:
@@ -300,7 +337,7 @@ def load_finetuned(
     """The model in evaluation mode, its tokenizer and its task, from a folder that ``finetune`` wrote.
 
     Raises:
-        FileNotFoundError: as :meth:`FinetunedTask.load` and :func:`load_task_model`.
+        FileNotFoundError, ValueError: as :meth:`FinetunedTask.load` and :func:`load_task_model`.
     """
     task = FinetunedTask.load(folder)
-    return load_task_model(folder, task).eval(), load_tokenizer(folder), task
+    return load_task_model(folder, task, new_head=False).eval(), load_tokenizer(folder), task

@@ -9,10 +9,9 @@ from longspan.tasks.official import OfficialTask
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.registry import find_task
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import as_kind, check_seeds
+from longspan.training.recipe_fields import as_kind, check_seeds, check_trainer
 
 _RECIPE_FIELDS = tuple(entry.name for entry in fields(TaskRecipe) if entry.name not in ("task", "published"))
-_RESERVED = frozenset({"output_dir", "seed", "load_best_model_at_end", "metric_for_best_model", "eval_strategy"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +68,7 @@ class TaskPlan:
                 f"batch_size is {self.recipe.batch_size}, which micro_batch {self.micro_batch} doesn't divide; make "
                 f"one a multiple of the other"
             )
-        if not isinstance(self.trainer, Mapping):
-            raise TypeError(f"trainer is {self.trainer!r}; it must hold 'name: value' pairs")
-        taken = sorted(_RESERVED & self.trainer.keys())
-        if taken:
-            raise ValueError(f"trainer holds {taken[0]!r}, which the recipe decides itself; take it out")
+        check_trainer(self.trainer, [*_RECIPE_FIELDS, *(entry.name for entry in fields(self))])
 
     def to_dict(self) -> dict[str, Any]:
         """All values as YAML holds them; :func:`make_task_plan` makes the same plan of them."""

@@ -195,14 +195,14 @@ def _train_seed(
 
 
 def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArguments:
-    given = trainer_fields(plan.trainer)
+    given, of_device = trainer_fields(plan.trainer), device_fields(plan.precision)
     try:
         arguments = plan.recipe.training_arguments(
             folder,
             micro_batch=plan.micro_batch,
             seed=seed,
             **{
-                **device_fields(plan.precision),
+                **of_device,
                 "save_strategy": "epoch" if plan.recipe.evaluate_every is None else "steps",
                 **({} if plan.recipe.evaluate_every is None else {"save_steps": plan.recipe.evaluate_every}),
                 "logging_strategy": "epoch",
@@ -218,8 +218,9 @@ def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArgu
                 **given,
             },
         )
-    except TypeError as error:
-        raise TypeError(f"trainer: {error}; see transformers.TrainingArguments") from error
+    except (TypeError, ValueError) as error:
+        message = f"trainer: {' '.join(str(error).split())}; see transformers.TrainingArguments"
+        raise type(error)(message) from error
     if plan.recipe.batch_size % (plan.micro_batch * arguments.world_size):
         raise ValueError(
             f"batch_size is {plan.recipe.batch_size}, which is no multiple of micro_batch {plan.micro_batch} times "

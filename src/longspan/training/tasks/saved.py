@@ -27,8 +27,10 @@ from longspan.training.finetuning.task import (
     load_hat,
     load_longformer,
     loading,
+    read_task_file,
     reading_limits,
     refuse_of_hat,
+    separator_field,
 )
 from longspan.training.masked_lm import check_vocabulary, load_tokenizer
 from longspan.training.new_heads import MissingHeadError, OtherSizesError
@@ -47,7 +49,7 @@ CHUNK = 256
 def holds_official_task(folder: str | Path) -> bool | None:
     """Whether a folder's model is for a published task; False: for examples of one's own; None: no finetuned model."""
     file = Path(folder) / TASK_FILE
-    return "official" in json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return "official" in read_task_file(folder) if file.is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ class SavedTask:
             )
         if not found:
             raise ValueError(f"folder {folder} holds a model for examples with named columns, not for official files")
-        held = json.loads((Path(folder) / TASK_FILE).read_text(encoding="utf-8"))
+        held = read_task_file(folder)
         return cls(task=find_task(held["official"])(**held["options"]), max_length=held["max_length"])
 
     @classmethod
@@ -165,6 +167,8 @@ def load_for_task(
     if config.model_type == "hierarchical-transformer":
         return _load_hat(model, config, saved, new_head, fields)
     of_task = task.config_fields(saved.max_length)
+    if config.model_type == "longformer":
+        of_task |= separator_field(config, tokenizer)
     network = load_longformer(task.model_class(), model, new_head=new_head, **of_task, **fields)
     if task.markers:
         add_markers(tokenizer, task.markers, network)
