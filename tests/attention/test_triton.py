@@ -367,7 +367,6 @@ def test_tiles_fit_into_shared_memory(shared_kib: int) -> None:
 
 
 @needs_kernels
-@needs_kernels
 def test_tuning_tries_other_tiles() -> None:
     """``benchmarks.tune_kernels`` replaces the tiles of one kernel, whatever a launch asks for them with."""
     from benchmarks import tune_kernels
@@ -386,6 +385,7 @@ def test_tuning_tries_other_tiles() -> None:
         assert tune_kernels.seconds_with(kernel, tiles, Workload(), str(DEVICE), rounds=1) is not None
 
 
+@needs_kernels
 def test_no_text_at_all() -> None:
     empty = torch.empty(0, 2, 5, 16, device=DEVICE, requires_grad=True)
     out = longformer_attention(empty, empty, empty, window=(1, 1), backend="triton")

@@ -233,7 +233,7 @@ def test_no_square_is_built(variant: str) -> None:
     assert 0 < largest.elements < length * length // 4
 
 
-@pytest.mark.parametrize("variant", ["flan", "umt5"])
+@pytest.mark.parametrize("variant", ["flan", pytest.param("umt5", marks=pytest.mark.slow)])
 def test_compiles_to_one_graph(variant: str) -> None:
     torch.compiler.reset()
     _, long = _pair(variant, "ForConditionalGeneration", window=8, global_attention_policy="first")
@@ -325,6 +325,8 @@ def test_saved_it_opens_as_itself_and_never_with_full_attention(variant: str, tm
     assert not output.encoder_attentions
     for auto, head in (("AutoModel", "Model"), ("AutoModelForTextEncoding", "EncoderModel")):
         assert type(getattr(transformers, auto).from_pretrained(tmp_path)).__name__.endswith(head)
+    if variant in ("flan", "mt5"):  # another process takes its time; t5 and umt5 stand for all
+        return
     program = (
         "import sys, transformers\n"
         f"for name in ('AutoModelForSeq2SeqLM', {type(stock).__name__!r}):\n"

@@ -13,6 +13,7 @@ import transformers
 
 from longspan.integrations import add_remote_code
 from longspan.integrations.registration import CONFIGS
+from longspan.models import HATConfig, HATForSequenceClassification
 from tests.models.tiny_models import build_ours, make_batch
 
 # What a machine without the package sees: importing it fails.
@@ -53,6 +54,23 @@ torch.testing.assert_close(compiled(**batch).logits, expected["logits"])
 model.save_pretrained(again)
 model = AutoModelForMaskedLM.from_pretrained(again, trust_remote_code=True).eval()
 torch.testing.assert_close(model(**batch).logits, expected["logits"])
+"""
+    _run(program, tmp_path)
+
+
+def test_a_hat_opens_without_the_package(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 61, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 16}
+    config = HATConfig(**sizes, num_hidden_layers=2, max_sentence_length=8, max_sentences=4)
+    model = HATForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "hat")
+    add_remote_code(tmp_path / "hat")
+    batch = make_batch([29, 20])
+    torch.save({"batch": batch, "logits": model(**batch).logits.detach()}, tmp_path / "expected.pt")
+    program = f"""{WITHOUT}
+from transformers import AutoModelForSequenceClassification
+expected = torch.load({str(tmp_path / "expected.pt")!r})
+model = AutoModelForSequenceClassification.from_pretrained({str(tmp_path / "hat")!r}, trust_remote_code=True).eval()
+torch.testing.assert_close(model(**expected["batch"]).logits, expected["logits"])
 """
     _run(program, tmp_path)
 
@@ -109,7 +127,9 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no config\.json; save the model there first"):
         add_remote_code(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="of a model of type 'bert'; longspan has code for longformer"):
+    with pytest.raises(
+        ValueError, match="of a model of type 'bert'; longspan has code for hierarchical-transformer, led"
+    ):
         add_remote_code(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):

@@ -15,7 +15,10 @@ from longspan.integrations.registration import AUTO_CLASSES, CONFIGS, SECOND_CLA
 _OPTIONAL = {"longspan.attention.drawing"}
 # Auto classes of this package, not of transformers.
 _OWN_AUTO_CLASSES = {
-    "longformer": {"AutoModelForSequentialSentenceClassification": "LongformerForSequentialSentenceClassification"}
+    "hierarchical-transformer": {
+        "AutoModelForSequentialSentenceClassification": "HATForSequentialSentenceClassification"
+    },
+    "longformer": {"AutoModelForSequentialSentenceClassification": "LongformerForSequentialSentenceClassification"},
 }
 _HEADER = f"# From longspan {__version__} (Apache-2.0)."
 _ENTRANCE = "modeling_longspan"
