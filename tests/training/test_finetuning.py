@@ -111,6 +111,17 @@ def test_balanced_weights_and_lora(tmp_path: Path, longformer_dir: Path) -> None
     assert load_finetuned(result.best.model_dir)[0].config.label2id == {"no": 0, "yes": 1}
 
 
+def test_the_loss_of_an_answer_does_not_depend_on_the_batchs_other_texts(tmp_path: Path, longformer_dir: Path) -> None:
+    losses = []
+    for micro_batch in (1, 4):
+        (tmp_path / str(micro_batch)).mkdir()
+        fields: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-9, "micro_batch": micro_batch, "patience": None}
+        run(make_recipe(tmp_path / str(micro_batch), longformer_dir, "qa", **fields))
+        (state,) = (tmp_path / str(micro_batch)).glob("run/seed-42/checkpoints/checkpoint-*/trainer_state.json")
+        losses.append(next(row["loss"] for row in json.loads(state.read_text())["log_history"] if "loss" in row))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_class_weights_are_scikit_learns(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     from longspan.data.examples import Example
     from longspan.training.finetuning.encoding import ExampleEncoder

@@ -68,7 +68,12 @@ class FinetuningTrainer(WholeCheckpoints):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The head's loss; with class weights, or choices of different number, the same with these."""
+        """The head's loss; with class weights, choices of different number, or questions, the same with these."""
+        if self.predictor.task.task == "qa":
+            positions = [inputs.pop("start_positions"), inputs.pop("end_positions")]
+            outputs = model(**inputs)
+            loss = span_loss([outputs.start_logits, outputs.end_logits], positions, inputs["attention_mask"])
+            return (loss, outputs) if return_outputs else loss
         if not self.own_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
@@ -162,6 +167,24 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Ten
     return F.cross_entropy(
         logits.reshape(-1, classes), labels.reshape(-1), weights, ignore_index=IGNORED, reduction="sum"
     )
+
+
+def span_loss(logits: Sequence[Tensor], positions: Sequence[Tensor], attention_mask: Tensor) -> Tensor:
+    """The mean loss of the ends of answers, among the tokens that there are.
+
+    The head's own takes padding for places, too, so that the loss of a text depends on what it shares a batch with.
+
+    Args:
+        logits: of starts and ends, ``[B, N]`` each.
+        positions: int ``[B]`` each.
+        attention_mask: ``[B, N]``, 0 marks padding.
+    """
+    padding = attention_mask == 0
+    losses = [
+        F.cross_entropy(scores.float().masked_fill(padding, -torch.inf), columns)
+        for scores, columns in zip(logits, positions, strict=True)
+    ]
+    return torch.stack(losses).mean()
 
 
 def class_weights(task: FinetunedTask, pieces: Sequence[EncodedPiece]) -> Tensor:
