@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - fixtures are imported
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,10 @@ def test_seeds_have_mean_and_spread_and_a_stopped_run_goes_on(tmp_path: Path, lo
         run(recipe, resume=False)
     with pytest.raises(ValueError, match=r"begun with learning_rate = 0\.001, and now learning_rate is 0\.5"):
         run(FinetuneRecipe(**{**recipe.to_dict(), "learning_rate": 0.5}))
+    # A field that didn't exist when the run was begun had its default.
+    file = tmp_path / "run" / "recipe.yaml"
+    file.write_text(re.sub(r"(?m)^overlap: .*\n", "", file.read_text(encoding="utf-8")), encoding="utf-8")
+    assert run(recipe) == resumed
 
 
 def test_faults_of_files_come_before_training(tmp_path: Path, longformer_dir: Path) -> None:

@@ -107,21 +107,9 @@ class RunFolder:
                 f"output_dir {self.path} already holds a run; resume it, choose another output_dir or delete it"
             )
         else:
-            self._check_same(recipe)
+            check_same(self.path, self.recipe_file, recipe)
         text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
         atomic_text(self.recipe_file, text, "the recipe")
-
-    def _check_same(self, recipe: Settings) -> None:
-        begun = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-        for name, value in recipe.to_dict().items():
-            # A field that didn't exist yet when the run was begun had its default.
-            default = getattr(type(recipe), name, None)
-            before = begun.get(name, list(default) if isinstance(default, tuple) else default)
-            if name not in recipe.FREE_FIELDS and before != value:
-                raise ValueError(
-                    f"the run in {self.path} was begun with {name} = {before!r}, and now {name} is {value!r}; "
-                    f"put it back to resume, or choose another output_dir"
-                )
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """``(step, folder)`` of the whole checkpoints, oldest first."""
@@ -188,6 +176,24 @@ class RunFolder:
     def write_table(self, entries: list[LogEntry]) -> None:
         """Write ``table.md`` from the log."""
         atomic_text(self.table_file, training_table(entries), "the table of losses")
+
+
+def check_same(folder: Path, file: Path, recipe: Settings) -> None:
+    """See that a run goes on with the recipe that it was begun with.
+
+    Raises:
+        ValueError: a field is another, and isn't free to be.
+    """
+    begun = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for name, value in yaml.safe_load(yaml.safe_dump(recipe.to_dict())).items():
+        # A field that didn't exist yet when the run was begun had its default.
+        default = getattr(type(recipe), name, None)
+        before = begun.get(name, list(default) if isinstance(default, tuple) else default)
+        if name not in recipe.FREE_FIELDS and before != value:
+            raise ValueError(
+                f"the run in {folder} was begun with {name} = {before!r}, and now {name} is {value!r}; put it back to "
+                "resume, or choose another output_dir"
+            )
 
 
 def training_table(entries: list[LogEntry]) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +16,7 @@ from longspan.data.json_text import numbers_of
 from longspan.data.progress import no_transformers_bars
 from longspan.training.finetuning.inputs import check_inputs
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER
-from longspan.training.recipe_fields import read_fields
-from longspan.training.run_folder import RunFolder
+from longspan.training.run_folder import RunFolder, Settings, check_same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +82,9 @@ class SeedResults:
         return "\n".join(lines) + "\n"
 
 
-class SeedPlan(Protocol):
-    """What decides such a training."""
-
-    FREE_FIELDS: ClassVar[frozenset[str]]
-    """Fields that a resumed one may change."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values that YAML holds."""
-        ...
-
-
 def train_seeds(
     folder: Path,
-    plan: SeedPlan,
+    plan: Settings,
     seeds: Sequence[int],
     train: Callable[[int, Path], None],
     arguments: TrainingArguments,
@@ -143,7 +130,7 @@ def train_seeds(
     return tuple(runs)
 
 
-def _begin(folder: Path, plan: SeedPlan, resume: bool) -> bool:
+def _begin(folder: Path, plan: Settings, resume: bool) -> bool:
     """Write the plan, or see that it is the one that the folder was begun with; whether it was begun."""
     file = folder / "recipe.yaml"
     foreign = next((name for name in ("checkpoints", "model", "result.json") if (folder / name).exists()), None)
@@ -158,12 +145,6 @@ def _begin(folder: Path, plan: SeedPlan, resume: bool) -> bool:
         raise ValueError(f"output_dir {folder} holds seeds but no recipe.yaml; choose another output_dir")
     text = yaml.safe_dump(plan.to_dict(), sort_keys=False, allow_unicode=True)
     if begun:
-        before = read_fields(file)
-        for name, value in yaml.safe_load(text).items():
-            if name not in plan.FREE_FIELDS and before.get(name) != value:
-                raise ValueError(
-                    f"the run in {folder} was begun with {name} = {before.get(name)!r}, and now {name} is {value!r}; "
-                    f"put it back to resume, or choose another output_dir"
-                )
+        check_same(folder, file, plan)
     atomic_text(file, text, "the recipe")
     return begun
