@@ -90,7 +90,7 @@ def test_seeds_have_mean_and_spread_and_a_stopped_run_goes_on(tmp_path: Path, lo
         run(FinetuneRecipe(**{**recipe.to_dict(), "learning_rate": 0.5}))
     # A field that didn't exist when the run was begun had its default.
     file = tmp_path / "run" / "recipe.yaml"
-    file.write_text(re.sub(r"(?m)^overlap: .*\n", "", file.read_text(encoding="utf-8")), encoding="utf-8")
+    file.write_text(re.sub(r"(?m)^attend_inner_padding: .*\n", "", file.read_text(encoding="utf-8")), encoding="utf-8")
     assert run(recipe) == resumed
 
 

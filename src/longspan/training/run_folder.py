@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from longspan.data.atomic import atomic_directory, atomic_text, check_writable, staging_directory
 from longspan.data.json_text import numbers_of, to_json
+from longspan.training.recipe_fields import read_fields
 
 LogEntry = dict[str, Any]
 """One line of the log: ``step`` and numbers; those of an evaluation begin with ``eval_``."""
@@ -182,9 +183,9 @@ def check_same(folder: Path, file: Path, recipe: Settings) -> None:
     """See that a run goes on with the recipe that it was begun with.
 
     Raises:
-        ValueError: a field is another, and isn't free to be.
+        ValueError: a field is another, and isn't free to be; or the file isn't a recipe.
     """
-    begun = yaml.safe_load(file.read_text(encoding="utf-8"))
+    begun = read_fields(file)
     for name, value in yaml.safe_load(yaml.safe_dump(recipe.to_dict())).items():
         # A field that didn't exist yet when the run was begun had its default.
         default = getattr(type(recipe), name, None)
