@@ -8,11 +8,10 @@ import triton
 import triton.language as tl
 
 from longspan.attention.triton_tiles import (
-    are_dead,
     count_dead,
+    find_span,
     find_tile,
     kept,
-    last_read,
     load_flags,
     load_hashes,
     load_rows,
@@ -170,19 +169,10 @@ def local_query_gradient(
     lse2, delta, row_random = load_terms(terms + of_rows * 4, row, inside, ROWS)
     result = tl.zeros([ROWS, BLOCK_D], tl.float32)
 
-    low = tl.maximum(first - left, 0) // KEYS * KEYS
-    high = tl.minimum(first + ROWS + right, places)
-    columns = 0
-    if HAS_GLOBALS:
-        columns = tl.load(counts + b)
-    some_dead = False
-    if HAS_MASK:
-        some_dead = count_dead(dead, residue, dilation, low, last_read(low, high, places, KEYS)) > 0
-        if are_dead(dead, residue, dilation, first, tl.minimum(first + ROWS, places)):
-            high = low
-            columns = 0
+    low, high, flags_from = find_span(dead, residue, dilation, first, left, right, places, ROWS, KEYS, HAS_MASK)
 
     if HAS_GLOBALS:
+        columns = tl.load(counts + b, mask=low < high, other=0)
         for start in range(0, columns, COLUMNS):
             slot = start + tl.arange(0, COLUMNS)
             filled = slot < columns
@@ -209,7 +199,6 @@ def local_query_gradient(
     reach = tl.minimum(place + right, places - 1) - reach_from
     key_offsets = tile_offsets(dilation, key_n, KEYS, BLOCK_D, WIDE)
     value_offsets = tile_offsets(dilation, value_n, KEYS, BLOCK_D, WIDE)
-    flags_from = tl.where(some_dead, low, high)
     for FLAGGED in tl.static_range(2 if HAS_MASK else 1):
         for start in range(flags_from if FLAGGED else low, high if FLAGGED else flags_from, KEYS):
             start_token = residue + start * dilation
@@ -314,18 +303,11 @@ def local_key_gradient(
     value_sum = tl.zeros([KEYS, BLOCK_D], tl.float32)
 
     # The rows whose windows reach this tile: the window turned around.
-    low = tl.maximum(first - right, 0) // ROWS * ROWS
-    high = tl.minimum(first + KEYS + left, places)
-    some_dead = False
-    if HAS_MASK:
-        some_dead = count_dead(dead, residue, dilation, low, last_read(low, high, places, ROWS)) > 0
-        if are_dead(dead, residue, dilation, first, tl.minimum(first + KEYS, places)):
-            high = low
+    low, high, flags_from = find_span(dead, residue, dilation, first, right, left, places, KEYS, ROWS, HAS_MASK)
     see_all_from = first + KEYS - 1 - right
     see_all_to = first + left + 1
     row_offsets = tile_offsets(dilation, query_n, ROWS, BLOCK_D, WIDE)
     grad_offsets = tile_offsets(dilation, out_n, ROWS, BLOCK_D, WIDE)
-    flags_from = tl.where(some_dead, low, high)
     for FLAGGED in tl.static_range(2 if HAS_MASK else 1):
         for start in range(flags_from if FLAGGED else low, high if FLAGGED else flags_from, ROWS):
             start_token = residue + start * dilation

@@ -131,21 +131,41 @@ def count_dead(dead, residue, dilation, start, stop):
 
 
 @triton.jit
-def are_dead(dead, residue, dilation, start, stop):
-    """Whether no token is local from place ``start`` to before ``stop``, tokens of other residues included."""
-    return count_dead(dead, residue, dilation, start, stop) == (stop - 1 - start) * dilation + 1
-
-
-@triton.jit
 def within(place, start, reach):
     """Whether a place is one of ``start``, ..., ``start + reach``: one comparison, since numbers below 0 are large."""
     return (place - start).to(tl.uint32, bitcast=True) <= reach.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
-def last_read(low, high, places, SIZE: tl.constexpr):
-    """Before which place the tiles from ``low`` to ``high`` end: the last one may go on beyond ``high``."""
-    return tl.minimum(low + tl.cdiv(high - low, SIZE) * SIZE, places)
+def find_span(
+    dead,
+    residue,
+    dilation,
+    first,
+    before,
+    after,
+    places,
+    OWN: tl.constexpr,
+    OTHER: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+):
+    """Which places the tiles of the other side take, for a tile of ``OWN`` places that reaches so far.
+
+    Returns:
+        ``(low, high, flags_from)``: from one to before another, empty where no token of the own tile is local; and from
+        where on their flags are to be read: ``low`` where a token in them isn't local, else ``high``.
+    """
+    low = tl.maximum(first - before, 0) // OTHER * OTHER
+    high = tl.minimum(first + OWN + after, places)
+    flags_from = high
+    if HAS_MASK:
+        read_to = tl.minimum(low + tl.cdiv(high - low, OTHER) * OTHER, places)  # the last tile may go on beyond high
+        stop = tl.minimum(first + OWN, places)
+        all_dead = count_dead(dead, residue, dilation, first, stop) == (stop - 1 - first) * dilation + 1
+        flags_from = tl.where(count_dead(dead, residue, dilation, low, read_to) > 0, low, high)
+        high = tl.where(all_dead, low, high)
+        flags_from = tl.minimum(flags_from, high)
+    return low, high, flags_from
 
 
 @triton.jit
