@@ -157,14 +157,15 @@ def find_span(
     """
     low = tl.maximum(first - before, 0) // OTHER * OTHER
     high = tl.minimum(first + OWN + after, places)
-    flags_from = high
     if HAS_MASK:
         read_to = tl.minimum(low + tl.cdiv(high - low, OTHER) * OTHER, places)  # the last tile may go on beyond high
+        some_dead = count_dead(dead, residue, dilation, low, read_to) > 0
         stop = tl.minimum(first + OWN, places)
         all_dead = count_dead(dead, residue, dilation, first, stop) == (stop - 1 - first) * dilation + 1
-        flags_from = tl.where(count_dead(dead, residue, dilation, low, read_to) > 0, low, high)
         high = tl.where(all_dead, low, high)
-        flags_from = tl.minimum(flags_from, high)
+        flags_from = tl.where(some_dead, low, high)
+    else:
+        flags_from = high
     return low, high, flags_from
 
 
