@@ -79,10 +79,12 @@ def register_models(active: bool = True) -> None:
                 for key in (config, stock):
                     auto_class._model_mapping._extra_content.pop(key, None)
                 continue
+            model = ours or theirs
             if (second := SECOND_CLASSES.get((model_type, auto_name))) is not None:
-                ours = (ours, getattr(models, second))
-            if model := ours or theirs:
+                model = (ours, getattr(models, second))
+            if model:
                 auto_class._model_mapping.register(config, model, exist_ok=True)
             if ours and stock:
-                # Not by register(), which some versions make ignore configurations of transformers' own.
+                # Not by register(), which some versions make ignore configurations of transformers' own. These name
+                # no class of this package's alone, and often none at all, which a choice of two would not bear.
                 auto_class._model_mapping._extra_content[stock] = ours

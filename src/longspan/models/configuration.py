@@ -102,6 +102,10 @@ class LongformerConfig(transformers.LongformerConfig):
         length = kwargs.get("max_sentence_length")
         if self.segment_length is None and isinstance(length, int) and length >= 2:
             self.segment_length = length
+        # Auto classes that know two classes for a task go through the names without asking whether there are any; what
+        # is saved has none, as stock's.
+        if self.architectures is None:
+            self.architectures: list[str] | None = []
         self.check()
 
     @classmethod
@@ -129,6 +133,7 @@ class LongformerConfig(transformers.LongformerConfig):
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, as it is written to ``config.json``."""
         output: dict[str, Any] = super().to_dict()
+        output["architectures"] = output.get("architectures") or None
         layers, heads = self.num_hidden_layers, self.num_attention_heads
         dilations = spread_over_layers("attention_dilation", self.attention_dilation, layers, heads, minimum=1)
         unknown = self.pooling not in (None, "cls") or self.reading_length is not None
