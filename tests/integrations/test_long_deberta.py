@@ -10,6 +10,7 @@ from transformers.models.deberta import modeling_deberta as v1
 from transformers.models.deberta_v2 import modeling_deberta_v2 as v2
 
 from longspan.integrations.long_configuration import LongDebertaConfig
+from longspan.integrations.long_registration import long_class
 from tests.integrations.long_models import (
     DEBERTA_VARIANTS,
     LENGTH,
@@ -70,4 +71,8 @@ def test_query_states_of_its_own() -> None:
 def test_heads_that_mix_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^talking_head is True: attention whose heads mix their scores can't be"):
         LongDebertaConfig(**SIZES, talking_head=True)
+    config = LongDebertaConfig(**SIZES)
+    config.talking_head = 1
+    with pytest.raises(ValueError, match=r"^talking_head is 1: attention whose heads mix their scores can't be"):
+        long_class("LongDebertaModel")(config)
     assert not hasattr(transformers, "DebertaForMultipleChoice")  # else there is one to make long

@@ -72,9 +72,8 @@ def test_it_runs_the_other_tasks(folder: str, task: str, request: pytest.Fixture
 
 
 def test_a_head_that_v1_lacks_is_refused(deberta_v1_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="long-deberta") as caught:
+    with pytest.raises(ValueError, match="is a 'long-deberta', which has no head for task 'multiple-choice'"):
         run(make_recipe(tmp_path, deberta_v1_dir, "multiple-choice"))
-    assert "\n" not in str(caught.value)
 
 
 def test_what_only_a_longformer_has_is_refused(deberta_dir: Path, tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ class LongDebertaConfig(LongConfiguration, transformers.DebertaConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        self.check_heads()
+
+    def check_heads(self) -> None:
+        """See that no head reads another's scores.
+
+        Raises:
+            ValueError: they do.
+        """
         if getattr(self, "talking_head", False):
             raise ValueError(
                 f"talking_head is {self.talking_head!r}: attention whose heads mix their scores can't be made long "

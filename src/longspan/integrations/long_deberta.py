@@ -225,6 +225,10 @@ class _MaskedLM:
 class _OfV1(_LongDeberta):
     config_class: ClassVar[Any] = LongDebertaConfig
 
+    def __init__(self, config: LongDebertaConfig, **options: Any) -> None:
+        config.check_heads()  # fields may have changed since it was made
+        super().__init__(config, **options)
+
 
 class LongDebertaModel(_OfV1, v1.DebertaModel):
     """``transformers.DebertaModel`` in linear time and memory; ``forward`` takes a ``global_attention_mask``, too."""
