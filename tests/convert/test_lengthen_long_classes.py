@@ -99,7 +99,7 @@ def test_what_it_is_asked_for_and_what_it_has(name: str, field: str, reads: int,
 def test_files_that_leave_things_unsaid(
     name: str, prefix: str, tmp_path: Path, edit_config: Callable[..., None]
 ) -> None:
-    """As microsoft/deberta-base's and -v3-base's: no class is named, nor which masked LM's head it is."""
+    """As microsoft/deberta-v3-base's: no class is named, nor which masked LM's head it is."""
     source, batch = make_source(name, "ForMaskedLM"), make_texts(name, SHORT)
     source.save_pretrained(tmp_path / "short")
     edit_config(tmp_path / "short", architectures=None, legacy=None, max_relative_positions=None)
