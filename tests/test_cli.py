@@ -104,7 +104,9 @@ def test_pretrain_says_what_is_wrong(tmp_path: Path, roberta_dir: Path, texts: P
         run(*arguments, "--set", "learning_rte=1")
     )
     assert "--set 'steps' has no '='" in sentence(run(*arguments, "--set", "steps"))
-    assert "--set 'betas=[': the value is not valid YAML" in sentence(run(*arguments, "--set", "betas=["))
+    assert "--set betas=[: the value is not valid YAML" in sentence(run(*arguments, "--set", "betas=["))
+    both = sentence(run(*arguments, "--steps", 2, "--set", "steps=3"))
+    assert "--set steps=3: steps has an option of its own, given too; keep one of them" in both
     assert "there is no recipe" in sentence(run("pretrain", "--recipe", tmp_path / "none.yaml"))
     empty = tmp_path / "empty"
     empty.mkdir()

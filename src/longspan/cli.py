@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 import typer
 
 from longspan import evaluation_cli, finetuning_cli, summarization_cli
+from longspan.cli_settings import recipe_fields
 from longspan.evaluation_cli import on_device, refuse_options
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def pretrain(
         "micro_batch": micro_batch,
         "learning_rate": learning_rate,
     }
-    fields = {name: value for name, value in options.items() if value is not None} | _assignments(set_ or [])
+    fields = recipe_fields(options, set_)
     from longspan import training
     from longspan.training.recipe import make_recipe
 
@@ -140,21 +141,6 @@ def pretrain(
         if result.metrics:
             typer.echo(result.table)
         typer.echo(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:,.0f} s: {result.model_dir}")
-
-
-def _assignments(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    fields = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ValueError(f"--set {pair!r} has no '='; write it as --set FIELD=VALUE")
-        try:
-            fields[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {pair!r}: the value is not valid YAML; lists are written [a, b]") from error
-    return fields
 
 
 @app.command("fill-mask")
@@ -373,7 +359,7 @@ def train_lm(
     Several processes: torchrun --nproc-per-node N -m longspan train-lm ...
     """
     options = {"text": text or None, "eval": eval_ or None, "output_dir": output, "unit": unit, "size": size}
-    fields = {name: value for name, value in options.items() if value is not None} | _assignments(set_ or [])
+    fields = recipe_fields(options, set_)
     from longspan.training.language_modelling import train_language_model
     from longspan.training.language_modelling.recipe import load_language_model_recipe, make_language_model_recipe
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from longspan import finetuning_cli
+from longspan.cli_settings import pairs, settings
 
 if TYPE_CHECKING:
     from longspan.tasks.official import Split
@@ -143,7 +144,7 @@ def predict(
         from longspan.training.finetuning import predict_files
 
         refuse_options({"split": split}, model, "a model for examples with named columns")
-        columns = finetuning_cli.pairs("--column", column) or None
+        columns = pairs("--column", column) or None
         count = predict_files(model, files, output, columns=columns, batch_size=batch_size, resume=resume)
     typer.echo(f"{count:,} predictions: {output}")
 
@@ -196,12 +197,12 @@ def _named_task(model: str, task: str | None, given: list[str] | None) -> "Saved
     """The task of ``--task`` and ``--set``; None: the model's folder says it."""
     from longspan.training.tasks.saved import SavedTask
 
-    settings = finetuning_cli.settings(given)
+    changed = settings(given)
     if task is not None:
-        return SavedTask.named(model, task, settings)
-    if settings:
+        return SavedTask.named(model, task, changed)
+    if changed:
         raise ValueError(
-            f"--set {next(iter(settings))} is given without --task; leave it out, or name the published task of a "
+            f"--set {next(iter(changed))} is given without --task; leave it out, or name the published task of a "
             f"model that was finetuned elsewhere"
         )
     return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from longspan.cli_settings import pairs, recipe_fields
 from longspan.summarization_cli import finetune_summaries
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def finetune(
         "metric": metric,
         "seeds": seed or None,
     }
-    fields = {name: value for name, value in options.items() if value is not None}
-    fields |= settings(set_)
+    fields = recipe_fields(options, set_)
     if task == "summarization":
         _finetune_summaries(recipe, fields, resume=resume)
         return
@@ -208,30 +208,6 @@ def write_evaluation_page(
         texts=texts,
     )
     write_finetuning_page(path, page)
-
-
-def pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    """The ``NAME=VALUE`` values of an option."""
-    fields = {}
-    for pair in given or []:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ValueError(f"{option} {pair!r} has no '='; write it as {option} NAME=VALUE")
-        fields[name.strip()] = value.strip()
-    return fields
-
-
-def settings(given: list[str] | None) -> dict[str, Any]:
-    """The ``FIELD=VALUE`` values of ``--set``, read as YAML."""
-    import yaml
-
-    fields: dict[str, Any] = {}
-    for name, value in pairs("--set", given).items():
-        try:
-            fields[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {name}={value}: the value is not valid YAML; lists are written [a, b]") from error
-    return fields
 
 
 def _answer(prediction: dict[str, Any]) -> Any:

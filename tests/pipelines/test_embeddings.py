@@ -115,6 +115,32 @@ def test_any_saved_longformer_opens(tokenizer: PreTrainedTokenizerBase, tmp_path
     assert embedder.encode(TEXTS).norm(dim=-1).tolist() == pytest.approx([1] * 4)
 
 
+def test_a_hub_names_pooling_is_taken_over(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = _embedder(tokenizer, pooling="cls", normalize=True)
+    repository = tmp_path / "models--someone--vectors"
+    snapshot = repository / "snapshots" / ("a" * 40)
+    embedder.save_pretrained(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    again = DocumentEmbedder.from_pretrained("someone/vectors")
+    assert (again.pooling, again.normalize) == ("cls", True)
+    torch.testing.assert_close(again.encode(TEXTS), embedder.encode(TEXTS))
+
+    pooling = snapshot / "1_Pooling" / "config.json"
+    for content, names in (
+        ({"pooling_mode_cls_token": False, "pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls and mean"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+    ):
+        pooling.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=f"config.json names {names}, which DocumentEmbedder doesn't compute"):
+            DocumentEmbedder.from_pretrained("someone/vectors")
+
+
 def test_refusals(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pooling must be 'mean' or 'cls', got 'max'"):
         _embedder(tokenizer, pooling="max")

@@ -229,10 +229,29 @@ def test_recipes_come_from_files_and_name_their_faults(tmp_path: Path) -> None:
             "which the loss of task 'nli' with",
         ),
         ({"task": "tokens", "pooling": "mean"}, "pooling is 'mean', but task 'tokens' has no vector of a text"),
+        ({"threshold": 0.3}, "threshold is 0.3, but only task 'multi-label' has one, not 'nli'; leave it out"),
+        ({"task": "multi-label", "threshold": 1}, "threshold is 1.0; it must lie between 0 and 1"),
+        ({"task": "qa", "max_answer_tokens": 0}, "max_answer_tokens is 0; it must be at least 1"),
         ({"epoch": 3}, "no field 'epoch'; did you mean 'epochs'"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_finetune_recipe(file, **fields)
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "value"), [("multi-label", "threshold", 0.01), ("qa", "max_answer_tokens", 1)]
+)
+def test_what_is_predicted_follows_the_recipe(
+    tmp_path: Path, longformer_dir: Path, task: str, field: str, value: float
+) -> None:
+    result = run(make_recipe(tmp_path, longformer_dir, task, epochs=1, **{field: value}))
+    assert getattr(result.task, field) == value
+    predict_files(result.best.model_dir, [tmp_path / "dev.jsonl"], tmp_path / "out.jsonl", device="cpu", progress=False)
+    for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()):
+        if task == "qa":
+            assert " " not in line["answer"].strip()
+        else:
+            assert line["labels"] == list(result.task.labels)
 
 
 def test_labels_in_one_cell_are_told(tmp_path: Path, longformer_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

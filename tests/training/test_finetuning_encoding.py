@@ -156,19 +156,49 @@ def test_tasks_refuse_impossible_numbers() -> None:
 
 
 def test_a_vocabulary_without_an_a_keeps_its_special_tokens() -> None:
-    from tokenizers import Tokenizer, models, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", *"абв "])}
-    letters = Tokenizer(models.BPE(vocabulary, []))
-    letters.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
     encoder = ExampleEncoder(
         FinetunedTask(task="nli", labels=("no", "yes"), max_length=64),
-        PreTrainedTokenizerFast(tokenizer_object=letters, **names),
+        own_tokenizer("абв ", single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>"),
     )
     example = Example(inputs={"premise": "аб", "hypothesis": "в"}, target="no", origin="here")
     (piece,) = encoder.encode(example).pieces
     assert piece.input_ids.tolist() == [0, 5, 2, 2, 3, 4, 2]
+
+
+def own_tokenizer(letters: str = "abc ", **post_processor: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of letters, of no class of its own, whose files say that it has types."""
+    from tokenizers import Tokenizer, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", *letters])}
+    made = Tokenizer(models.BPE(vocabulary, []))
+    if post_processor:
+        special = [("<s>", 0), ("</s>", 2)]
+        made.post_processor = processors.TemplateProcessing(**post_processor, special_tokens=special)
+    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_input_names=inputs, **names)
+
+
+def test_types_are_those_of_the_tokenizer_if_the_model_knows_them() -> None:
+    pair = example("no", premise="ab", hypothesis="c")
+    task = FinetunedTask(task="nli", labels=("no", "yes"), max_length=64)
+    plain = own_tokenizer(single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>")
+    typed = own_tokenizer(single="<s> $A </s>", pair="<s>:2 $A:0 </s>:0 $B:1 </s>:1")
+    for tokenizer, wanted in ((plain, [0, 0, 0, 0, 0, 0, 0]), (typed, [2, 0, 0, 1, 1, 1])):
+        made = ExampleEncoder(task, tokenizer)
+        assert made.has_separators
+        batch = made.collate(made.encode(pair).pieces)
+        assert batch["token_type_ids"].tolist() == [wanted]
+        assert batch["token_type_ids"].tolist()[0] == tokenizer("c", "ab")["token_type_ids"]
+    for types in (0, 1):
+        made = ExampleEncoder(task, typed, token_types=types)
+        assert "token_type_ids" not in made.collate(made.encode(pair).pieces)
+
+
+def test_a_tokenizer_without_separators_is_known() -> None:
+    task = FinetunedTask(task="nli", labels=("no", "yes"), max_length=64)
+    assert not ExampleEncoder(task, own_tokenizer()).has_separators
+    joined = own_tokenizer(single="<s> $A </s>", pair="<s> $A $B </s>")
+    assert not ExampleEncoder(task, joined).has_separators
+    assert ExampleEncoder(FinetunedTask(task="tokens", labels=("A", "B"), max_length=64), joined).has_separators

@@ -4,10 +4,11 @@ import inspect
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoModel, AutoModelForTextEncoding, MT5Config, PreTrainedModel, T5Config, UMT5Config
 
@@ -97,12 +98,12 @@ class DocumentEmbedder:
             directory: a folder with model and tokenizer, a bundled model's name, or a hub name. A Longformer becomes a
                 :class:`longspan.LongformerModel`, any other encoder is ``AutoModel``'s, of a T5 or its
                 relatives ``AutoModelForTextEncoding``'s. Of one that
-                :meth:`save_pretrained` wrote, pooling and normalization are taken over.
+                :meth:`save_pretrained` or ``sentence-transformers`` wrote, pooling and normalization are taken over.
             **options: as of the class, instead of those.
 
         Raises:
-            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class; or the folder's vectors
-                go through more than pooling and normalization.
+            OSError: there is no such model or tokenizer. TypeError, ValueError: as the class; or the model's vectors
+                go through more than normalization and a pooling that is known here.
         """
         name = model_source(directory)
         config = read_config(name)
@@ -112,7 +113,10 @@ class DocumentEmbedder:
             model = AutoModelForTextEncoding.from_pretrained(name)  # the encoder alone, where there is a decoder, too
         else:
             model = AutoModel.from_pretrained(name)
-        saved = _read_options(Path(name)) if Path(name).is_dir() else {}
+        folder = Path(name)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(name, allow_patterns=["modules.json", "*/config.json"]))
+        saved = _read_options(folder)
         return cls(model, read_tokenizer(name), **{**saved, **options})
 
     def encode(self, documents: str | Iterable[str], *, batch_size: int = 8) -> Tensor:
@@ -252,18 +256,32 @@ def _write(path: Path, content: Any) -> None:
 
 def _read_options(directory: Path) -> dict[str, Any]:
     """Pooling and normalization of a folder in the form of ``sentence-transformers``, if it is one."""
-    pooling = directory / "1_Pooling" / "config.json"
-    if not pooling.is_file():
+    modules = directory / "modules.json"
+    if not modules.is_file():
         return {}
-    modes = json.loads(pooling.read_text(encoding="utf-8"))
-    steps = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
-    kinds = [step["type"].rpartition(".")[2] for step in steps]
-    if others := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
+    steps = json.loads(modules.read_text(encoding="utf-8"))
+    paths = {step["type"].rpartition(".")[2]: step["path"] for step in steps}
+    if others := sorted(set(paths) - {"Transformer", "Pooling", "Normalize"}):
         raise ValueError(
             f"{directory} has a module {others[0]} of sentence-transformers, which DocumentEmbedder doesn't compute; "
             "give DocumentEmbedder the loaded model and tokenizer for vectors without it"
         )
-    return {
-        "pooling": "cls" if modes.get("pooling_mode_cls_token") or modes.get("pooling_mode") == "cls" else "mean",
-        "normalize": "Normalize" in kinds,
-    }
+    options: dict[str, Any] = {"normalize": "Normalize" in paths}
+    if "Pooling" in paths:
+        options["pooling"] = _read_pooling(directory / paths["Pooling"] / "config.json")
+    return options
+
+
+def _read_pooling(path: Path) -> EmbeddingPooling:
+    held = json.loads(path.read_text(encoding="utf-8"))
+    flags = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+    modes = [
+        flags.get(name, name) for name, value in held.items() if name.startswith("pooling_mode_") and value is True
+    ]
+    modes = modes or [held.get("pooling_mode", "mean")]
+    if modes not in (["cls"], ["mean"]):
+        raise ValueError(
+            f"{path} names {' and '.join(map(str, modes))}, which DocumentEmbedder doesn't compute; "
+            "give DocumentEmbedder the loaded model and tokenizer, with pooling 'mean' or 'cls'"
+        )
+    return cast("EmbeddingPooling", modes[0])

@@ -55,7 +55,7 @@ class EncodedPiece:
     attention_mask: NDArray[np.int8]
     """In the same shape, 0 marks padding."""
     token_type_ids: NDArray[np.int8]
-    """In the same shape, 1 marks the second text of a pair."""
+    """In the same shape, what the tokenizer gives the first and the second text of a pair."""
     targets: dict[str, Any] = field(default_factory=dict)
     """``labels``, or ``start_positions`` and ``end_positions``; empty without a target."""
     places: NDArray[np.int64]
@@ -86,15 +86,17 @@ class ExampleEncoder:
     Args:
         task: the task, with its lengths.
         tokenizer: a fast tokenizer.
+        token_types: how many types of tokens the model tells apart, see :func:`known_token_types`.
 
     Raises:
         ValueError: a tokenizer without offsets, or one that lacks a token that the task needs.
     """
 
-    def __init__(self, task: FinetunedTask, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, task: FinetunedTask, tokenizer: "PreTrainedTokenizerBase", *, token_types: int = 2) -> None:
         self.task, self.tokenizer = task, tokenizer
         self._pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._with_types = "token_type_ids" in tokenizer.model_input_names
+        # A tokenizer may have types where its model knows none, as a BERT's beside a Longformer.
+        self._with_types = "token_type_ids" in tokenizer.model_input_names and token_types > 1
         self._numbers = {label: number for number, label in enumerate(task.labels)}
         single, pair = self._template(), self._template(pair=True)
         self._single, self._pair = single, pair
@@ -106,6 +108,14 @@ class ExampleEncoder:
                 max_segments=task.max_length // task.segment_length,
                 attend_inner_padding=task.attend_inner_padding,
             )
+
+    @property
+    def has_separators(self) -> bool:
+        """Whether the tokenizer marks where a text begins, and where texts stand side by side, the second one."""
+        if self._layout is not None:
+            return True
+        pairs = self.task.task in ("nli", "multiple-choice", "qa")
+        return bool(len(self._pair.between)) if pairs else bool(len(self._single.before) or len(self._single.after))
 
     def encode(self, example: Example) -> EncodedExample:
         """The pieces of an example, with targets if it has one."""
@@ -132,7 +142,7 @@ class ExampleEncoder:
 
         Returns:
             ``input_ids`` and ``attention_mask`` int64 ``[B, N]`` (``[B, M, N]`` for M choices, padded with choices of
-            one token if examples have fewer), ``token_type_ids`` if the tokenizer has them, and the targets.
+            one token if examples have fewer), ``token_type_ids`` if tokenizer and model have them, and the targets.
         """
         rows = {"input_ids": [piece.input_ids for piece in pieces]}
         batch = {"input_ids": _pad(rows["input_ids"], self._pad)}
@@ -285,13 +295,20 @@ class ExampleEncoder:
     def _template(self, pair: bool = False) -> "_Template":
         """The special tokens around a text or two, read off an example of the tokenizer's own."""
         text, word = self._known_text()
-        ids = list(self.tokenizer(text, text if pair else None, truncation=False)["input_ids"])
-        found = [at for at in range(len(ids)) if ids[at : at + len(word)] == word]
+        encoded = self.tokenizer(text, text if pair else None, truncation=False, return_token_type_ids=True)
+        ids, types = np.array(encoded["input_ids"], dtype=np.int32), np.array(encoded["token_type_ids"], dtype=np.int8)
+        found = [at for at in range(len(ids)) if ids[at : at + len(word)].tolist() == word]
         if len(found) < 1 + pair:
             raise ValueError(f"{type(self.tokenizer).__name__} changes a text when it adds special tokens to it")
         first, last = found[0], found[-1]
-        between = ids[first + len(word) : last] if pair else []
-        return _Template(tuple(ids[:first]), tuple(between), tuple(ids[last + len(word) :]))
+        before, after = slice(first), slice(last + len(word), None)
+        between = slice(first + len(word), last if pair else first + len(word))
+        return _Template(
+            before=ids[before],
+            between=ids[between],
+            after=ids[after],
+            types=(types[before], types[first], types[between], types[last], types[after]),
+        )
 
     def _known_text(self) -> tuple[str, list[int]]:
         """A text that the tokenizer has tokens for, and these; of a vocabulary without an "a", one of its own."""
@@ -309,17 +326,14 @@ class ExampleEncoder:
 
     def _joined(self, template: "_Template", *parts: Ids) -> EncodedPiece:
         """Parts with their special tokens."""
-        head = np.concatenate([template.before, parts[0]])
-        second = parts[1] if len(parts) > 1 else np.zeros(0)
-        tail = np.concatenate([second, template.after])
-        ids = np.concatenate([head, template.between, tail]).astype(np.int32)
-        types = np.zeros(len(ids), dtype=np.int8)
-        if len(parts) > 1:
-            types[len(ids) - len(tail) :] = 1
+        first, second = parts[0], parts[1] if len(parts) > 1 else parts[0][:0]
+        before, of_first, between, of_second, after = template.types
+        types = [before, np.repeat(of_first, len(first)), between, np.repeat(of_second, len(second)), after]
+        ids = np.concatenate([template.before, first, template.between, second, template.after])
         return EncodedPiece(
             input_ids=ids,
             attention_mask=np.ones(len(ids), dtype=np.int8),
-            token_type_ids=types,
+            token_type_ids=np.concatenate(types),
             places=np.zeros((0, 2), dtype=np.int64),
         )
 
@@ -346,11 +360,14 @@ class ExampleEncoder:
         return _with(piece, _places(first, offsets[: len(kept)]), {}), tokens, tokens - len(stays) - len(kept)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Template:
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
+    """The special tokens around texts, and the types of all tokens: before, first text, between, second text, after."""
+
+    before: Ids
+    between: Ids
+    after: Ids
+    types: tuple[NDArray[np.int8], np.int8, NDArray[np.int8], np.int8, NDArray[np.int8]]
 
     @property
     def size(self) -> int:

@@ -22,7 +22,7 @@ from longspan.data.json_text import to_json
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
-from longspan.training.finetuning.task import FinetunedTask, load_finetuned
+from longspan.training.finetuning.task import FinetunedTask, known_token_types, load_finetuned
 from longspan.training.recipe import Precision
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.model, self.task, self.batch_size, self.precision = model, task, batch_size, precision
-        self.encoder = ExampleEncoder(task, tokenizer)
+        self.encoder = ExampleEncoder(task, tokenizer, token_types=known_token_types(model))
 
     def predict(
         self,

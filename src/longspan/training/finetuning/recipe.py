@@ -61,6 +61,10 @@ class FinetuneRecipe:
     pretrain`` noted in the model's configuration, else false."""
     overlap: int = 128
     """Task ``qa``: tokens that neighbouring pieces of a context share."""
+    max_answer_tokens: int | None = None
+    """Task ``qa``: tokens of the longest answer that is predicted. None: 30."""
+    threshold: float | None = None
+    """Task ``multi-label``: a label is predicted from this probability on. None: 0.5."""
 
     epochs: float = 15.0
     """Most passes over the training examples."""
@@ -105,7 +109,7 @@ class FinetuneRecipe:
             object.__setattr__(self, name, dict(getattr(self, name)))
         at_least = {
             "max_length": 8, "reading_length": 8, "segment_length": 2, "overlap": 0, "patience": 1, "batch_size": 1,
-            "micro_batch": 1, "weight_decay": 0, "lora_rank": 1,
+            "micro_batch": 1, "weight_decay": 0, "lora_rank": 1, "max_answer_tokens": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -140,6 +144,13 @@ class FinetuneRecipe:
             raise ValueError(
                 f"class_weights is {self.class_weights!r}, but task {self.task!r} has no classes; use 'none'"
             )
+        for name, only in (("max_answer_tokens", "qa"), ("threshold", "multi-label")):
+            if getattr(self, name) is not None and self.task != only:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but only task {only!r} has one, not {self.task!r}; leave it out"
+                )
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, such as 0.5")
         if self.pooling is not None and self.task in ("sequential", "tokens", "qa"):
             raise ValueError(
                 f"pooling is {self.pooling!r}, but task {self.task!r} has no vector of a text; leave it out"

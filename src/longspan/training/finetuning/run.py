@@ -26,6 +26,7 @@ from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import (
     FinetunedTask,
+    known_token_types,
     load_task_model,
     loading,
     reading_limits,
@@ -181,9 +182,14 @@ def finetune(
             f"longspan convert {recipe.model} NEW_MODEL --max-positions {length}"
         )
     check_model_fits(network, tokenizer, at_once or length)
-    del network
     task = replace(task, max_length=length)
-    encoder = ExampleEncoder(task, tokenizer)
+    encoder = ExampleEncoder(task, tokenizer, token_types=known_token_types(network))
+    del network
+    if not encoder.has_separators:
+        logger.warning(
+            "The tokenizer puts no special tokens around a text or between two, as if they were one; give it a "
+            "post_processor that does, such as tokenizers.processors.TemplateProcessing."
+        )
     encoded = {
         name: _Split(examples=rows, encoded=[encoder.encode(row) for row in rows]) for name, rows in splits.items()
     }
@@ -233,6 +239,7 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
             raise ValueError(f"{', '.join(files)}: there is no label to score in any example")
         if set(files) & set(recipe.train):
             logger.warning("%s holds what is trained on: its scores say nothing.", ", ".join(files))
+    decoding = {name: getattr(recipe, name) for name in ("max_answer_tokens", "threshold")}
     task = FinetunedTask(
         task=recipe.task,
         labels=labels,
@@ -243,6 +250,7 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
         attend_inner_padding=bool(recipe.attend_inner_padding),
         overlap=recipe.overlap,
         may_have_no_answer=recipe.task == "qa" and any(not example.target for example in train),
+        **{name: value for name, value in decoding.items() if value is not None},
     )
     if recipe.attend_inner_padding is None and task.has_segments and (config := _config(recipe.model)) is not None:
         task = replace(task, attend_inner_padding=attends_inner_padding(config))

@@ -1,5 +1,6 @@
 """What a finetuned model is for: its task, labels and input lengths, kept beside its weights; and loading both."""
 
+import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from longspan.training.new_heads import OtherSizesError, load_with_head
 from longspan.training.recipe_fields import check_names
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -146,6 +148,16 @@ def separator_field(config: Any, tokenizer: "PreTrainedTokenizerBase") -> dict[s
     ours = config.sep_token_id if config.sep_token_id is not None else config.eos_token_id
     own = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     return {} if own is None or own == ours else {"sep_token_id": own}
+
+
+def known_token_types(model: "PreTrainedModel | nn.Module") -> int:
+    """How many types of tokens a model tells apart, 0 if it takes none; a model within adapters of ``peft`` too."""
+    inner: Any = model
+    if hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    if "token_type_ids" not in inspect.signature(inner.forward).parameters:
+        return 0
+    return getattr(getattr(inner, "config", None), "type_vocab_size", None) or 0
 
 
 def load_task_model(
