@@ -29,7 +29,7 @@ class Encoder:
     """Which one."""
 
     what: str
-    """Names the program and its results."""
+    """Names its results."""
     build: Callable[[dict[str, Any]], Any]
     """A stock model of such sizes; a function of a module, so that other processes find it."""
     sizes: dict[str, Any] = field(hash=False)
@@ -108,23 +108,31 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run(encoder: Encoder, description: str | None, arguments: Sequence[str] | None = None) -> None:
+def run(
+    program: str, encoders: dict[str, Encoder], description: str | None, arguments: Sequence[str] | None = None
+) -> None:
     """Check, measure, print as it comes, and write a table and its numbers.
 
     Args:
-        encoder: which one.
+        program: the module's name.
+        encoders: which there are by the names of ``--model``; the first is measured if none is asked for.
         description: the program's.
         arguments: of the command line.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    first = next(iter(encoders))
+    if len(encoders) > 1:
+        parser.add_argument("--model", choices=encoders, default=first)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", metavar="FOLDER")
     options = parser.parse_args(arguments)
+    name = getattr(options, "model", first)
+    encoder = encoders[name]
     torch.set_num_threads(options.threads)
     asked = f"--lengths {' '.join(map(str, options.lengths))} --threads {options.threads} --rounds {options.rounds}"
-    command = f"python -m benchmarks.{encoder.what} {asked}"
+    command = f"python -m benchmarks.{program} {'' if name == first else f'--model {name} '}{asked}"
     record = Record(encoder.what, command, options.threads, encoder.sizes, options.results)
     check(encoder)
     for length in options.lengths:

@@ -38,7 +38,7 @@ ENCODER = Encoder(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure; arguments as those of the command line."""
-    run(ENCODER, __doc__, arguments)
+    run("t5", {"t5": ENCODER}, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ class TestRefusals:
             (write("config.json", "{"), "config.json is not valid JSON"),
             (write("config.json", "[]"), "holds no JSON object"),
             (write("config.json", '{"vocab_size": 3}'), "names no model_type"),
-            (write("config.json", '{"model_type": "deberta"}'), "models of type 'deberta' cannot be made long"),
+            (write("config.json", '{"model_type": "roformer"}'), "models of type 'roformer' cannot be made long"),
             (write("config.json", '{"model_type": "roberta", "vocab_size": "x"}'), "is not a valid roberta config"),
             (cut_weights, "model.safetensors is damaged or cut short"),
             (

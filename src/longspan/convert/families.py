@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from longspan.convert.bart_families import BART_FAMILIES
 from longspan.integrations.long_configuration import (
+    LongDebertaConfig,
     LongDebertaV2Config,
     LongMPNetConfig,
     LongspanMT5Config,
@@ -215,13 +216,17 @@ KEPT_FAMILIES = {
         *(
             KeptFamily(
                 config_class=config_class,
-                class_prefix="DebertaV2",
-                long_config_class=LongDebertaV2Config,
-                tokenizer_class="DebertaV2Tokenizer",
+                class_prefix=class_prefix,
+                long_config_class=long,
+                tokenizer_class=f"{class_prefix}Tokenizer",
                 fields=_deberta_fields,
                 masked_lm_heads=("cls.predictions.", "lm_predictions."),
             )
-            for config_class in (transformers.DebertaV2Config, LongDebertaV2Config)
+            for class_prefix, short, long in (
+                ("Deberta", transformers.DebertaConfig, LongDebertaConfig),
+                ("DebertaV2", transformers.DebertaV2Config, LongDebertaV2Config),
+            )
+            for config_class in (short, long)
         ),
         *(
             KeptFamily(

@@ -173,13 +173,13 @@ def _long_name(family: KeptFamily, architecture: str) -> str:
         ValueError: there is none.
     """
     head = architecture.removeprefix(family.long_prefix).removeprefix(family.class_prefix)
-    name = family.long_prefix + _OLD_HEADS.get(head, head)
-    if long_class(name) is None:
-        heads = [head for head in (*HEADS, *_T5_HEADS) if long_class(family.long_prefix + head) is not None]
+    head = _OLD_HEADS.get(head, head)
+    heads = [head for head in (*HEADS, *_T5_HEADS) if long_class(family.long_prefix + head) is not None]
+    if head not in heads:  # a DebertaV2Model is no Deberta
         raise ValueError(
             f"the architecture {architecture} has no long class here; the heads that carry over are {', '.join(heads)}"
         )
-    return name
+    return family.long_prefix + head
 
 
 def _class_named(architecture: str) -> type[PreTrainedModel]:

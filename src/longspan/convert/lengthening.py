@@ -57,8 +57,9 @@ def lengthen(
       ``set_attn_implementation("sdpa")``, unless ``config.attn_implementation`` is set with it) and refuses the
       folder where ``longspan`` isn't imported. ``transformers`` itself drops it: set
       ``model.config.attn_implementation = "longspan"`` before you save a model that ``from_pretrained`` opened.
-    * DeBERTa-v2, v3 and MPNet, whose scores depend on the distance of tokens, become the ``LongDebertaV2...`` or
-      ``LongMPNet...`` of their class, with the same modules and weights (:mod:`longspan.integrations.long_deberta`).
+    * DeBERTa, DeBERTa-v2, v3 and MPNet, whose scores depend on the distance of tokens, become the ``LongDeberta...``,
+      ``LongDebertaV2...`` or ``LongMPNet...`` of their class, with the same modules and weights
+      (:mod:`longspan.integrations.long_deberta`). A DeBERTa with ``talking_head`` is refused.
       The distances that they know stay, and those beyond share the last. After ``import longspan`` the Auto classes
       open what they save; nothing else does.
     * T5, mT5 and UMT5 become the ``LongspanT5...``, ``LongspanMT5...`` or ``LongspanUMT5...`` of their class in the

@@ -4,6 +4,7 @@
 LORA_TARGETS: dict[str, list[str]] = {
     "longformer": ["query", "value", "query_global", "value_global"],
     "longformer_causal": ["q_proj", "v_proj"],
+    "long-deberta": ["in_proj"],
     "long-deberta-v2": ["query_proj", "value_proj"],
     "long-mpnet": ["q", "v"],
     "longspan-t5": ["q", "v"],

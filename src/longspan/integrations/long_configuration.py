@@ -53,6 +53,33 @@ class LongConfiguration:
 
 
 @strict
+class LongDebertaConfig(LongConfiguration, transformers.DebertaConfig):
+    """Configuration of a DeBERTa, the first, with windows: the fields of both bases.
+
+    Raises:
+        ValueError: ``talking_head`` is true.
+    """
+
+    model_type = "long-deberta"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check_heads()
+
+    def check_heads(self) -> None:
+        """See that no head reads another's scores.
+
+        Raises:
+            ValueError: they do.
+        """
+        if getattr(self, "talking_head", False):
+            raise ValueError(
+                f"talking_head is {self.talking_head!r}: attention whose heads mix their scores can't be made long "
+                "here; take a DeBERTa without it"
+            )
+
+
+@strict
 class LongDebertaV2Config(LongConfiguration, transformers.DebertaV2Config):
     """Configuration of a DeBERTa-v2 or v3 with windows: the fields of both bases."""
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 _CONFIGURATIONS = {
+    "long-deberta": "LongDebertaConfig",
     "long-deberta-v2": "LongDebertaV2Config",
     "long-mpnet": "LongMPNetConfig",
     "longspan-t5": "LongspanT5Config",
