@@ -178,7 +178,7 @@ def test_forms_of_a_call(tokenizer: PreTrainedTokenizerBase, batch_size: int) ->
     row = {"question": QUESTION, "context": SHORT}
     assert pipe(row)["answer"] == one["answer"]
     assert pipe(QUESTION, SHORT) == one
-    with pytest.raises(TypeError, match="give question=... and context=..."):
+    with pytest.raises(TypeError, match="give question="):
         pipe(QUESTION, SHORT, context=SHORT)
     for several in (
         pipe([row, {**row, "context": LONG}]),
