@@ -16,6 +16,7 @@ from tiny_text import make_text, make_texts, roberta_dir, tokenizer, write_jsonl
 from transformers import MBartConfig, MBartModel
 from typer.testing import CliRunner, Result
 
+import longspan
 from longspan.cli import app
 
 
@@ -339,6 +340,48 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     for verb in ("pretrain", "evaluate", "fill-mask", "convert", "show-pattern", "demo", "train-lm", "generate"):
         assert verb in done.stdout
     assert time.process_time_ns() >= started
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"longspan {longspan.__version__}\n"
+
+
+def test_a_field_given_as_an_option_is_told_how_to_be_set() -> None:
+    told = run("finetune", "--task", "classification", "--batch-size", 8)
+    assert told.exit_code == 2
+    assert "--set batch_size=VALUE" in " ".join(told.stderr.replace("│", " ").split())
+    assert "--set" not in run("evaluate", "x.txt", "--nonsense", 8).stderr  # has no recipe
+
+
+def test_a_runs_folder_is_told_where_its_model_is(tmp_path: Path) -> None:
+    one, seeds = tmp_path / "one", tmp_path / "seeds"
+    for model in (one / "model", seeds / "seed-7" / "model"):
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+    output = ["--output", tmp_path / "out.jsonl"]
+    for verb in (
+        ("evaluate", "x.txt", "--model", one),
+        ("fill-mask", "--model", one, "a <mask>"),
+        ("generate", "--model", one),
+        ("summarize", "x.txt", "--model", one, *output),
+    ):
+        assert f"its model is in a folder inside: {one / 'model'}; name that" in sentence(run(*verb))
+    assert f"inside: {seeds / 'seed-7' / 'model'}" in sentence(run("predict", "x.csv", "--model", seeds, *output))
+
+
+def test_a_model_that_is_not_finetuned_scores_no_table_and_predicts_nothing(tmp_path: Path) -> None:
+    told = sentence(run("evaluate", "labelled.csv", "--model", "longspan-mini"))
+    assert "labelled.csv is a table" in told
+    assert "longspan finetune" in told
+    told = sentence(run("predict", "x.csv", "--model", "longspan-mini", "--output", tmp_path / "out.jsonl"))
+    assert "longspan-mini holds no longspan_task.json, so it is not a finetuned model; make one" in told
+
+
+def test_a_missing_text_field_is_told_with_the_option(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "texts.jsonl", ["a text"], field="body")
+    told = sentence(run("evaluate", tmp_path / "texts.jsonl", "--model", "longspan-mini"))
+    assert "has no field 'text', it has 'body'" in told
+    assert "evaluate --text-field NAME" in told
 
 
 def test_the_module_runs() -> None:

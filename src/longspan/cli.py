@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
+from typer.core import TyperCommand
 
-from longspan import evaluation_cli, finetuning_cli, summarization_cli
+from longspan import __version__, evaluation_cli, finetuning_cli, summarization_cli
 from longspan.cli_settings import recipe_fields
 from longspan.evaluation_cli import on_device, refuse_options
 
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
     from longspan.data.characters import Split
 
 Arguments = ParamSpec("Arguments")
+
+
+class _RecipeVerb(TyperCommand):
+    """A verb with a recipe: whoever asks for a field as an option is told how fields are set."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # the class is click's, or a copy's in typer
+            if type(error).__name__ == "NoSuchOption" and not getattr(error, "possibilities", None):
+                name: Any = error
+                field = name.option_name.lstrip("-").replace("-", "_")
+                name.message += f"; fields of the recipe are set by --set, as in --set {field}=VALUE"
+            raise
+
 
 app = typer.Typer(
     name="longspan",
@@ -40,9 +56,18 @@ def main() -> None:
     app(args=arguments, prog_name="longspan")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"longspan {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -87,7 +112,7 @@ def _names_a_field(error: Exception) -> bool:
     return any(base.__name__ == "StrictDataclassError" for base in type(error).__mro__)
 
 
-@app.command()
+@app.command(cls=_RecipeVerb)
 @_sentence_errors
 def pretrain(
     recipe: Annotated[
@@ -334,7 +359,7 @@ def demo_lm(
     )
 
 
-@app.command("train-lm")
+@app.command("train-lm", cls=_RecipeVerb)
 @_sentence_errors
 def train_lm(
     text: Annotated[
@@ -498,7 +523,7 @@ def add_code(
     typer.echo(f'{model}: AutoModel.from_pretrained("{model}", trust_remote_code=True)')
 
 
-app.command()(_sentence_errors(finetuning_cli.finetune))
+app.command(cls=_RecipeVerb)(_sentence_errors(finetuning_cli.finetune))
 app.command()(_sentence_errors(evaluation_cli.evaluate))
 app.command()(_sentence_errors(evaluation_cli.predict))
 app.command()(_sentence_errors(summarization_cli.summarize))

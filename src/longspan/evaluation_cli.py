@@ -162,6 +162,11 @@ def _evaluate_masked(files: list[str], model: str, options: dict[str, Any], batc
         if not isinstance(error.__cause__, MissingHeadError):
             raise
         raise ValueError(f"{error}; if it was finetuned elsewhere for a published task, name that: --task") from error
+    if table := next((file for file in files if file.endswith((".csv", ".tsv"))), None):
+        raise ValueError(
+            f"{table} is a table, but model {model!r} is a masked language model, scored on plain text (.txt, .jsonl, "
+            "...); to score labelled examples, finetune it first: longspan finetune"
+        )
     given = {name: value for name, value in options.items() if value is not None}
     length = given.pop("sequence_length", max_sequence_length(network))
     if length is None:

@@ -254,6 +254,8 @@ def test_refusals() -> None:
     model.config.attention_window = 4
     with pytest.raises(ValueError, match=r"global_attention_mask must have shape \[B, N\] = \[3, 29\], got \[3, 28\]"):
         model(**batch, global_attention_mask=torch.ones(3, 28))
+    with pytest.raises(TypeError, match="knows no 'global_mask'; did you mean 'global_attention_mask'"):
+        model(**batch, global_mask=torch.ones(3, 29))
     with pytest.raises(ValueError, match=r"takes an attention_mask \[B, N\]"):
         model(batch["input_ids"], attention_mask=torch.zeros(3, 1, LENGTH, LENGTH))
 

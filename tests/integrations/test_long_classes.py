@@ -106,6 +106,8 @@ def test_masks_of_any_kind(variant: str) -> None:
         torch.testing.assert_close(same, expected)
     merged = long(ids, attention_mask=mask + mask * global_mask)[0]
     torch.testing.assert_close(merged, expected)
+    both = long(ids, attention_mask=mask + mask * global_mask, global_attention_mask=torch.zeros_like(ids))[0]
+    torch.testing.assert_close(both, expected)
     whole = long(ids[:1], global_attention_mask=global_mask[:1])[0]
     torch.testing.assert_close(whole, expected[:1], atol=1e-5, rtol=1e-5)
     embeds = long.get_input_embeddings()(ids[:1])

@@ -162,6 +162,12 @@ def test_half_precision_losses_are_computed_in_float(head: str) -> None:
             torch.zeros(2),
             "labels must be integers",
         ),
+        (
+            CLASSES,
+            {"num_labels": 3, "problem_type": "multilabel"},
+            torch.zeros(2, 3),
+            "problem_type must be one of .*, 'multi_label_classification', .* got 'multilabel'",
+        ),
         (TOKENS, {"num_labels": 3}, torch.zeros(2, 5).long(), r"shape \[2, 29\], a class each, got \[2, 5\]"),
         (TOKENS, {"num_labels": 3}, torch.full((2, 29), 3), r"labels hold 3, neither a class in 0 \.\. 2"),
         (SENTENCES, {"segment_length": 8}, torch.zeros(2, 5).long(), r"shape \[2, 4\], a class each, got \[2, 5\]"),

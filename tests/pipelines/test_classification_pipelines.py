@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from tiny_text import make_text
-from transformers import PreTrainedTokenizerBase, TextClassificationPipeline, TokenClassificationPipeline
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, TextClassificationPipeline, TokenClassificationPipeline
 
 from longspan.pipelines import LongTextClassificationPipeline, LongTokenClassificationPipeline
 from longspan.pipelines.windows import most_central, special_tokens_around, split_into_windows
@@ -125,6 +125,19 @@ def test_tokens_of_a_long_text_are_of_their_most_central_window(
         assert (one["start"], one["end"]) == encoded["offset_mapping"][one["index"]]
     grouped = pipe(LONG, stride=20, aggregation_strategy="simple")
     assert all(before["end"] <= after["start"] for before, after in pairwise(grouped))
+
+
+def test_a_tokenizer_that_is_not_fast() -> None:
+    slow = ByT5Tokenizer()
+    text = "the seller pays"
+    pipe, stock = _tokens(slow, ignore_labels=[]), _tokens(slow, TokenClassificationPipeline, ignore_labels=[])
+    _assert_alike(pipe(text), stock(text))
+    assert len(pipe(text * 20)) == len(text) * 20  # several windows
+    _assert_alike(_text(slow)(text), _text(slow, TextClassificationPipeline)(text))
+    with pytest.raises(
+        TypeError, match=r"300 tokens .* reads 128 at once; ByT5Tokenizer, which isn't a fast tokenizer"
+    ):
+        _text(slow)("a" * 299)
 
 
 def test_refusals(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -177,6 +177,9 @@ def test_forms_of_a_call(tokenizer: PreTrainedTokenizerBase, batch_size: int) ->
     assert set(one) == {"score", "start", "end", "answer"}
     row = {"question": QUESTION, "context": SHORT}
     assert pipe(row)["answer"] == one["answer"]
+    assert pipe(QUESTION, SHORT) == one
+    with pytest.raises(TypeError, match="give question="):
+        pipe(QUESTION, SHORT, context=SHORT)
     for several in (
         pipe([row, {**row, "context": LONG}]),
         pipe(question=[QUESTION] * 2, context=[SHORT, LONG]),

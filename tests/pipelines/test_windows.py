@@ -77,6 +77,8 @@ def test_refusals(tokenizer: PreTrainedTokenizerBase) -> None:
         window_tokens(model, tokenizer, 129)
     with pytest.raises(ValueError, match="max_length is 0"):
         window_tokens(model, tokenizer, 0)
+    with pytest.raises(TypeError, match="max_length must be an int, the tokens of a window, got '64'"):
+        window_tokens(model, tokenizer, "64")  # type: ignore[arg-type]
 
 
 def test_what_models_read(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase, pipeline
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, pipeline
 
 from longspan import lengthen
 from longspan.data import SegmentLayout
@@ -29,6 +29,11 @@ def test_candidates_are_those_of_the_pipeline(roberta_dir: Path, tokenizer: PreT
     assert [ids[mask.position] for mask in filled] == [tokenizer.mask_token_id] * 2
     assert filled[0].before == "the court "
     assert filled[1].after == " law"
+
+
+def test_a_tokenizer_without_a_mask_token(roberta_dir: Path) -> None:
+    with pytest.raises(ValueError, match="ByT5Tokenizer has no mask token; give the tokenizer of a masked"):
+        fill_masks(load_masked_lm(roberta_dir), ByT5Tokenizer(), "a <mask>")
 
 
 def test_the_vocabulary_bounds_the_candidates(roberta_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -129,6 +129,22 @@ def test_what_wrote_nothing_binds_nobody(summarizer: Summarizer, tmp_path: Path)
     assert summarize_files([file], output, model=summarizer, progress=False, **WRITING).summaries == 2
 
 
+def test_a_blank_file_has_its_line(summarizer: Summarizer, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.txt", "blank.txt", "b.txt")]
+    for file, text in zip(files, ("the seller pays", " \n", "the buyer pays"), strict=True):
+        file.write_text(text)
+    output = tmp_path / "summaries.jsonl"
+    assert summarize_files(files, output, model=summarizer, progress=False, **WRITING).summaries == 3
+    assert [line["origin"] for line in _read(output)] == [str(file) for file in files]
+    assert _read(output)[1]["summary"] == ""
+
+
+def test_only_json_lines_are_written(summarizer: Summarizer, tmp_path: Path) -> None:
+    file = write_records(tmp_path / "a.jsonl", make_records(1))
+    with pytest.raises(ValueError, match=r"out\.csv must end in \.jsonl; summaries are written as JSON lines"):
+        summarize_files([file], tmp_path / "out.csv", model=summarizer, progress=False, **WRITING)
+
+
 def test_more_than_the_decoder_has_positions_for(summarizer: Summarizer, tmp_path: Path) -> None:
     longest = summarizer.model.config.max_decoder_position_embeddings
     told = f"max_new_tokens is {longest + 1}, but model '.*' writes {longest} tokens at most; ask for fewer"

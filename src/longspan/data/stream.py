@@ -12,7 +12,7 @@ import numpy as np
 from longspan.data.corpus import LengthUnit, Position, Step
 from longspan.data.layout import SequenceLayout, SequenceText
 from longspan.data.sentence_tokens import tokenize_sentences
-from longspan.data.text import Document, TxtDocument, extension, find_files
+from longspan.data.text import NAME_THE_FIELD, Document, TxtDocument, extension, find_files
 from longspan.data.tokenization import Tokens, tokenize
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def open_stream(source: str, *, split: str, text_field: str, txt_document: TxtDo
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if text_field not in columns:
         there = ", ".join(map(repr, columns))
-        raise ValueError(f"{source} has no field {text_field!r}, it has {there}; name the right one as text_field")
+        raise ValueError(f"{source} has no field {text_field!r}, it has {there}; {NAME_THE_FIELD}")
     return dataset.select_columns([text_field])
 
 

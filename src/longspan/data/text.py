@@ -19,6 +19,9 @@ EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 TxtDocument = Literal["file", "line"]
 """What one document of a ``.txt`` file is: the whole file, or each line that isn't blank."""
 
+NAME_THE_FIELD = "name the right one as text_field (evaluate --text-field NAME, pretrain --set text_field=NAME)"
+"""The remedy where records have no such field."""
+
 
 class Document(NamedTuple):
     """One text and where it came from."""
@@ -205,7 +208,7 @@ def _json_text(line: str, text_field: str, file: Path, number: int) -> str:
 
 def _no_field(place: str, text_field: str, fields: list[str]) -> str:
     there = ", ".join(repr(name) for name in fields[:20]) or "no field at all"
-    return f"{place} has no field {text_field!r}, it has {there}; name the right one as text_field"
+    return f"{place} has no field {text_field!r}, it has {there}; {NAME_THE_FIELD}"
 
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[Document]:

@@ -94,15 +94,19 @@ def attend(
             pass it.
         global_attention_mask: ``[B, N]``, bool or numbers, above 0 marks tokens that attend to all and are attended
             by all.
-        **arguments: whatever else the model passes.
+        **arguments: whatever else the model passes, which is all that its ``forward`` doesn't know.
 
     Returns:
         ``[B, N, H, D]``, and None for the weights, which are never built.
 
     Raises:
+        TypeError: a mask of global tokens under another name.
         ValueError: no window is set, one of another form, or a mask of another shape; or the attention has an
             arithmetic of its own.
     """
+    for name, given in arguments.items():
+        if name.startswith("global") and given is not None:
+            raise TypeError(f"attn_implementation='longspan' knows no {name!r}; did you mean 'global_attention_mask'?")
     if arguments.get("output_attentions"):
         _log.warning_once("attn_implementation='longspan' gives no attention weights; use 'eager' for them")
     if _is_cross_attention(module, query, key) or _is_decoder(module, arguments):

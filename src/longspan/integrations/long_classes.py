@@ -44,7 +44,7 @@ def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor, sh
     """Both masks in one, int64: 0 padding, 1 a token, 2 a global token. Padding marked global is padding.
 
     Args:
-        attention_mask: above 0 marks tokens; None: all are.
+        attention_mask: above 0 marks tokens, above 1 global ones, too; None: all are tokens.
         global_attention_mask: above 0 marks global tokens.
         shape: of the tokens; None: not known.
 
@@ -61,7 +61,10 @@ def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor, sh
             )
     if attention_mask is None:
         return is_global.long() + 1
-    return (attention_mask > 0).long() * (is_global.to(attention_mask.device).long() + 1)
+    is_global = is_global.to(attention_mask.device)
+    if attention_mask.dtype != torch.bool:
+        is_global = is_global | (attention_mask > 1)
+    return (attention_mask > 0).long() * (is_global.long() + 1)
 
 
 def with_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:

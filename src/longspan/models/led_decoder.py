@@ -182,7 +182,8 @@ class LEDDecoder(LEDStack):
         if past + length > longest:
             raise ValueError(
                 f"the target has {past + length} tokens, but this model's decoder has positions for {longest}; "
-                f"truncate it, or convert the model with more decoder positions (longspan.convert.lengthen_bart)"
+                f"truncate it, or convert the model with more decoder positions (max_decoder_positions of "
+                f"longspan.lengthen)"
             )
 
     def _self_mask(

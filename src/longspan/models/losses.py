@@ -16,6 +16,7 @@ from longspan.models.inputs import can_inspect
 
 IGNORED = -100
 """What ``transformers``' collators put where no loss is wanted."""
+_PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 def classification_loss(
@@ -42,10 +43,12 @@ def classification_loss(
 
     Raises:
         TypeError: labels that are no tensor. ValueError: labels of another shape, or out of range (looked at on a CPU
-            only).
+            only); another ``problem_type``.
     """
     _check_tensor("labels", labels)
     problem_type = config.problem_type or _infer_problem_type(labels, pooled_logits.shape[-1])
+    if problem_type not in _PROBLEM_TYPES:
+        raise ValueError(f"problem_type must be one of {', '.join(map(repr, _PROBLEM_TYPES))}, got {problem_type!r}")
     labels = labels.to(pooled_logits.device)
     if problem_type == "single_label_classification":
         loss = _cross_entropy(pooled_logits, labels, num_items_in_batch, ignore_index)

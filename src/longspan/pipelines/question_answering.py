@@ -72,9 +72,9 @@ class QuestionAnsweringPipeline(ChunkPipeline):
         """Answer questions.
 
         Args:
-            inputs: ``{"question": ..., "context": ...}``, or a list, a data set or a generator of such; or nothing, if
-                ``question`` and ``context`` are given by name, each a string or a list, one context serving
-                all questions.
+            inputs: ``{"question": ..., "context": ...}``, or a list, a data set or a generator of such; or a question
+                and a context, two strings; or nothing, if ``question`` and ``context`` are given by name, each a string
+                or a list, one context serving all questions.
             kwargs: the options of the class.
 
         Returns:
@@ -262,6 +262,8 @@ def _said(options: dict[str, Any]) -> dict[str, Any]:
 
 def _questions(inputs: tuple[Any, ...], question: Any, context: Any) -> Any:
     """What a call was given, as one question, a list of them, or a stream."""
+    if len(inputs) == 2 and all(isinstance(text, str) for text in inputs) and question is None and context is None:
+        return {"question": inputs[0], "context": inputs[1]}
     if inputs:
         if len(inputs) > 1 or question is not None or context is not None:
             raise TypeError('give question=... and context=..., or one {"question": ..., "context": ...} or several')

@@ -62,8 +62,9 @@ class LongTextClassificationPipeline(TextClassificationPipeline, ChunkPipeline):
         if limit is not None and len(windows[0]) > limit:
             if not self.tokenizer.is_fast:
                 raise TypeError(
-                    f"the text has {len(windows[0]):,} tokens, and {type(self.tokenizer).__name__} can't say which "
-                    f"windows of {limit:,} may hold; use the fast tokenizer"
+                    f"the text has {len(windows[0]):,} tokens and the model reads {limit:,} at once; "
+                    f"{type(self.tokenizer).__name__}, which isn't a fast tokenizer, can't divide it into windows: use "
+                    f"a fast one, or truncation=True"
                 )
             parts = encoding.sequence_ids(0)
             cut = max({0, 1}, key=parts.count)

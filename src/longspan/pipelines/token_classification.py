@@ -72,7 +72,8 @@ class LongTokenClassificationPipeline(TokenClassificationPipeline):
         """The classes of one text's tokens."""
         text: _Text = all_outputs[0]["text"]
         logits = text.merge([output["logits"][0] for output in all_outputs], self.tokenizer.padding_side)
-        return super().postprocess([{**text.encoding, "logits": logits[None]}], **kwargs)
+        encoding = {"offset_mapping": None, **text.encoding}  # a tokenizer that isn't fast tells none
+        return super().postprocess([{**encoding, "logits": logits[None]}], **kwargs)
 
 
 class _Text:

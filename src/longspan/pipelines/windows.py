@@ -35,11 +35,13 @@ def window_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
     """The tokens of a window: what the caller wants, checked, or all that the model reads.
 
     Raises:
-        ValueError: ``max_length`` is below 1, or more than the model reads.
+        TypeError: ``max_length`` is no int. ValueError: it is below 1, or more than the model reads.
     """
     limit = readable_tokens(model, tokenizer)
     if max_length is None:
         return limit
+    if not isinstance(max_length, int):
+        raise TypeError(f"max_length must be an int, the tokens of a window, got {max_length!r}")
     if max_length < 1 or (limit is not None and max_length > limit):
         readable = "" if limit is None else f" and at most {limit:,}, which is what the model reads"
         raise ValueError(f"max_length is {max_length:,}; a window must have at least 1 token{readable}")

@@ -69,10 +69,13 @@ def fill_masks(
         One entry for each mask token, in order.
 
     Raises:
-        ValueError: the text has no mask token, or more tokens than the model has positions; or ``segment_length`` is 1.
+        ValueError: the tokenizer or the text has no mask token, the text has more tokens than the model has positions,
+            or ``segment_length`` is 1.
     """
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    if tokenizer.mask_token_id is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no mask token; give the tokenizer of a masked language model")
     layout = reading_layout(model, segment_length=segment_length)
     if layout.segment_length is not None:
         inputs, at = _in_segments(tokenizer, text, layout)

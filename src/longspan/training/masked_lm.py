@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from longspan.training.new_heads import MissingHeadError, load_with_head
 from longspan.training.reading_layout import has_global_attention
+from longspan.training.run_folder import refuse_run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -42,6 +43,7 @@ def load_masked_lm(
     if path.is_absolute() or path.parts[:1] in [(".",), ("..",)] or path.exists():
         if not path.is_dir():
             raise FileNotFoundError(f"there is no model folder {path}")
+        refuse_run_folder(path)
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
     try:

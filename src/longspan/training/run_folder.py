@@ -215,3 +215,19 @@ def training_table(entries: list[LogEntry]) -> str:
                 f"| {entry['eval_perplexity']:.3f} | {entry['eval_accuracy']:.4f} |"
             )
     return "\n".join(rows) + "\n"
+
+
+def refuse_run_folder(folder: str | Path) -> None:
+    """See that a folder that is to hold a model isn't a run's, whose model is in a folder inside.
+
+    Raises:
+        FileNotFoundError: it is.
+    """
+    path = Path(folder)
+    if (path / "config.json").is_file():
+        return
+    inside = (model for pattern in ("model", "seed-*/model") for model in sorted(path.glob(pattern)))
+    if model := next((model for model in inside if (model / "config.json").is_file()), None):
+        raise FileNotFoundError(
+            f"folder {folder} is a training's, and its model is in a folder inside: {model}; name that"
+        )

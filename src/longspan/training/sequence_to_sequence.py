@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longspan.data.progress import no_transformers_bars
+from longspan.training.run_folder import refuse_run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,6 +28,7 @@ def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", se
     from longspan.models import LEDForConditionalGeneration, read_config
 
     path = Path(model)
+    refuse_run_folder(path)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
         raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
     try:

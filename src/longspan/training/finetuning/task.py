@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from longspan.bundled import model_source
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
 from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import load_tokenizer, max_sequence_length
 from longspan.training.new_heads import OtherSizesError, load_with_head
 from longspan.training.recipe_fields import check_names
+from longspan.training.run_folder import refuse_run_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,8 +106,9 @@ class FinetunedTask:
             FileNotFoundError: the folder is none, or holds no finetuned model. ValueError: its description is damaged.
         """
         file = Path(folder) / TASK_FILE
-        if not Path(folder).is_dir():
+        if not Path(model_source(folder)).is_dir():
             raise FileNotFoundError(f"there is no model folder {folder}")
+        refuse_run_folder(folder)
         if not file.is_file():
             raise FileNotFoundError(
                 f"folder {folder} holds no {TASK_FILE}, so it is not a finetuned model; make one: longspan finetune, "
@@ -325,6 +328,7 @@ def load_longformer(
 def loading(model: str | Path) -> Iterator[None]:
     """Says in one sentence that a model is not there."""
     path = Path(model)
+    refuse_run_folder(path)
     if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
         raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
     try:

@@ -15,6 +15,7 @@ from longspan.data.progress import no_transformers_bars
 from longspan.models import LongformerForCausalLM
 from longspan.training.language_modelling.evaluation import LanguageModelMetrics, evaluate_language_model
 from longspan.training.recipe_fields import check_seeds
+from longspan.training.run_folder import refuse_run_folder
 
 _LEAST_TEMPERATURE = 1e-30
 
@@ -36,6 +37,7 @@ def load_language_model(folder: str | Path) -> LanguageModel:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no model folder {folder}")
+    refuse_run_folder(folder)
     alphabet = Alphabet.load(folder)
     try:
         with no_transformers_bars():

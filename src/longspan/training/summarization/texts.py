@@ -113,8 +113,9 @@ def read_summarization_examples(
             if with_summary:
                 raise ValueError(f"{path} holds no summaries; they are read from {', '.join(EXTENSIONS)} files")
             _version(Path(path))
-            for document in [read_pdf(Path(path))] if kind == ".pdf" else read_documents([path]):
-                yield SummarizationExample(document.text, None, None, document.origin)
+            documents = [read_pdf(Path(path))] if kind == ".pdf" else read_documents([path])
+            read = [SummarizationExample(document.text, None, None, document.origin) for document in documents]
+            yield from read or [SummarizationExample("", None, None, str(path))]  # a blank file has a line, too
         elif not with_summary and Path(path).is_file() and extension(Path(path)) is None:
             known = ", ".join((*EXTENSIONS, *_PLAIN))
             raise ValueError(f"file {path} has an unknown extension; texts are read from {known} files")

@@ -185,7 +185,7 @@ def summarize_files(
     Args:
         paths: ``.jsonl``, ``.jsonl.gz``, ``.csv``, ``.tsv``, ``.parquet``, ``.txt`` and ``.pdf`` files, or data sets of
             the hub as ``hub:NAME[:CONFIG]``, whose ``test`` split is read.
-        output: a ``.jsonl`` file.
+        output: a ``.jsonl`` file. A blank text has the summary ``""``.
         model: a folder, a hub name, or what :meth:`Summarizer.load` gave.
         columns: where the files have text and query; None: the text in one of the known columns, no query.
         query: one query for all texts, instead of a column's.
@@ -197,7 +197,7 @@ def summarize_files(
     Raises:
         FileNotFoundError, ValueError: as :meth:`Summarizer.load` and :func:`read_summarization_examples`.
         ValueError: a stopped call had other settings, or other texts.
-        ValueError: the output is a folder, or one of the files.
+        ValueError: the output is a folder, one of the files, or doesn't end in ``.jsonl``.
         FileExistsError: the output exists, or another process is writing it.
         OSError: something can't be written.
     """
@@ -206,6 +206,8 @@ def summarize_files(
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if query is not None and columns is not None and columns.query is not None:
         raise ValueError("give a query or a column of queries, not both")
+    if output.suffix != ".jsonl":
+        raise ValueError(f"output {output} must end in .jsonl; summaries are written as JSON lines")
     check_output(output, [Path(path) for path in paths if not is_hub(str(path))])
     if output.exists() and not force:
         raise FileExistsError(f"{output} exists already; pass force=True (--force) to replace it")
