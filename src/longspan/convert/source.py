@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
-from huggingface_hub.utils import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from transformers import GenerationConfig, PretrainedConfig
 
 from longspan.bundled import model_source
 from longspan.convert.families import KeptFamily, family_named
+from longspan.models.hub_names import check_hub_name
 
 # Everything that a tokenizer may be read from, in any family of the table.
 TOKENIZER_FILES = (
@@ -50,15 +50,16 @@ def find_source(source: str | Path) -> Path:
     name = str(source)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"there is no directory {source}")
+    check_hub_name(name)
     try:
         directory = Path(snapshot_download(name, allow_patterns=["*.json", *TOKENIZER_FILES, *LICENSE_FILES]))
         snapshot_download(name, allow_patterns=["model.safetensors", "model-*-of-*.safetensors"])
         if not any(directory.glob("*.safetensors")):
             snapshot_download(name, allow_patterns=["pytorch_model.bin", "pytorch_model-*-of-*.bin"])
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = "no such repository" if isinstance(error, RepositoryNotFoundError) else type(error).__name__
+    except (HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is no directory here, and could not be fetched from the hub ({reason})"
+            f"there is no folder {name!r}, and the model of that name could not be fetched from the hub "
+            f"({type(error).__name__})"
         ) from error
     return directory
 

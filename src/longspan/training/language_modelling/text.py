@@ -36,7 +36,9 @@ def load_language_model(folder: str | Path) -> LanguageModel:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no model folder {folder}")
+        raise FileNotFoundError(
+            f"there is no model folder {folder}; give the folder of a character model, which longspan train-lm makes"
+        )
     refuse_run_folder(folder)
     alphabet = Alphabet.load(folder)
     try:
