@@ -50,6 +50,8 @@ _COLUMNS = (
     "loops",
 )
 _STRIDE = re.compile(r"_[bhnp]$")
+SHARED = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}
+"""KiB of shared memory that a program may have, for each compute capability (CUDA C++ Programming Guide)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class Resources:
     spilled: int
     """Bytes of a thread that didn't fit into registers."""
     shared: int
-    """Bytes of shared memory; Hopper has 227 KiB for a program, Ampere 163, others 99."""
+    """Bytes of shared memory, of those in :data:`SHARED`."""
     tensor_cores: int
     """Instructions that use them."""
     loops: tuple[Loop, ...]
@@ -94,7 +96,14 @@ class Kernel:
 
 
 def kernels(
-    dtype: str, features: int, *, masked: bool, dropout: bool, causal: bool, hidden: int = 768
+    dtype: str,
+    features: int,
+    *,
+    masked: bool,
+    dropout: bool,
+    causal: bool,
+    hidden: int = 768,
+    limit: int = HOPPER_SHARED,
 ) -> Iterator[Kernel]:
     """All kernels of a call, with the tiles that the package uses.
 
@@ -104,7 +113,8 @@ def kernels(
         masked: whether there are global tokens and padding.
         dropout: whether attention weights are dropped.
         causal: whether global tokens too see only what is before them.
-        hidden: C, of absorbed global rows.
+        hidden: C, of absorbed global rows; cards with less shared memory than an A100 don't absorb.
+        limit: bytes of shared memory that a program may have.
     """
     torch_dtype = DTYPES[dtype]
     shared = {
@@ -127,7 +137,7 @@ def kernels(
         "key gradient": triton_gradients.local_key_gradient,
     }
     for name, function in local.items():
-        size = tiles_of(name, torch_dtype, features)
+        size = tiles_of(name, torch_dtype, features, limit)
         yield Kernel(
             function=function,
             constants={**shared, "ROWS": size.rows, "KEYS": size.keys},
@@ -138,7 +148,7 @@ def kernels(
     yield Kernel(function=triton_gradients.row_terms, constants={**shared, "ROWS": 64}, warps=4, stages=3)
     if not masked:
         return
-    size = tiles_of("query gradient", torch_dtype, features)
+    size = tiles_of("query gradient", torch_dtype, features, limit)
     yield Kernel(
         function=triton_gradients.column_gradient,
         constants={**shared, "ROWS": min(size.rows, 64)},
@@ -147,26 +157,25 @@ def kernels(
         float32=("grad_key", "grad_value"),
     )
     for width, is_shared in ((features, False), (hidden, True)):
-        if is_shared and torch_dtype.itemsize != 2:
+        if is_shared and (torch_dtype.itemsize != 2 or limit < SHARED[80] * 1024):
             continue
-        sizes = sizes_of(torch_dtype, width, rows=12)
-        warps, stages = sizes.pop("num_warps"), sizes.pop("num_stages")
         constants = {
             **shared,
-            **sizes,
             "E": width,
             "BLOCK_E": max(16, triton.next_power_of_2(width)),
             "SHARED": is_shared,
             "ADD": False,
         }
-        for function, float32 in (
-            (triton_rows.rows_forward, ("out",)),
-            (triton_rows.rows_query_gradient, ("grad_query",)),
-            (triton_rows.rows_key_gradient, ()),
+        for function, held, float32 in (
+            (triton_rows.rows_forward, 1, ("out",)),
+            (triton_rows.rows_query_gradient, 2, ("grad_query",)),
+            (triton_rows.rows_key_gradient, 2, ()),
         ):
             if is_shared and function is triton_rows.rows_key_gradient:
                 continue  # a product of matrices
-            yield Kernel(function=function, constants=constants, warps=warps, stages=stages, float32=float32)
+            sizes = sizes_of(torch_dtype, width, rows=12, held=held, shared=limit)
+            warps, stages = sizes.pop("num_warps"), sizes.pop("num_stages")
+            yield Kernel(function=function, constants=constants | sizes, warps=warps, stages=stages, float32=float32)
         yield from _row_ends(shared, width, is_shared)
 
 
@@ -209,7 +218,7 @@ def compile_kernel(kernel: Kernel, dtype: str, capability: int) -> Resources:
         registers=int(registers.group(1)),
         spilled=sum(map(int, re.findall(r"(\d+) bytes spill stores", report))),
         shared=compiled.metadata.shared,
-        tensor_cores=len(re.findall(r"wgmma\.mma_async|mma\.sync", assembly)),
+        tensor_cores=len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", assembly)),
         loops=tuple(loops_of(compiled.asm["cubin"])),
     )
 
@@ -217,7 +226,14 @@ def compile_kernel(kernel: Kernel, dtype: str, capability: int) -> Resources:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table for each dtype and head size; 1 if a kernel spills."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_resources", description=__doc__)
-    parser.add_argument("--capability", type=int, default=90, help="compute capability without its point (default 90)")
+    known = ", ".join(map(str, SHARED))
+    parser.add_argument(
+        "--capability",
+        type=int,
+        choices=list(SHARED),
+        default=90,
+        help=f"compute capability without its point: {known} (default 90)",
+    )
     parser.add_argument("--features", type=int, nargs="+", default=[64, 128], help="head sizes (default 64 128)")
     parser.add_argument("--dtypes", nargs="+", choices=list(_TRITON_TYPES), default=["bfloat16"])
     parser.add_argument("--plain", action="store_true", help="without global tokens and padding")
@@ -232,9 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for column in _COLUMNS:
                 table.add_column(column, justify="left" if column in ("kernel", "tile", "loops") else "right")
             given = {"masked": not options.plain, "dropout": options.dropout, "causal": options.causal}
-            for kernel in kernels(dtype, features, **given):
+            limit = SHARED[options.capability] * 1024
+            for kernel in kernels(dtype, features, **given, limit=limit):
                 found = compile_kernel(kernel, dtype, options.capability)
                 spilled += found.spilled
+                if found.shared > limit:
+                    raise SystemExit(f"{found.kernel} takes {found.shared:,} bytes of shared memory, of {limit:,}")
                 numbers = (
                     found.warps,
                     found.stages,
@@ -268,7 +287,9 @@ def _assemble(assembly: str) -> str:
     """What the assembler says of a kernel."""
     target = re.search(r"\.target (\w+)", assembly)
     assert target is not None
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    blackwell = re.match(r"sm_1\d\d", target.group(1)) is not None
+    name = "ptxas-blackwell" if blackwell else "ptxas"
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(assembly)

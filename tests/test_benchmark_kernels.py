@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("triton", reason="needs the package triton: pip install 'longspan[gpu]'")
 
 from benchmarks.kernel_loops import Loop, loops_in
-from benchmarks.kernel_resources import compile_kernel, kernels
+from benchmarks.kernel_resources import SHARED, compile_kernel, kernels
 
 
 def _assembly(count: int, jumps: dict[int, int]) -> str:
@@ -40,3 +40,16 @@ def test_a_kernel_compiles_without_a_gpu() -> None:
     assert found.tensor_cores > 0
     assert len(found.loops) == 3  # global columns; windows without flags; windows with some
     assert found.loops[1].whole < found.loops[2].whole
+
+
+@pytest.mark.parametrize("capability", [80, 86])
+def test_what_holds_most_fits_into_the_card(capability: int) -> None:
+    """An A100 absorbs global rows; a consumer card doesn't, and its window's tiles are smaller."""
+    limit = SHARED[capability] * 1024
+    found = {}
+    for kernel in kernels("bfloat16", 128, masked=True, dropout=False, causal=False, limit=limit):
+        name = kernel.function.__name__
+        if name in ("rows_query_gradient", "local_query_gradient"):
+            found[name, kernel.constants.get("E")] = compile_kernel(kernel, "bfloat16", capability).shared
+    assert max(found.values()) <= limit
+    assert (("rows_query_gradient", 768) in found) == (capability == 80)

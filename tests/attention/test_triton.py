@@ -355,6 +355,7 @@ def test_the_layers_of_a_model_share_one_look_at_the_masks(how: str, monkeypatch
 @pytest.mark.parametrize("shared_kib", [227, 163, 99])
 def test_tiles_fit_into_shared_memory(shared_kib: int) -> None:
     from longspan.attention.fused import columns_of, shared_bytes, tiles_of
+    from longspan.attention.fused_rows import sizes_of
 
     for kernel in ("forward", "query gradient", "key gradient"):
         for dtype in LIMITS:
@@ -364,6 +365,9 @@ def test_tiles_fit_into_shared_memory(shared_kib: int) -> None:
                     assert shared_bytes(kernel, tiles, features * dtype.itemsize, columns) <= shared_kib * 1024
                     assert min(tiles.warps, tiles.stages) > 0
                     assert min(tiles.rows, tiles.keys) >= 16
+    for held in (1, 2) if shared_kib >= 163 else ():
+        sizes = sizes_of(torch.bfloat16, 768, rows=12, held=held, shared=shared_kib * 1024)
+        assert 2 * 1024 * (held * sizes["ROWS"] + 2 * sizes["KEYS"]) <= shared_kib * 1024
 
 
 @needs_kernels

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WIDEST = 1024
 """Hidden sizes up to which a program can hold whole hidden states ..."""
 _SHARED = 163 * 1024
-"""... and the bytes of shared memory that it needs for that: an A100's or more."""
+"""... and the bytes of shared memory that it needs for that: an A100's or more, see :func:`sizes_of`."""
 
 
 def add_global_rows(
@@ -88,11 +88,22 @@ def global_row_gradients(
     return into if global_inputs else []
 
 
-def sizes_of(dtype: torch.dtype, features: int, *, rows: int) -> dict[str, int]:
-    """Compile-time arguments that say how large a program's work is, for so many features and rows of a problem."""
+def sizes_of(dtype: torch.dtype, features: int, *, rows: int, held: int, shared: int) -> dict[str, int]:
+    """Compile-time arguments that say how large a program's work is.
+
+    Args:
+        dtype: of the inputs.
+        features: of a row.
+        rows: of a problem.
+        held: tensors of which a program keeps its rows in shared memory.
+        shared: bytes of shared memory that a program may have.
+    """
     half = dtype.itemsize == 2
     if features > 256:
-        return {"ROWS": 16, "KEYS": 32, "num_warps": 8, "num_stages": 2}
+        row = dtype.itemsize * triton.next_power_of_2(features)
+        # Of keys an Ampere keeps two copies, one of them transposed.
+        keys = 32 if row * (16 * held + 2 * 32) <= shared else 16
+        return {"ROWS": 16, "KEYS": keys, "num_warps": 8, "num_stages": 2}
     wide = features > 128 or not half
     return {"ROWS": 16 if rows <= 16 or wide else 64, "KEYS": 16 if wide else 64, "num_warps": 4, "num_stages": 2}
 
@@ -201,7 +212,7 @@ class _Rows:
         splits = triton.cdiv(N, chunk)
         out = self.query.new_empty(splits, B, P, R, E, dtype=torch.float32)
         lse2, mass = (out.new_empty(splits, B, P, R) for _ in range(2))
-        size = sizes_of(self.query.dtype, E, rows=R)
+        size = sizes_of(self.query.dtype, E, rows=R, held=1, shared=self.launch.shared)
         rows_forward[(splits * triton.cdiv(R, size["ROWS"]) * P * B,)](
             self.query,
             self.key,
@@ -249,7 +260,7 @@ class _Rows:
         chunk = self._chunk()
         splits = triton.cdiv(N, chunk)
         grad_query = delta.new_empty(splits, B, P, R, E)
-        size = sizes_of(self.query.dtype, E, rows=R)
+        size = sizes_of(self.query.dtype, E, rows=R, held=2, shared=self.launch.shared)
         inputs = (self.query, self.key, self.value, grad_out, lse2, delta, grad_mass)
         shared = self.value is self.key
         # Sums of R numbers a token, which cuBLAS does better than a program that holds whole hidden states.
