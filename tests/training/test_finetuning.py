@@ -58,7 +58,9 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_seeds_have_mean_and_spread_and_a_stopped_run_goes_on(tmp_path: Path, longformer_dir: Path) -> None:
+def test_seeds_have_mean_and_spread_and_a_stopped_run_goes_on(
+    tmp_path: Path, longformer_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fields = {"seeds": (1, 2), "epochs": 3, "patience": None, "learning_rate": 1e-3}
     recipe = make_recipe(
         tmp_path,
@@ -83,7 +85,9 @@ def test_seeds_have_mean_and_spread_and_a_stopped_run_goes_on(tmp_path: Path, lo
     assert mean == pytest.approx(sum(values) / 2)
     assert spread == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert f"{mean:.4f} ± {spread:.4f}" in (tmp_path / "whole" / "results.md").read_text(encoding="utf-8")
-    assert run(recipe) == resumed  # nothing is left to do
+    with caplog.at_level("INFO"):
+        assert run(recipe) == resumed
+    assert f"Seed 2 in {tmp_path / 'run' / 'seed-2'} is finished; nothing is left to do." in caplog.text
     with pytest.raises(FileExistsError, match="already holds a run"):
         run(recipe, resume=False)
     with pytest.raises(ValueError, match=r"begun with learning_rate = 0\.001, and now learning_rate is 0\.5"):

@@ -1,6 +1,7 @@
 """Trainings for several seeds in one folder: begun or resumed, each seed's metrics, their mean and spread."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from longspan.data.progress import no_transformers_bars
 from longspan.training.finetuning.inputs import check_inputs
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER
 from longspan.training.run_folder import RunFolder, Settings, check_same
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,9 @@ def train_seeds(
         runs = []
         for seed in seeds:
             place = folder / f"seed-{seed}"
-            if not (place / "result.json").is_file():
+            if (place / "result.json").is_file():
+                logger.info("Seed %d in %s is finished; nothing is left to do.", seed, place)
+            else:
                 try:
                     with no_transformers_bars():
                         train(seed, place)
