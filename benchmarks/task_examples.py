@@ -86,7 +86,7 @@ def ecthr_arg(data: Path, seed: int) -> Splits:
         records = [
             {
                 "sentences": list(judgment.paragraphs),
-                "labels": [ARGUMENT_LABELS[classes[0]] if classes else "none" for classes in judgment.labels],
+                "labels": [ARGUMENT_LABELS[classes[0]] if classes else "none" for classes in judgment.labels or ()],
             }
             for judgment in judgments
         ]

@@ -59,3 +59,19 @@ def test_parts_that_are_not_there_are_left_out(tmp_path: Path) -> None:
 def test_a_confusion_matrix_is_square() -> None:
     with pytest.raises(ValueError, match="square over the 2 labels"):
         FinetuningPage(title="t", summary="s", metrics=METRICS, labels=["a", "b"], confusion=[[1, 2]])
+
+
+def test_of_many_labels_the_most_frequent_mistakes_are_shown(tmp_path: Path) -> None:
+    labels = [f"label<{number}>" for number in range(41)]
+    confusion = [[0] * 41 for _ in labels]
+    confusion[5][6], confusion[7][5], confusion[8][8] = 1200, 3, 9000
+    page = FinetuningPage(title="t", summary="s", metrics=METRICS, labels=labels, confusion=confusion)
+    write_finetuning_page(tmp_path / "page.html", page)
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html)[3:]
+    assert cells == ["label&lt;5&gt;", "label&lt;6&gt;", "1,200", "label&lt;7&gt;", "label&lt;5&gt;", "3"]
+    assert "among 41 labels" in html
+    write_finetuning_page(
+        tmp_path / "page.html", FinetuningPage(title="t", summary="s", metrics=METRICS, labels=labels)
+    )
+    assert "Which label" not in (tmp_path / "page.html").read_text(encoding="utf-8")

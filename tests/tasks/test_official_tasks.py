@@ -164,6 +164,12 @@ def test_a_stopped_training_goes_on(tmp_path: Path, base: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match="run the same command again"):
         finetune_task(plan, callbacks=[Stop()], progress=False)
     assert not (tmp_path / "cut" / "run" / "results.md").exists()
+    train = Path(plan.train[0])
+    held = train.read_text()
+    train.write_text(json.dumps(json.loads(held)[::-1]))
+    with pytest.raises(ValueError, match=r"^the order of train has changed since the run in .*; put it back to resume"):
+        finetune_task(plan, progress=False)
+    train.write_text(held)
     resumed = finetune_task(plan, progress=False)
     assert resumed.seeds[0].eval == whole.seeds[0].eval
     with pytest.raises(ValueError, match=r"was begun with epochs = 3, and now epochs is 4; put it back"):

@@ -18,6 +18,7 @@ from longspan.models import (
 from longspan.tasks.contract_nli import ContractLayout, read_contract_nli
 from longspan.tasks.ecthr_arg import LABELS, Judgment, JudgmentLayout, read_ecthr_arg, split_judgment
 from longspan.tasks.race import ChoiceLayout, ChoiceQuestion, read_race
+from longspan.tasks.registry import TASKS
 from longspan.tasks.segment_rows import encode_with_tails
 from longspan.tasks.sequences import NO_LABEL
 
@@ -158,6 +159,20 @@ def test_contract_layout_and_model(
     torch.testing.assert_close(changed[0], output.logits[1])
 
 
+def test_contracts_to_predict_need_no_annotations(tmp_path: Path) -> None:
+    bare = {"labels": NLI["labels"], "documents": [{"id": 7, "text": "The buyer holds law."}, *NLI["documents"]]}
+    path = write(tmp_path / "new.json", bare)
+    with pytest.raises(ValueError, match=r"document 1 \(id 7\) has no field 'spans'"):
+        read_contract_nli(path)
+    pairs = read_contract_nli(path, annotated=False)
+    assert [(pair.id, pair.label) for pair in pairs[:2]] == [("7/nda-1", NO_LABEL), ("7/nda-2", NO_LABEL)]
+    assert [pair.hypothesis for pair in pairs[:2]] == ["Buyer holds law.", "Court was held in a café."]
+    assert pairs[2:] == read_contract_nli(write(tmp_path / "dev.json", NLI))
+    with pytest.raises(ValueError, match=r"'7/nda-1' has no label, so it can't be scored"):
+        TASKS["contract-nli"]().read_all([str(path)], "test")
+    assert TASKS["contract-nli"]().read_all([str(path)], "test", with_targets=False) == pairs
+
+
 def test_articles_are_read_from_folders_and_lines(tmp_path: Path) -> None:
     write(tmp_path / "dev" / "high" / "1.txt", ARTICLE)
     write(tmp_path / "dev" / "middle" / "2.txt", {**ARTICLE, "id": "middle2.txt"})
@@ -170,6 +185,10 @@ def test_articles_are_read_from_folders_and_lines(tmp_path: Path) -> None:
     ]
     assert [question.label for question in questions] == [0, 2, 0, 2]
     assert len(read_race(tmp_path / "dev", level="high")) == 2
+    write(tmp_path / "twice" / "high" / "1.txt", ARTICLE)
+    write(tmp_path / "twice" / "high" / "2.txt", ARTICLE)
+    with pytest.raises(ValueError, match=r"2.txt has the id of an earlier entry; ids must be unique"):
+        read_race(tmp_path / "twice")
     lines = tmp_path / "dev.jsonl.gz"
     other = json.dumps({**ARTICLE, "id": "high2.txt"})
     lines.write_bytes(gzip.compress(f"{json.dumps(ARTICLE)}\n\n{other}\n".encode()))
@@ -243,6 +262,28 @@ def test_judgments_are_read(tmp_path: Path) -> None:
     write(path, f"{json.dumps(JUDGMENT)}\n{json.dumps(JUDGMENT)}\n")
     with pytest.raises(ValueError, match=r"arg.jsonl line 2 has the id of an earlier entry"):
         read_ecthr_arg(path)
+
+
+def test_judgments_to_predict_need_no_labels(
+    tmp_path: Path, words: PreTrainedTokenizerBase, segments: SegmentLayout
+) -> None:
+    bare = {"id": "x", "paragraphs": [{"tokens": "the court held"}, {"tokens": "the law"}]}
+    path = write(tmp_path / "arg.jsonl", json.dumps(bare))
+    with pytest.raises(ValueError, match="line 1 paragraph 1 has no field 'arg'"):
+        read_ecthr_arg(path)
+    (judgment,) = read_ecthr_arg(path, annotated=False)
+    assert judgment.labels is None
+    layout = JudgmentLayout(words, segments)
+    parts = split_judgment(judgment, 1)
+    assert [part.paragraphs for part in parts] == [("the court held",), ("the law",)]
+    labels = layout.collate([layout.encode(part) for part in parts])["labels"]
+    assert labels.shape == (2, 1, len(LABELS))
+    assert (labels == NO_LABEL).all()
+    (known,) = read_ecthr_arg(write(tmp_path / "arg.jsonl", json.dumps(JUDGMENT)), annotated=False)
+    assert known == read_ecthr_arg(tmp_path / "arg.jsonl")[0]
+    half = {**bare, "paragraphs": [*bare["paragraphs"], {"tokens": "a", "arg": []}]}
+    with pytest.raises(ValueError, match="line 1 paragraph 1 has no field 'arg'"):
+        read_ecthr_arg(write(tmp_path / "arg.jsonl", json.dumps(half)), annotated=False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetuning_runs import longformer_dir, make_recipe, run  # noqa: F401
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from longspan.training.finetuning import trainer
 from longspan.training.finetuning.recipe import FinetuneRecipe
@@ -123,6 +123,9 @@ def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longfor
     with pytest.raises(ValueError, match=r"what train holds has changed since the run in .*run was begun; put it back"):
         run(recipe)
     Path(recipe.eval[0]).write_text(Path(recipe.eval[0]).read_text().replace('"ja"', '"yes"'))
+    train.write_text("".join(reversed(held.splitlines(keepends=True))))
+    with pytest.raises(ValueError, match=r"^the order of train has changed since the run in .*; put it back to resume"):
+        run(recipe)
     train.write_text(held)
     finished = run(recipe)
     train.write_text(held)  # touched, not changed
@@ -135,6 +138,20 @@ def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longfor
     shutil.copytree(longformer_dir, model)
     with pytest.raises(ValueError, match="was begun with model = "):
         run(FinetuneRecipe(**{**recipe.to_dict(), "model": str(model)}))
+
+
+def test_a_changed_tokenizer_is_not_gone_on_with(
+    tmp_path: Path, longformer_dir: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "words")
+    fields = {"tokenizer": str(tmp_path / "words"), "epochs": 2, "patience": None}
+    recipe = make_recipe(tmp_path, longformer_dir, "classification", **fields)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, callbacks=[StopAt(1)])
+    with (tmp_path / "words" / "tokenizer.json").open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(ValueError, match=r"^what tokenizer holds has changed since the run in "):
+        run(recipe)
 
 
 def test_the_folder_of_another_training_is_left_alone(tmp_path: Path, longformer_dir: Path) -> None:

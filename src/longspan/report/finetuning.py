@@ -8,7 +8,7 @@ from longspan.report.curves import Bar, draw_bars
 from longspan.report.page import Table, render_page, write_page
 from longspan.report.pictures import image_uri
 
-_MOST_LABELS = 40
+_MOST_LABELS = _MOST_CONFUSIONS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,12 @@ def write_finetuning_page(path: Path, page: FinetuningPage) -> None:
         # Bars of nothing but zeros have no scale to draw on; the table of metrics says as much.
         if any(bar.value > 0 for bar in bars):
             picture = image_uri(draw_bars(bars, title="By length in tokens (examples)", unit=page.score_name))
-    values = {"page": page, "picture_by_length": picture, "matrix": _matrix(page)}
+    values = {
+        "page": page,
+        "picture_by_length": picture,
+        "matrix": _matrix(page),
+        "confusions": _confusions(page),
+    }
     write_page(path, render_page("finetuning.html.j2", values))
 
 
@@ -91,3 +96,18 @@ def _matrix(page: FinetuningPage) -> list[tuple[str, list[tuple[int, str]]]]:
         total = max(sum(counts), 1)
         rows.append((label, [(int(count), f"rgba(0,114,178,{0.6 * count / total:.2f})") for count in counts]))
     return rows
+
+
+def _confusions(page: FinetuningPage) -> Table | None:
+    """What is mistaken most often, in the place of a matrix that is too large to read."""
+    if len(page.labels) <= _MOST_LABELS:
+        return None
+    cells = [
+        (count, page.labels[right], page.labels[found])
+        for right, counts in enumerate(page.confusion)
+        for found, count in enumerate(counts)
+        if count and right != found
+    ]
+    most = sorted(cells, key=lambda cell: -cell[0])[:_MOST_CONFUSIONS]
+    rows = [[right, found, f"{count:,}"] for count, right, found in most]
+    return Table(columns=["right", "predicted", "how often"], rows=rows, text_columns=2) if rows else None

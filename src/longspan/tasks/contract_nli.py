@@ -17,6 +17,7 @@ from longspan.data.segments import SegmentedText, SegmentLayout
 from longspan.tasks.files import check_new, check_object, read_json, take
 from longspan.tasks.recipe import card_recipe
 from longspan.tasks.segment_rows import encode_with_tails
+from longspan.tasks.sequences import NO_LABEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,16 +44,18 @@ class ContractPair:
     hypothesis: str
     """The hypothesis."""
     label: int
-    """Index in :data:`LABELS`."""
+    """Index in :data:`LABELS`, or :data:`longspan.tasks.sequences.NO_LABEL`."""
     evidence: tuple[tuple[int, int], ...]
     """The spans of the contract that decide, in characters."""
 
 
-def read_contract_nli(path: str | Path) -> list[ContractPair]:
+def read_contract_nli(path: str | Path, *, annotated: bool = True) -> list[ContractPair]:
     """Read an official file: every contract with every hypothesis that it is annotated for.
 
     Args:
         path: ``train.json``, ``dev.json`` or ``test.json``, or packed as ``.json.gz``.
+        annotated: False lets contracts without ``annotation_sets`` pass; they stand with every hypothesis, and have no
+            label.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it isn't JSON (with the line), or an entry lacks a field,
@@ -70,6 +73,12 @@ def read_contract_nli(path: str | Path) -> list[ContractPair]:
         place = f"{place} (id {name})"
         check_new(name, seen, place)
         text = take(document, "text", str, place)
+        if not annotated and "annotation_sets" not in document:
+            pairs += [
+                ContractPair(id=f"{name}/{key}", contract=text, hypothesis=hypothesis, label=NO_LABEL, evidence=())
+                for key, hypothesis in hypotheses.items()
+            ]
+            continue
         spans = [_span(span, len(text), place) for span in take(document, "spans", list, place)]
         sets = take(document, "annotation_sets", list, place)
         if not sets:

@@ -54,16 +54,17 @@ class Judgment:
     """``train``, ``val`` or ``test``, if the file says so."""
     paragraphs: tuple[str, ...]
     """The text of each paragraph."""
-    labels: tuple[tuple[int, ...], ...]
-    """Of each paragraph the classes it has, sorted."""
+    labels: tuple[tuple[int, ...], ...] | None
+    """Of each paragraph the classes it has, sorted; None: they aren't known."""
 
 
-def read_ecthr_arg(path: str | Path, *, split: str | None = None) -> list[Judgment]:
+def read_ecthr_arg(path: str | Path, *, split: str | None = None, annotated: bool = True) -> list[Judgment]:
     """Read judgments.
 
     Args:
         path: a ``.jsonl`` or ``.jsonl.gz`` file.
         split: only those of this split.
+        annotated: False lets judgments pass none of whose paragraphs has ``arg``; they have no labels.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: a line isn't JSON, lacks a field or has one of another
@@ -82,9 +83,13 @@ def read_ecthr_arg(path: str | Path, *, split: str | None = None) -> list[Judgme
         if split is not None and of_entry != split:
             continue
         texts, labels = [], []
-        for number, paragraph in enumerate(take(entry, "paragraphs", list, place), start=1):
+        paragraphs = take(entry, "paragraphs", list, place)
+        has_labels = annotated or any(isinstance(paragraph, dict) and "arg" in paragraph for paragraph in paragraphs)
+        for number, paragraph in enumerate(paragraphs, start=1):
             where = f"{place} paragraph {number}"
             texts.append(take(check_object(paragraph, where), "tokens", str, where))
+            if not has_labels:
+                continue
             found = set()
             for span in take(paragraph, "arg", list, where):
                 if not (isinstance(span, list) and len(span) == 3 and isinstance(span[2], str)):
@@ -94,7 +99,9 @@ def read_ecthr_arg(path: str | Path, *, split: str | None = None) -> list[Judgme
             labels.append(tuple(sorted(found)))
         if not texts:
             raise ValueError(f"{place}: 'paragraphs' is empty; a judgment has at least one")
-        judgments.append(Judgment(id=name, split=of_entry, paragraphs=tuple(texts), labels=tuple(labels)))
+        judgments.append(
+            Judgment(id=name, split=of_entry, paragraphs=tuple(texts), labels=tuple(labels) if has_labels else None)
+        )
     if not judgments:
         raise ValueError(f"{path} holds no judgment of split {split!r}; it has {', '.join(sorted(splits))}")
     return judgments
@@ -113,7 +120,7 @@ def split_judgment(judgment: Judgment, paragraphs: int = 32) -> list[Judgment]:
             id=f"{judgment.id}/{part}",
             split=judgment.split,
             paragraphs=judgment.paragraphs[start : start + paragraphs],
-            labels=judgment.labels[start : start + paragraphs],
+            labels=None if judgment.labels is None else judgment.labels[start : start + paragraphs],
         )
         for part, start in enumerate(range(0, len(judgment.paragraphs), paragraphs))
     ]
@@ -131,8 +138,8 @@ class JudgmentLayout:
         self.tokenizer = tokenizer
         self.layout = SegmentLayout.for_tokenizer(tokenizer) if layout is None else layout
 
-    def encode(self, judgment: Judgment) -> tuple[SegmentedText, tuple[tuple[int, ...], ...]]:
-        """The row, and the classes of each of its segments.
+    def encode(self, judgment: Judgment) -> tuple[SegmentedText, tuple[tuple[int, ...], ...] | None]:
+        """The row, and the classes of each of its segments, if they are known.
 
         Raises:
             ValueError: more paragraphs than segments; see :func:`split_judgment`.
@@ -149,14 +156,18 @@ class JudgmentLayout:
         cut = sum(max(0, len(paragraph) - room) for paragraph in ids)
         return SegmentedText(**{**vars(row), "truncated": cut}), judgment.labels
 
-    def collate(self, examples: Sequence[tuple[SegmentedText, tuple[tuple[int, ...], ...]]]) -> dict[str, Tensor]:
+    def collate(
+        self, examples: Sequence[tuple[SegmentedText, tuple[tuple[int, ...], ...] | None]]
+    ) -> dict[str, Tensor]:
         """A batch: ``input_ids`` and the two masks int64 ``[B, N]``; ``labels`` float32 ``[B, S, 7]``, -100 for
-        segments that are padding.
+        segments that are padding or whose classes aren't known.
         """
         batch = self.layout.collate([text for text, _ in examples])
         most = batch["input_ids"].shape[1] // self.layout.segment_length
         labels = torch.full((len(examples), most, len(LABELS)), -100.0)
         for row, (_, of_row) in enumerate(examples):
+            if of_row is None:
+                continue
             labels[row, : len(of_row)] = 0.0
             for segment, classes in enumerate(of_row):
                 labels[row, segment, list(classes)] = 1.0

@@ -165,7 +165,7 @@ class ContractNLI(_OneLabel):
     labels = contract_nli.LABELS
 
     def from_files(self, source: str, split: Split) -> list[Any]:
-        return contract_nli.read_contract_nli(source)
+        return contract_nli.read_contract_nli(source, annotated=split != "test")  # what is predicted needs no label
 
     def from_hub(self, rows: hub.Rows) -> list[Any]:
         return hub.contract_nli_from_hub(rows)
@@ -252,12 +252,17 @@ class EcthrArg(OfficialTask):
 
     name = "ecthr-arg"
     recipe = ecthr_arg.RECIPE
+    target = "labels"
 
     def from_files(self, source: str, split: Split) -> list[Any]:
-        judgments = ecthr_arg.read_ecthr_arg(source)
+        annotated = split != "test"  # what is predicted needs no labels
+        judgments = ecthr_arg.read_ecthr_arg(source, annotated=annotated)
         if all(judgment.split is None for judgment in judgments):
             return judgments
-        return ecthr_arg.read_ecthr_arg(source, split="val" if split == "eval" else split)
+        return ecthr_arg.read_ecthr_arg(source, split="val" if split == "eval" else split, annotated=annotated)
+
+    def has_target(self, item: Any) -> bool:
+        return item.labels is not None
 
     def model_class(self) -> type[LongformerForSequentialSentenceClassification]:
         return LongformerForSequentialSentenceClassification
@@ -293,7 +298,7 @@ class EcthrArg(OfficialTask):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         """Over paragraphs, with a class for those without any label, as Chalkidis et al. (2022)."""
-        labelled(self.name, items, ())
+        labelled(self.name, items, (item.labels for item in items))
         pairs = [
             (found, right) for item in items for found, right in zip(predictions[item.id], item.labels, strict=True)
         ]

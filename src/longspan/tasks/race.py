@@ -5,7 +5,7 @@ QuALITY, the article in segments, then the question and an option in one each, a
 :class:`longspan.LongformerForMultipleChoice` with ``pooling="last"`` and ``segment_length`` reads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,22 +59,22 @@ def read_race(path: str | Path, *, level: Literal["middle", "high", "all"] = "al
             options, or an answer that is none of A, B, C, D. Without ``answers`` questions have no label.
     """
     path = Path(path)
-    if not path.is_dir():
-        questions: list[ChoiceQuestion] = []
-        seen: set[str] = set()
-        for place, entry in read_json_lines(path, "RACE articles"):
-            check_new(take(entry, "id", str, place), seen, place)
-            questions += race_questions(entry, place)
-        return questions
+    questions: list[ChoiceQuestion] = []
+    seen: set[str] = set()
+    for place, entry in read_json_lines(path, "RACE articles") if not path.is_dir() else _articles(path, level):
+        check_new(take(entry, "id", str, place), seen, place)
+        questions += race_questions(entry, place)
+    return questions
+
+
+def _articles(folder: Path, level: Literal["middle", "high", "all"]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(place, object)`` of each file of a split's folder."""
     levels = ("middle", "high") if level == "all" else (level,)
-    files = [file for name in levels for file in sorted((path / name).glob("*.txt"))]
+    files = [file for name in levels for file in sorted((folder / name).glob("*.txt"))]
     if not files:
-        raise FileNotFoundError(f"{path} holds no article in {' or '.join(levels)}; give a folder such as RACE/train")
-    return [
-        question
-        for file in files
-        for question in race_questions(check_object(read_json(file, "a RACE article"), str(file)), str(file))
-    ]
+        raise FileNotFoundError(f"{folder} holds no article in {' or '.join(levels)}; give a folder such as RACE/train")
+    for file in files:
+        yield str(file), check_object(read_json(file, "a RACE article"), str(file))
 
 
 def race_questions(entry: dict[str, Any], place: str) -> list[ChoiceQuestion]:

@@ -41,7 +41,7 @@ def encode_with_tails(
     if layout.max_segments is not None and layout.max_segments <= len(tails):
         raise ValueError(
             f"max_segments is {layout.max_segments}, which leaves no segment for the document beside {len(tails)} "
-            f"short texts; use at least {len(tails) + 1}"
+            f"short texts; use at least {len(tails) + 1}, a max_length of {(len(tails) + 1) * layout.segment_length}"
         )
     room = layout.segment_length - 1
     whole = [tokenize_with_offsets(tokenizer, tail).ids for tail in tails]

@@ -8,14 +8,22 @@ from pathlib import Path
 from longspan.bundled import model_source
 from longspan.data.atomic import atomic_text
 
+ORDER = "the order of train"
+"""Name of the digest of the training examples in order: a seed draws places in it."""
+
 _FILE = "inputs.json"
 _MODEL_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*.json", "vocab.*", "merges.txt")
 
 
-def digest_items(items: Iterable[object]) -> str:
-    """A digest of examples, of what they hold, in any order; where they were read from doesn't matter."""
-    each = sorted(hashlib.sha256(repr(item).encode("utf-8", "surrogatepass")).digest() for item in items)
-    return hashlib.sha256(b"".join(each)).hexdigest()
+def digest_items(items: Iterable[object], *, in_order: bool = False) -> str:
+    """A digest of examples, of what they hold; where they were read from doesn't matter.
+
+    Args:
+        items: the examples.
+        in_order: another order has another digest.
+    """
+    each = [hashlib.sha256(repr(item).encode("utf-8", "surrogatepass")).digest() for item in items]
+    return hashlib.sha256(b"".join(each if in_order else sorted(each))).hexdigest()
 
 
 def digest_model(model: str) -> str:
@@ -33,7 +41,7 @@ def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
 
     Args:
         folder: of the training.
-        digests: name of an input, such as ``train``, to its digest.
+        digests: name of an input, such as ``train`` or :data:`ORDER`, to its digest.
         begun: whether there is something to go on with.
 
     Raises:
@@ -44,9 +52,10 @@ def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
         for name, digest in digests.items():
             if before.get(name, digest) != digest:
+                changed = name if name.startswith(ORDER) else f"what {name} holds"
                 raise ValueError(
-                    f"what {name} holds has changed since the run in {folder} was begun; put it back to resume, or "
-                    f"choose another output_dir"
+                    f"{changed} has changed since the run in {folder} was begun; put it back to resume, or choose "
+                    f"another output_dir"
                 )
         digests = {**before, **digests}
     atomic_text(file, json.dumps(dict(digests), indent=1) + "\n", "the digests of the data")

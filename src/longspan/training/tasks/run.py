@@ -14,7 +14,7 @@ from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.tasks.official import Split
-from longspan.training.finetuning.inputs import digest_items, digest_model
+from longspan.training.finetuning.inputs import ORDER, digest_items, digest_model
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
@@ -97,7 +97,13 @@ def finetune_task(
     of_roles: dict[str, list[Any]] = {str(role): items for role, items in data.items()}
     if not plan.eval:  # what a seed draws is drawn out of the same items
         of_roles = {"train": [item for items in data.values() for item in items]} if plan.max_items is None else {}
-    digests = {role: digest_items(items) for role, items in of_roles.items()} | {"model": digest_model(plan.model)}
+    order = ORDER if plan.eval else f"{ORDER} of seed {plan.recipe.seeds[0]}"  # each seed draws other items
+    digests = {role: digest_items(items) for role, items in of_roles.items()} | {
+        order: digest_items(data["train"], in_order=True),
+        "model": digest_model(plan.model),
+    }
+    if plan.tokenizer is not None:
+        digests["tokenizer"] = digest_model(plan.tokenizer)
     runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume, digests)
     result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
     if arguments.process_index == 0:
