@@ -87,6 +87,10 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
     source = plan.eval[0] if plan.eval else plan.train[0]
     output = tmp_path / f"again{plan.task.suffix}"
     split = "eval" if plan.eval else "train"
+    fields = json.loads((run.model_dir / "config.json").read_text())
+    for name, value in plan.task.config_fields(plan.recipe.max_length).items():
+        if name != "id2label":  # whose keys JSON makes strings
+            assert fields[name] == value, name
     count = predict_official(run.model_dir, [source], output, split=split, progress=False)  # type: ignore[arg-type]
     assert count > 0
     if plan.eval:

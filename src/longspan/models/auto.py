@@ -35,7 +35,7 @@ def read_config(model: str | Path, **fields: Any) -> PreTrainedConfig:
 
     Args:
         model: a directory, a hub name, or a bundled model's name.
-        **fields: fields to replace.
+        **fields: fields to replace, or to add.
 
     Raises:
         OSError: there is none. ValueError: of an unknown type, or a field is wrong.
@@ -44,7 +44,10 @@ def read_config(model: str | Path, **fields: Any) -> PreTrainedConfig:
     check_hub_name(name)
     saved = PreTrainedConfig.get_config_dict(name)[0]
     known = _CONFIGS.get(saved.get("model_type", ""))
-    config: PreTrainedConfig = (known or AutoConfig).from_pretrained(name, **fields)
+    config: PreTrainedConfig
+    config, beyond = (known or AutoConfig).from_pretrained(name, **fields, return_unused_kwargs=True)
+    for field, value in beyond.items():  # of a head, that the type as such doesn't have
+        setattr(config, field, value)
     if "attn_implementation" in saved:
         # Of an encoder made long in its own class; transformers would leave it out when the model is saved again.
         config.attn_implementation = config._attn_implementation
