@@ -59,3 +59,16 @@ def test_parts_that_are_not_there_are_left_out(tmp_path: Path) -> None:
 def test_a_confusion_matrix_is_square() -> None:
     with pytest.raises(ValueError, match="square over the 2 labels"):
         FinetuningPage(title="t", summary="s", metrics=METRICS, labels=["a", "b"], confusion=[[1, 2]])
+
+
+def test_of_too_many_labels_the_most_frequent_confusions_are_listed(tmp_path: Path) -> None:
+    labels = [f"label {number} <b>" for number in range(41)]
+    confusion = [[0] * 41 for _ in labels]
+    confusion[7][7], confusion[7][3], confusion[2][5] = 9, 4, 1
+    page = FinetuningPage(title="t", summary="s", metrics=METRICS, labels=labels, confusion=confusion)
+    write_finetuning_page(tmp_path / "page.html", page)
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "There are 41 labels" in html
+    rows = re.findall(r"<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td class=\"number\">(.*? of .*?)</td>", html)
+    escaped = "label {} &lt;b&gt;"
+    assert rows == [(escaped.format(7), escaped.format(3), "4 of 13"), (escaped.format(2), escaped.format(5), "1 of 1")]

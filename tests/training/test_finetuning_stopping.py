@@ -120,7 +120,9 @@ def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longfor
     held = train.read_text()
     train.write_text(held.replace('"yes"', '"ja"'))
     Path(recipe.eval[0]).write_text(Path(recipe.eval[0]).read_text().replace('"yes"', '"ja"'))
-    with pytest.raises(ValueError, match=r"what train holds has changed since the run in .*run was begun; put it back"):
+    with pytest.raises(
+        ValueError, match=r"what train holds, or its order, has changed since the run in .* put it back"
+    ):
         run(recipe)
     Path(recipe.eval[0]).write_text(Path(recipe.eval[0]).read_text().replace('"ja"', '"yes"'))
     train.write_text(held)
@@ -128,7 +130,10 @@ def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longfor
     train.write_text(held)  # touched, not changed
     assert run(recipe) == finished
     train.write_text(held.replace("seller", "court"))
-    with pytest.raises(ValueError, match="what train holds has changed"):
+    with pytest.raises(ValueError, match="what train holds, or its order, has changed"):
+        run(recipe)
+    train.write_text("".join(sorted(held.splitlines(keepends=True), reverse=True)))
+    with pytest.raises(ValueError, match="what train holds, or its order, has changed"):
         run(recipe)
     train.write_text(held)
     model = tmp_path / "other"

@@ -9,6 +9,8 @@ from longspan.report.page import Table, render_page, write_page
 from longspan.report.pictures import image_uri
 
 _MOST_LABELS = 40
+"""A matrix of more can't be read; instead the page lists what is confused most often."""
+_CONFUSIONS_SHOWN = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,12 @@ def write_finetuning_page(path: Path, page: FinetuningPage) -> None:
         # Bars of nothing but zeros have no scale to draw on; the table of metrics says as much.
         if any(bar.value > 0 for bar in bars):
             picture = image_uri(draw_bars(bars, title="By length in tokens (examples)", unit=page.score_name))
-    values = {"page": page, "picture_by_length": picture, "matrix": _matrix(page)}
+    values = {
+        "page": page,
+        "picture_by_length": picture,
+        "matrix": _matrix(page),
+        "confusions": _confusions(page),
+    }
     write_page(path, render_page("finetuning.html.j2", values))
 
 
@@ -91,3 +98,18 @@ def _matrix(page: FinetuningPage) -> list[tuple[str, list[tuple[int, str]]]]:
         total = max(sum(counts), 1)
         rows.append((label, [(int(count), f"rgba(0,114,178,{0.6 * count / total:.2f})") for count in counts]))
     return rows
+
+
+def _confusions(page: FinetuningPage) -> Table | None:
+    """The pairs of labels that are confused most often, where there are too many labels for a matrix."""
+    if len(page.labels) <= _MOST_LABELS:
+        return None
+    pairs = [
+        (count, sum(counts), right, found)
+        for right, counts in zip(page.labels, page.confusion, strict=True)
+        for found, count in zip(page.labels, counts, strict=True)
+        if count and right != found
+    ]
+    most = sorted(pairs, key=lambda pair: -pair[0])[:_CONFUSIONS_SHOWN]
+    rows = [[right, found, f"{count:,} of {total:,}"] for count, total, right, found in most]
+    return Table(columns=["right", "predicted", "how often"], rows=rows, text_columns=2) if rows else None

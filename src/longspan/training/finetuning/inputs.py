@@ -12,10 +12,15 @@ _FILE = "inputs.json"
 _MODEL_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*.json", "vocab.*", "merges.txt")
 
 
-def digest_items(items: Iterable[object]) -> str:
-    """A digest of examples, of what they hold, in any order; where they were read from doesn't matter."""
-    each = sorted(hashlib.sha256(repr(item).encode("utf-8", "surrogatepass")).digest() for item in items)
-    return hashlib.sha256(b"".join(each)).hexdigest()
+def digest_items(items: Iterable[object], *, ordered: bool = True) -> str:
+    """A digest of examples, of what they hold; where they were read from doesn't matter.
+
+    Args:
+        items: the examples.
+        ordered: whether their order counts, which decides the batches; False: they come in another order each time.
+    """
+    each = [hashlib.sha256(repr(item).encode("utf-8", "surrogatepass")).digest() for item in items]
+    return hashlib.sha256(b"".join(each if ordered else sorted(each))).hexdigest()
 
 
 def digest_model(model: str) -> str:
@@ -44,9 +49,10 @@ def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
         for name, digest in digests.items():
             if before.get(name, digest) != digest:
+                held = "holds" if name == "model" else "holds, or its order,"
                 raise ValueError(
-                    f"what {name} holds has changed since the run in {folder} was begun; put it back to resume, or "
-                    f"choose another output_dir"
+                    f"what {name} {held} has changed since the run in {folder} was begun; put it back to "
+                    f"resume, or choose another output_dir"
                 )
         digests = {**before, **digests}
     atomic_text(file, json.dumps(dict(digests), indent=1) + "\n", "the digests of the data")

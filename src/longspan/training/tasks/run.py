@@ -95,9 +95,11 @@ def finetune_task(
         _train_seed(plan, place, seed, saved, items, callbacks, progress)
 
     of_roles: dict[str, list[Any]] = {str(role): items for role, items in data.items()}
-    if not plan.eval:  # what a seed draws is drawn out of the same items
+    drawn = not plan.eval  # each seed draws out of the same items
+    if drawn:
         of_roles = {"train": [item for items in data.values() for item in items]} if plan.max_items is None else {}
-    digests = {role: digest_items(items) for role, items in of_roles.items()} | {"model": digest_model(plan.model)}
+    digests = {role: digest_items(items, ordered=not drawn) for role, items in of_roles.items()}
+    digests["model"] = digest_model(plan.model)
     runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume, digests)
     result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
     if arguments.process_index == 0:
