@@ -189,7 +189,7 @@ def test_stopped_predictions_go_on(tmp_path: Path, base: Path, monkeypatch: pyte
         return decode(self, units, progress)
 
     monkeypatch.setattr(prediction.UnitPredictor, "decode", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         predict_official(model, plan.eval, tmp_path / "cut.json", progress=False)
     assert not (tmp_path / "cut.json").exists()
     assert predict_official(model, plan.eval, tmp_path / "cut.json", progress=False) == 4

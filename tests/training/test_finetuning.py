@@ -164,7 +164,7 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
 
     original = Predictor.predict
     monkeypatch.setattr(Predictor, "predict", predict)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         predict_files(model, [file], output, **options)
     assert not output.exists()
     partial = tmp_path / ".out.jsonl.partial"

@@ -28,7 +28,7 @@ def alone(output: Path) -> Iterator[None]:
     """Make the file's folder, and keep other processes from writing the file.
 
     Raises:
-        FileExistsError: another process is writing it.
+        FileExistsError: another process is writing it. KeyboardInterrupt: Ctrl-C; its message says how to go on.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")
@@ -37,6 +37,10 @@ def alone(output: Path) -> Iterator[None]:
             yield
             with suppress(PermissionError):  # of systems that keep a file that is open
                 file.unlink(missing_ok=True)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"Stopped. What was made for {output} is kept: run the same command again to go on from there."
+        ) from interrupt
     except Timeout as error:
         raise FileExistsError(f"another process is writing {output}; wait for it or name another output") from error
 
