@@ -133,6 +133,9 @@ def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path
         model.model.paragraph_scorer[2].bias -= 100
     assert [len(question.paragraphs) for question in model.keep_relevant(questions)] == [2] * 4
     assert all(2 <= len(unit.paragraphs) <= 4 for unit in predictor.units(questions))
+    model.model.save_pretrained(first)
+    with pytest.raises(ValueError, match="what first_stage holds has changed since the run in"):
+        finetune_task(plan, progress=False)
 
 
 def test_head_and_encoder_have_their_own_learning_rates(tmp_path: Path, base: Path) -> None:

@@ -33,6 +33,11 @@ def digest_model(model: str) -> str:
     return whole.hexdigest()
 
 
+def digest_models(**models: str | None) -> dict[str, str]:
+    """Digests of models, under their names; what is None has none."""
+    return {name: digest_model(model) for name, model in models.items() if model is not None}
+
+
 def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
     """See that what is there now is what a training was begun with, or note it where none was.
 
@@ -49,7 +54,7 @@ def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
         for name, digest in digests.items():
             if before.get(name, digest) != digest:
-                held = "holds" if name == "model" else "holds, or its order,"
+                held = "holds, or its order," if name in ("train", "eval", "test") else "holds"
                 raise ValueError(
                     f"what {name} {held} has changed since the run in {folder} was begun; put it back to "
                     f"resume, or choose another output_dir"

@@ -14,7 +14,7 @@ from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.tasks.official import Split
-from longspan.training.finetuning.inputs import digest_items, digest_model
+from longspan.training.finetuning.inputs import digest_items, digest_models
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
@@ -99,7 +99,8 @@ def finetune_task(
     if drawn:
         of_roles = {"train": [item for items in data.values() for item in items]} if plan.max_items is None else {}
     digests = {role: digest_items(items, ordered=not drawn) for role, items in of_roles.items()}
-    digests["model"] = digest_model(plan.model)
+    first_stage = getattr(plan.task, "first_stage", None)
+    digests |= digest_models(model=plan.model, tokenizer=plan.tokenizer, first_stage=first_stage)
     runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume, digests)
     result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
     if arguments.process_index == 0:
