@@ -131,10 +131,11 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPa
     assert isinstance(run("convert", "a", "b").exception, KeyError)
 
 
-def test_memory_and_missing_packages_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_missing_packages_and_processes_that_are_gone_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    errors = iter([torch.OutOfMemoryError("CUDA out of memory"), ModuleNotFoundError("x", name="matplotlib")])
+    gone = RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    errors = iter([torch.OutOfMemoryError("CUDA out of memory"), ModuleNotFoundError("x", name="matplotlib"), gone])
 
     def broken(*arguments: Any, **options: Any) -> None:
         raise next(errors)
@@ -144,6 +145,7 @@ def test_memory_and_missing_packages_are_sentences(monkeypatch: pytest.MonkeyPat
     assert "the package 'matplotlib', which isn't installed: pip install 'longspan[all]'" in sentence(
         run("convert", "a", "b")
     )
+    assert "another process of this training stopped" in sentence(run("convert", "a", "b"))
 
 
 def test_ctrl_c_prints_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, texts: Path) -> None:

@@ -104,6 +104,8 @@ def _sentence(error: Exception) -> str | None:
         return " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "OutOfMemoryError":
         return "the device is out of memory; lower micro_batch or batch size, or set gradient_checkpointing"
+    if isinstance(error, RuntimeError) and "gloo/transport" in str(error):  # what is waited for has gone
+        return "another process of this training stopped; its own message says why"
     return None
 
 

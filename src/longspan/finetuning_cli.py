@@ -186,7 +186,9 @@ def write_evaluation_page(
             if not spans:
                 continue
             found = _shown(_answer(evaluation.predictions[number]), example)
-            note = f"predicted {found}, right {_shown(example.target, example)}"
+            asked = _asked(example)
+            note = f"{asked} – " if asked else ""
+            note += f"predicted {found}, right {_shown(example.target, example)}"
             stretches = [(text[span.start : span.stop], span.weight) for span in spans]
             texts.append(ShadedText(title=example.origin, note=note, stretches=stretches))
     confusion = evaluation.confusion()
@@ -223,10 +225,15 @@ def _shown(value: Any, example: "Example | None" = None) -> str:
             value = value[0].text
         else:
             value = ", ".join("–" if entry is None else str(entry) for entry in value)
-    text = str(value)
+    text = str(value) or "–"
     return text if len(text) <= _EXCERPT else text[: _EXCERPT - 3] + "..."
 
 
 def _excerpt(example: "Example") -> str:
-    text = example.inputs.get("question") or next(iter(example.inputs.values()))
+    text = _asked(example) or next(iter(example.inputs.values()))
     return _shown(" ".join((text if isinstance(text, str) else " ".join(text)).split()))
+
+
+def _asked(example: "Example") -> str:
+    """The question or the hypothesis about a text, if there is one."""
+    return str(example.inputs.get("question") or example.inputs.get("hypothesis") or "")

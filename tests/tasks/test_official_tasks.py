@@ -137,6 +137,9 @@ def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path
         model.model.paragraph_scorer[2].bias -= 100
     assert [len(question.paragraphs) for question in model.keep_relevant(questions)] == [2] * 4
     assert all(2 <= len(unit.paragraphs) <= 4 for unit in predictor.units(questions))
+    model.model.save_pretrained(first)
+    with pytest.raises(ValueError, match="what first_stage holds has changed since the run in"):
+        finetune_task(plan, progress=False)
 
 
 def test_head_and_encoder_have_their_own_learning_rates(tmp_path: Path, base: Path) -> None:
@@ -199,7 +202,7 @@ def test_stopped_predictions_go_on(tmp_path: Path, base: Path, monkeypatch: pyte
         return decode(self, units, progress)
 
     monkeypatch.setattr(prediction.UnitPredictor, "decode", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         predict_official(model, plan.eval, tmp_path / "cut.json", progress=False)
     assert not (tmp_path / "cut.json").exists()
     assert predict_official(model, plan.eval, tmp_path / "cut.json", progress=False) == 4

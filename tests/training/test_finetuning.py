@@ -168,15 +168,15 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
 
     original = Predictor.predict
     monkeypatch.setattr(Predictor, "predict", predict)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to go on"):
         predict_files(model, [file], output, **options)
     assert not output.exists()
     partial = tmp_path / ".out.jsonl.partial"
     assert len(partial.read_bytes().splitlines()) == 10
-    with partial.open("ab") as stream:
-        stream.write(b'{"example": 11, "la')
+    with partial.open("ab") as stream:  # the third chunk, cut short
+        stream.write(b"".join(whole.splitlines(keepends=True)[10:12]) + b'{"example": 13, "la')
     predict_files(model, [file], output, **options)
-    assert sum(calls[3:]) == 13  # ten were kept
+    assert calls[3:] == [5, 5, 3]  # two chunks were kept, and the others are made of the same examples
     ours, wanted = ([json.loads(line) for line in data.splitlines()] for data in (output.read_bytes(), whole))
     assert [(row["example"], row["label"]) for row in ours] == [(row["example"], row["label"]) for row in wanted]
     with pytest.raises(ValueError, match="is one of the files to read"):

@@ -105,3 +105,14 @@ def test_a_misspelt_task_is_told_all_tasks(tmp_path: Path) -> None:
         call("finetune", "--task", "zzz")
     with pytest.raises(ValueError, match=r"the command line: .*output_dir \(--output\) must be given"):
         call("finetune", "--task", "nli", "--model", "m", "--train", "t", "--eval", "e")
+
+
+def test_the_report_shows_what_was_asked_and_that_there_is_no_answer(tmp_path: Path, longformer_dir: Path) -> None:
+    for task, shown in (("nli", "a seller – predicted "), ("qa", "who – predicted "), ("qa", ", right –</p>")):
+        file = write(tmp_path / f"{task}.jsonl", task, 8)
+        file.write_text(file.read_text().replace('"answers": ["seller"]', '"answers": []'))
+        run, page = tmp_path / task, tmp_path / f"{task}.html"
+        call("finetune", "--task", task, "--model", longformer_dir, "--train", file, "--eval", file, "--output", run,
+             "--set", "epochs=1", "--set", "batch_size=4", "--set", "overlap=8", "--seed", 3)  # fmt: skip
+        call("evaluate", file, "--model", run / "seed-3" / "model", "--report", page)
+        assert shown in page.read_text(encoding="utf-8")

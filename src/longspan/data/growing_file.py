@@ -28,7 +28,7 @@ def alone(output: Path) -> Iterator[None]:
     """Make the file's folder, and keep other processes from writing the file.
 
     Raises:
-        FileExistsError: another process is writing it.
+        FileExistsError: another process is writing it. KeyboardInterrupt: Ctrl-C; its message says how to go on.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")
@@ -37,6 +37,10 @@ def alone(output: Path) -> Iterator[None]:
             yield
             with suppress(PermissionError):  # of systems that keep a file that is open
                 file.unlink(missing_ok=True)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"Stopped. What was made for {output} is kept: run the same command again to go on from there."
+        ) from interrupt
     except Timeout as error:
         raise FileExistsError(f"another process is writing {output}; wait for it or name another output") from error
 
@@ -46,7 +50,7 @@ def stamp(*paths: Path) -> list[list[Any]]:
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
 
-def lines_done(partial: Path, begun: Path, plan: str, resume: bool) -> int:
+def lines_done(partial: Path, begun: Path, plan: str, resume: bool, *, chunk: int) -> int:
     """How many lines a process that was stopped left to go on with; what was begun by another plan is dropped.
 
     Args:
@@ -54,20 +58,29 @@ def lines_done(partial: Path, begun: Path, plan: str, resume: bool) -> int:
         begun: holds the plan that it was begun with.
         plan: everything that the lines depend on.
         resume: False drops what there is.
+        chunk: how many lines are made together. Those of an unfinished chunk are dropped: made apart from the others,
+            they would come out of other batches, and so differ in their last digits.
     """
     if resume and begun.is_file() and begun.read_text(encoding="utf-8") == plan and partial.is_file():
-        return whole_lines(partial)
+        return whole_lines(partial, chunk)
     partial.unlink(missing_ok=True)
     atomic_text(begun, plan, "the plan of the predictions")
     return 0
 
 
-def whole_lines(file: Path) -> int:
-    """Cut off a line that a killed process left unfinished, and count the others."""
-    whole = end = 0
+def whole_lines(file: Path, chunk: int) -> int:
+    """Cut off a line that a killed process left unfinished, and count the others.
+
+    Args:
+        file: of lines, cut in place.
+        chunk: the others are cut off, too, beyond a multiple of this number.
+    """
+    lines = whole = end = place = 0
     with file.open("r+b") as stream:
         for line in stream:
             if line.endswith(b"\n"):
-                whole, end = whole + 1, end + len(line)
+                lines, place = lines + 1, place + len(line)
+                if lines % chunk == 0:
+                    whole, end = lines, place
         stream.truncate(end)
     return whole

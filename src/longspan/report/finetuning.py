@@ -8,7 +8,9 @@ from longspan.report.curves import Bar, draw_bars
 from longspan.report.page import Table, render_page, write_page
 from longspan.report.pictures import image_uri
 
-_MOST_LABELS = _MOST_CONFUSIONS = 40
+_MOST_LABELS = 40
+"""A matrix of more can't be read; instead the page lists what is confused most often."""
+_CONFUSIONS_SHOWN = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +101,15 @@ def _matrix(page: FinetuningPage) -> list[tuple[str, list[tuple[int, str]]]]:
 
 
 def _confusions(page: FinetuningPage) -> Table | None:
-    """What is mistaken most often, in the place of a matrix that is too large to read."""
-    if len(page.labels) <= _MOST_LABELS:
+    """The pairs of labels that are confused most often, where there are too many labels for a matrix."""
+    if len(page.labels) <= _MOST_LABELS or not page.confusion:
         return None
-    cells = [
-        (count, page.labels[right], page.labels[found])
-        for right, counts in enumerate(page.confusion)
-        for found, count in enumerate(counts)
+    pairs = [
+        (count, sum(counts), right, found)
+        for right, counts in zip(page.labels, page.confusion, strict=True)
+        for found, count in zip(page.labels, counts, strict=True)
         if count and right != found
     ]
-    most = sorted(cells, key=lambda cell: -cell[0])[:_MOST_CONFUSIONS]
-    rows = [[right, found, f"{count:,}"] for count, right, found in most]
+    most = sorted(pairs, key=lambda pair: -pair[0])[:_CONFUSIONS_SHOWN]
+    rows = [[right, found, f"{count:,} of {total:,}"] for count, total, right, found in most]
     return Table(columns=["right", "predicted", "how often"], rows=rows, text_columns=2) if rows else None

@@ -36,6 +36,11 @@ def digest_model(model: str) -> str:
     return whole.hexdigest()
 
 
+def digest_models(**models: str | None) -> dict[str, str]:
+    """Digests of models, under their names; what is None has none."""
+    return {name: digest_model(model) for name, model in models.items() if model is not None}
+
+
 def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
     """See that what is there now is what a training was begun with, or note it where none was.
 

@@ -191,7 +191,7 @@ def predict_files(
                 "precision": precision,
             }
         )
-        done = lines_done(partial, begun, plan, resume)
+        done = lines_done(partial, begun, plan, resume, chunk=_CHUNK)
         network, tokenizer, _ = load_finetuned(model)
         if device is None:
             device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"

@@ -111,7 +111,7 @@ def predict_official(
     predictor = UnitPredictor.load(model, saved=saved, batch_size=batch_size, precision=precision)
     with alone(output):
         units = predictor.units(items)
-        done = lines_done(partial, begun, plan, resume)
+        done = lines_done(partial, begun, plan, resume, chunk=CHUNK)
         bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
         try:
             with partial.open("ab") as stream:

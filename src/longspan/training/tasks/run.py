@@ -14,7 +14,7 @@ from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.tasks.official import Split
-from longspan.training.finetuning.inputs import ORDER, digest_items, digest_model
+from longspan.training.finetuning.inputs import ORDER, digest_items, digest_models
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
@@ -98,12 +98,10 @@ def finetune_task(
     if not plan.eval:  # what a seed draws is drawn out of the same items
         of_roles = {"train": [item for items in data.values() for item in items]} if plan.max_items is None else {}
     order = ORDER if plan.eval else f"{ORDER} of seed {plan.recipe.seeds[0]}"  # each seed draws other items
-    digests = {role: digest_items(items) for role, items in of_roles.items()} | {
-        order: digest_items(data["train"], in_order=True),
-        "model": digest_model(plan.model),
-    }
-    if plan.tokenizer is not None:
-        digests["tokenizer"] = digest_model(plan.tokenizer)
+    digests = {role: digest_items(items) for role, items in of_roles.items()}
+    digests[order] = digest_items(data["train"], in_order=True)
+    first_stage = getattr(plan.task, "first_stage", None)
+    digests |= digest_models(model=plan.model, tokenizer=plan.tokenizer, first_stage=first_stage)
     runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume, digests)
     result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
     if arguments.process_index == 0:
