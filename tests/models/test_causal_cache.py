@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longspan.models import RollingCache
+from longspan.models.cache_names import CACHE
 
 FIELDS: dict[str, dict[str, Any]] = {
     "plain": {"attention_window": 8},
@@ -82,8 +83,8 @@ def test_generation_goes_on_from_a_cache_that_the_user_keeps() -> None:
     model, ids = build_causal(), random_ids(1, 12)
     whole = model.generate(ids, max_new_tokens=20, do_sample=False)
     cache = RollingCache(model.config)
-    first = model.generate(ids, max_new_tokens=8, do_sample=False, past_key_values=cache)
-    second = model.generate(first, max_new_tokens=12, do_sample=False, past_key_values=cache)
+    first = model.generate(ids, max_new_tokens=8, do_sample=False, **{CACHE: cache})
+    second = model.generate(first, max_new_tokens=12, do_sample=False, **{CACHE: cache})
     assert torch.equal(second, whole)
 
 
@@ -97,7 +98,7 @@ def test_a_prompt_is_read_in_chunks() -> None:
     for chunk in (1, 16, 64):
         assert torch.equal(model.generate(ids, **arguments, prefill_chunk_size=chunk), whole)
     cache = RollingCache(model.config)
-    assert torch.equal(model.generate(ids, **arguments, prefill_chunk_size=16, past_key_values=cache), whole)
+    assert torch.equal(model.generate(ids, **arguments, prefill_chunk_size=16, **{CACHE: cache}), whole)
     beams = model.generate(ids, **arguments, num_beams=3)
     assert torch.equal(model.generate(ids, **arguments, num_beams=3, prefill_chunk_size=16), beams)
     with pytest.raises(ValueError, match="chunking without a cache"):

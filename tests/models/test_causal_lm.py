@@ -11,6 +11,7 @@ from causal_models import build_causal, random_ids
 from torch import Tensor
 
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
+from longspan.models.cache_names import CACHE
 
 ENCODINGS = ["relative", "rotary"]
 MIXED = {"attention_window": [[3, 9, 5], 17], "attention_dilation": [[1, 2, 1], [3, 1, 3]]}
@@ -239,7 +240,7 @@ def test_inputs_are_refused_in_a_sentence() -> None:
         model(ids, attention_mask=torch.ones(1, 1, 5, 5))
     with pytest.raises(ValueError, match="output_attentions is True, but this model returns no attention weights"):
         model(ids, output_attentions=True)
-    with pytest.raises(TypeError, match="past_key_values must be a RollingCache, got list"):
+    with pytest.raises(TypeError, match=f"{CACHE} must be a RollingCache, got list"):
         model(ids, past_key_values=[])
     with pytest.raises(TypeError, match="unexpected argument 'labells'"):
         model(ids, labells=ids)

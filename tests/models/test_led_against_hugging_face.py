@@ -8,6 +8,8 @@ from tiny_led import SIZES, build_pair, make_targets
 from tiny_models import make_batch
 from torch import Tensor
 
+from longspan.models.cache_names import CACHE
+
 # Every batch says what is global: Hugging Face's default is nothing, this package's the first token.
 BATCHES: dict[str, dict[str, Tensor]] = {
     "one text": make_batch([32], [[]]) | make_targets([9]),
@@ -158,7 +160,7 @@ def test_cached_steps() -> None:
                 **inputs,
                 decoder_input_ids=ids[:, column : column + 1],
                 encoder_outputs=(output.encoder_last_hidden_state,),
-                past_key_values=output.past_key_values,
+                **{CACHE: getattr(output, CACHE)},
             )
             for model, output in ((stock, expected), (ours, result))
         )

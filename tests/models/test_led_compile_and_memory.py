@@ -11,6 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import CompileConfig
 from transformers.cache_utils import EncoderDecoderCache, StaticCache
 
+from longspan.models.cache_names import CACHE
+
 TEXTS = make_batch([29, 12], [[0], [3]])
 
 
@@ -49,8 +51,8 @@ def test_exports_without_a_cache(head: str) -> None:
         exported = torch.export.export(model, (), inputs, strict=False).module()(**inputs)
         expected = model(**inputs)
     torch.testing.assert_close(exported[0], expected[0], atol=1e-5, rtol=1e-5)
-    assert exported.get("past_key_values") is None
-    assert expected.past_key_values is not None
+    assert exported.get(CACHE) is None
+    assert expected.get(CACHE) is not None
 
 
 def test_decoding_step_in_one_graph_for_all_steps() -> None:

@@ -9,6 +9,7 @@ from tiny_models import make_batch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from longspan.models.cache_names import CACHE
 from longspan.models.led_attention import LEDDecoderAttention
 
 BATCHES = {
@@ -131,7 +132,7 @@ def test_everything_asked_for_is_returned() -> None:
 def test_a_cache_given_by_the_caller_is_filled() -> None:
     ours = build_ours("ForConditionalGeneration")
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    written = _generate(ours, BATCHES["one text"], min_new_tokens=6, max_new_tokens=6, past_key_values=cache)
+    written = _generate(ours, BATCHES["one text"], min_new_tokens=6, max_new_tokens=6, **{CACHE: cache})
     assert torch.equal(written, _generate(ours, BATCHES["one text"], min_new_tokens=6, max_new_tokens=6))
     assert cache.get_seq_length() == 6
     assert cache.cross_attention_cache.get_seq_length() == 29

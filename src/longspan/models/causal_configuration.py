@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from longspan.attention import AttentionPattern
+from longspan.models.cache_names import CACHE
 from longspan.models.configuration import spread_over_layers, warn_of_misspelt
 
 PositionEncoding = Literal["relative", "rotary"]
@@ -65,7 +66,7 @@ class LongformerCausalConfig(PreTrainedConfig):
     """
 
     model_type = "longformer_causal"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012
 
     vocab_size: int = 256
     hidden_size: int = 512

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from longspan.models.cache_names import CACHE, one_cache
 from longspan.models.causal_cache import RollingCache
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
@@ -26,7 +27,7 @@ class LongformerCausalPreTrainedModel(OwnAttention, ClearLoading, PreTrainedMode
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LongformerCausalLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [CACHE]  # noqa: RUF012
     # A rolling cache can't be cut back to an earlier token: the keys that would be needed are gone.
     _is_stateful = True
 
@@ -60,11 +61,12 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: RollingCache | None = None,
     ) -> tuple[Tensor, ...] | BaseModelOutputWithPast:
         """Read a batch of texts; arguments as :meth:`LongformerForCausalLM.forward`.
 
         Returns:
-            ``last_hidden_state`` ``[B, N, C]``; ``past_key_values`` or None; ``hidden_states``, 1 + layers tensors
+            ``last_hidden_state`` ``[B, N, C]``; the cache or None; ``hidden_states``, 1 + layers tensors
             ``[B, N, C]``, if asked for: the embeddings, what each layer but the last gives, and the last one
             normalised.
         """
@@ -72,7 +74,7 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         embedded = self._embed(input_ids, inputs_embeds)
-        cache = self._cache(past_key_values, use_cache)
+        cache = self._cache(one_cache(past_key_values, cache), use_cache)
         seen = 0 if cache is None else cache.get_seq_length()
         key_mask = _key_mask(attention_mask, embedded, seen)
         rotation = None
@@ -92,8 +94,8 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
             states[-1] = hidden_states
         output = BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
-            past_key_values=cache,
             hidden_states=tuple(states) if output_hidden_states else None,
+            **{CACHE: cache},
         )
         return output if return_dict else output.to_tuple()
 
@@ -108,14 +110,14 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
         check_embeds(inputs_embeds, self.config.hidden_size, self.norm.weight)
         return inputs_embeds
 
-    def _cache(self, past_key_values: RollingCache | None, use_cache: bool | None) -> RollingCache | None:
-        if past_key_values is not None:
-            if not isinstance(past_key_values, RollingCache):
+    def _cache(self, given: RollingCache | None, use_cache: bool | None) -> RollingCache | None:
+        if given is not None:
+            if not isinstance(given, RollingCache):
                 raise TypeError(
-                    f"past_key_values must be a RollingCache, got {type(past_key_values).__name__}; "
+                    f"{CACHE} must be a RollingCache, got {type(given).__name__}; "
                     "leave it out, or make one with RollingCache(model.config)"
                 )
-            return past_key_values
+            return given
         if use_cache is None:  # where a gradient may be asked for, nobody generates
             use_cache = self.config.use_cache and not torch.is_grad_enabled()
         # The names of transformers' own property differ from version to version.
@@ -153,8 +155,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
     ) -> None:
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         # forward would make one, but a prompt read in chunks (prefill_chunk_size) wants it before.
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = RollingCache(self.config)
+        if generation_config.use_cache is not False and model_kwargs.get(CACHE) is None:
+            model_kwargs[CACHE] = RollingCache(self.config)
 
     def forward(
         self,
@@ -168,6 +170,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: RollingCache | None = None,
         **loss_arguments: Any,
     ) -> tuple[Tensor, ...] | CausalLMOutputWithPast:
         """Predict each next token.
@@ -176,7 +179,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
             input_ids: int ``[B, N]``, any N from one up; exactly one of it and ``inputs_embeds``.
             attention_mask: bool or numbers, 0 marks padding, anywhere; ``[B, N]``, or with a cache of S tokens
                 ``[B, S + N]``. ``None``: no padding.
-            past_key_values: the cache that an earlier call returned; these tokens go on where it ends.
+            past_key_values, cache: two names, of which either is given: what an earlier call returned by the name that
+                the installed ``transformers`` uses (:mod:`longspan.models.cache_names`); these tokens go on there.
             inputs_embeds: ``[B, N, C]`` in place of the embeddings.
             labels: int ``[B, N]``, the same tokens as ``input_ids`` and -100 where no loss is wanted: position i is
                 scored on label i + 1. The loss is the mean cross-entropy in nats.
@@ -189,7 +193,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
             loss_arguments: ``num_items_in_batch``, as ``Trainer`` passes it: the loss is then the sum divided by it.
 
         Returns:
-            ``loss`` if labels are given; ``logits`` ``[B, N, V]``, or of the tokens kept; ``past_key_values``;
+            ``loss`` if labels are given; ``logits`` ``[B, N, V]``, or of the tokens kept; the cache;
             ``hidden_states``.
 
         Raises:
@@ -203,7 +207,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         decoded = self.model(
             input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            past_key_values=one_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -219,8 +223,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=decoded.past_key_values,
             hidden_states=decoded.hidden_states,
+            **{CACHE: getattr(decoded, CACHE)},
         )
         return output if return_dict else output.to_tuple()
 

@@ -9,6 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from longspan.attention.exporting import is_exporting
+from longspan.models.cache_names import CACHE
 from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
@@ -109,7 +110,7 @@ class LEDDecoder(LEDStack):
             output_attentions, output_hidden_states, return_dict: as :meth:`LEDModel.forward`.
 
         Returns:
-            ``last_hidden_state`` ``[B * R, T, C]``, ``past_key_values``, ``hidden_states``, ``attentions`` (per layer
+            ``last_hidden_state`` ``[B * R, T, C]``, the cache, ``hidden_states``, ``attentions`` (per layer
             ``[B * R, H, T, K]``) and ``cross_attentions`` (per layer ``[B * R, H, T, S]``).
 
         Raises:
@@ -168,7 +169,7 @@ class LEDDecoder(LEDStack):
 
         output = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden_states,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(probabilities) if output_attentions else None,
             cross_attentions=tuple(cross_probabilities) or None,

@@ -10,6 +10,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.models.led.modeling_led import LEDSeq2SeqLMOutput
 
+from longspan.models.cache_names import one_cache
 from longspan.models.inputs import check_loss_arguments
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, shift_tokens_right
@@ -73,6 +74,7 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
         **loss_arguments: Any,
     ) -> tuple[Any, ...] | LEDSeq2SeqLMOutput:
         """Predict target tokens.
@@ -80,7 +82,7 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
         Args:
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs: as
                 :meth:`LEDModel.forward`.
-            past_key_values, inputs_embeds, decoder_inputs_embeds, use_cache: the same.
+            past_key_values, cache, inputs_embeds, decoder_inputs_embeds, use_cache: the same.
             output_attentions, output_hidden_states, return_dict: the same.
             global_attention_mask: the same, but ``None`` makes each text's first token global.
             labels: int ``[B, T]``, the target's tokens, -100 where no loss is wanted; in any memory layout. Where no
@@ -112,7 +114,7 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
             global_attention_mask=global_attention_mask,
-            past_key_values=past_key_values,
+            past_key_values=one_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,

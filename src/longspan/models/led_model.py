@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput, LEDSeq2SeqModelOutput
 
+from longspan.models.cache_names import CACHE, one_cache
 from longspan.models.inputs import check_ids
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_decoder import LEDDecoder
@@ -66,6 +67,7 @@ class LEDModel(LEDPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
     ) -> tuple[Any, ...] | LEDSeq2SeqModelOutput:
         """Encode a batch of texts and decode a batch of targets.
 
@@ -80,7 +82,9 @@ class LEDModel(LEDPreTrainedModel):
                 with B texts and ``B * R`` targets, R targets in a row read the same text.
             global_attention_mask: ``[B, N]``, bool or numbers, above 0 marks tokens that attend to all and are
                 attended by all. ``None``: as the class says; a mask of zeros: none.
-            past_key_values: a cache of earlier target tokens, static or growing, which is extended.
+            past_key_values, cache: two names, of which either is given: a cache of earlier target tokens, static or
+                growing, which is extended. Outputs use the name that the installed ``transformers`` uses
+                (:mod:`longspan.models.cache_names`).
             inputs_embeds: ``[B, N, C]`` in place of the encoder's word embeddings.
             decoder_inputs_embeds: ``[B, T, C]`` in place of the decoder's.
             use_cache: return a cache; not while training with gradient checkpointing. ``None``: not in
@@ -90,7 +94,7 @@ class LEDModel(LEDPreTrainedModel):
             return_dict: ``False`` returns a tuple. These four default to the configuration's.
 
         Returns:
-            ``last_hidden_state`` ``[B, T, C]``, the decoder's; ``past_key_values``; ``decoder_hidden_states``, 1 +
+            ``last_hidden_state`` ``[B, T, C]``, the decoder's; the cache; ``decoder_hidden_states``, 1 +
             layers tensors ``[B, T, C]``; ``decoder_attentions``, per layer ``[B, H, T, K]``; ``cross_attentions``, per
             layer ``[B, H, T, N]``; ``encoder_last_hidden_state`` ``[B, N, C]``; ``encoder_hidden_states``;
             ``encoder_attentions`` and ``encoder_global_attentions`` as :meth:`LongformerModel.forward`'s.
@@ -132,7 +136,7 @@ class LEDModel(LEDPreTrainedModel):
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=encoder_outputs.last_hidden_state,
             encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            past_key_values=one_cache(past_key_values, cache),
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             output_attentions=output_attentions,
@@ -141,7 +145,7 @@ class LEDModel(LEDPreTrainedModel):
         )
         output = LEDSeq2SeqModelOutput(
             last_hidden_state=decoded.last_hidden_state,
-            past_key_values=decoded.past_key_values,
+            **{CACHE: getattr(decoded, CACHE)},
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from longspan.data.characters import Symbols
 from longspan.data.progress import progress_bar
+from longspan.models.cache_names import CACHE
 from longspan.training.evaluation import perplexity
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def _stream(model: "LongformerForCausalLM", symbols: Symbols, chunk: int) -> Ite
     cache = None
     for start in range(0, len(symbols) - 1, chunk):
         piece = _tensor(symbols[start : start + chunk + 1], model)  # [n + 1]
-        output = model(piece[None, :-1], past_key_values=cache, use_cache=True, return_dict=True)
-        cache = output.past_key_values
+        output = model(piece[None, :-1], cache=cache, use_cache=True, return_dict=True)
+        cache = getattr(output, CACHE)
         yield symbol_nats(output.logits[0], piece[1:]), len(piece) - 1
 
 
