@@ -33,9 +33,9 @@ class _RecipeVerb(TyperCommand):
             return super().parse_args(ctx, args)
         except Exception as error:  # the class is click's, or a copy's in typer
             if type(error).__name__ == "NoSuchOption" and not getattr(error, "possibilities", None):
-                name: Any = error
-                field = name.option_name.lstrip("-").replace("-", "_")
-                name.message += f"; fields of the recipe are set by --set, as in --set {field}=VALUE"
+                unknown: Any = error
+                field = unknown.option_name.lstrip("-").replace("-", "_")
+                unknown.message += f"; fields of the recipe are set by --set, as in --set {field}=VALUE"
             raise
 
 

@@ -207,7 +207,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         decoded = self.model(
             input_ids,
             attention_mask=attention_mask,
-            past_key_values=one_cache(past_key_values, cache),
+            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,

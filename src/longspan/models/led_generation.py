@@ -10,7 +10,6 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.models.led.modeling_led import LEDSeq2SeqLMOutput
 
-from longspan.models.cache_names import one_cache
 from longspan.models.inputs import check_loss_arguments
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, shift_tokens_right
@@ -114,7 +113,8 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
             global_attention_mask=global_attention_mask,
-            past_key_values=one_cache(past_key_values, cache),
+            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
