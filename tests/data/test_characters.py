@@ -82,6 +82,13 @@ def test_a_folder_is_joined_by_line_breaks_and_leaves_out_what_is_no_text(
     assert "2 files that are no UTF-8 text are left out" in caplog.text
 
 
+def test_a_file_that_ends_within_a_character_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"torn \xc3")
+    (tmp_path / "b.txt").write_text("whole", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text"):
+        CharacterCorpus.of_files([tmp_path / "a.txt", tmp_path / "b.txt"], cache_dir=tmp_path, unit="characters")
+
+
 @pytest.mark.parametrize("kind", ["raw", "zip", "gz"])
 @pytest.mark.parametrize(("name", "unit"), [("text8", "characters"), ("enwik8", "bytes")])
 def test_official_files_are_checked(

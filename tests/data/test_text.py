@@ -151,6 +151,8 @@ def test_a_caller_may_give_texts_instead_of_paths(tmp_path: Path) -> None:
     assert [document.text for document in as_documents(["one text", "two"])] == ["one text", "two"]
     assert [document.text for document in as_documents(write_jsonl(tmp_path / "a.jsonl", TEXTS))] == TEXTS
     assert [document.text for document in as_documents([str(tmp_path)])] == TEXTS
+    one_line = "longer than any name of a file " * 20
+    assert [document.text for document in as_documents([one_line])] == [one_line]
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         list(as_documents("gone.txt"))
     with pytest.raises(ValueError, match="text 1 holds half of a character"):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.paths import path_list
+from longspan.data.text import visible_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -276,11 +277,7 @@ def _find(paths: list[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            inside = visible_files(path)
             texts = [file for file in inside if _look(file, 1 if _packed(file) else None) is None]
             if not texts:
                 raise FileNotFoundError(f"folder {path} holds no UTF-8 text; put text files into it")
@@ -387,14 +384,15 @@ def _open(file: Path) -> IO[bytes]:
 
 def _joined(files: list[Path]) -> Iterator[tuple[Path, bytes]]:
     """The content of all files, with a line break after each that has none, but for the last."""
-    last = b"\n"
+    before, last = files[0], b"\n"
     for file in files:
         if last != b"\n":
-            yield file, b"\n"
+            # Of the file before: it completes what that ends in, or shows that it ends within a character.
+            yield before, b"\n"
             last = b"\n"
         for piece in _pieces(file):
             yield file, piece
-            last = piece[-1:]
+            before, last = file, piece[-1:]
 
 
 def _texts(files: list[Path]) -> Iterator[str]:

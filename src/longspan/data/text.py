@@ -38,6 +38,15 @@ def extension(path: Path) -> str | None:
     return next((known for known in EXTENSIONS if name.endswith(known)), None)
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder, at any depth, sorted by path; hidden files and folders are left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
     """The text files that ``paths`` name, folders searched to any depth, hidden files and folders left out.
 
@@ -56,11 +65,7 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
     known = ", ".join(EXTENSIONS)
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            inside = visible_files(path)
             readable = [file for file in inside if extension(file)]
             if not readable:
                 others = sorted({file.suffix or file.name for file in inside})
@@ -146,7 +151,10 @@ def _looks_like_path(entry: str) -> bool:
     if "\n" in entry or len(entry) > 4096:
         return False
     path = Path(entry)
-    return extension(path) is not None or path.exists()
+    try:
+        return extension(path) is not None or path.exists()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _decode(data: bytes, file: Path, offset: int) -> str:
