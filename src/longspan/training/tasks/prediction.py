@@ -12,7 +12,7 @@ from longspan.data.atomic import write_error_message
 from longspan.data.growing_file import alone, check_output, lines_done, stamp
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
-from longspan.tasks.hub import is_hub
+from longspan.data.stream import is_hub
 from longspan.tasks.official import Decoded, Split
 from longspan.training.recipe import Precision
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
