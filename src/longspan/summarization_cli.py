@@ -63,13 +63,11 @@ def summarize(
     force: Annotated[bool, typer.Option("--force", help="Replace the output and start from the beginning.")] = False,
 ) -> None:
     """Summarize the texts of files; run it again to continue where it stopped."""
-    import torch
-
+    from longspan.training.inference import default_device
     from longspan.training.summarization import SummarizationColumns, Summarizer, summarize_files
 
     summarizer = Summarizer.load(model, max_input_length=max_input_length, prefix=prefix)
-    if torch.accelerator.is_available():
-        summarizer.model.to(torch.accelerator.current_accelerator())
+    summarizer.model.to(default_device())
     options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     result = summarize_files(
         files,

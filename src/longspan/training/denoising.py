@@ -14,7 +14,8 @@ from longspan.data.masking import IGNORED
 from longspan.data.progress import progress_bar
 from longspan.data.text import Document
 from longspan.data.tokenization import Tokens, tokenize
-from longspan.training.evaluation import LN2, Sums, evaluation_mode, perplexity
+from longspan.training.evaluation import LN2, Sums, perplexity
+from longspan.training.inference import evaluation_mode
 from longspan.training.masked_lm import check_vocabulary, masked_nats
 from longspan.training.resumable_trainer import MASK_KEY
 from longspan.training.sequence_to_sequence import position_limits

@@ -3,16 +3,14 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from longspan.data.layout import GlobalTokens, SegmentEnds, SequenceLayout
 from longspan.data.masking import IGNORED, Masked, Piece, collate, mask_tokens
@@ -20,6 +18,7 @@ from longspan.data.progress import progress_bar
 from longspan.data.sentence_tokens import SentenceStarts, sentence_starts
 from longspan.data.text import Document, TxtDocument, as_documents
 from longspan.data.tokenization import Tokenized, tokenize_with_extent
+from longspan.training.inference import evaluation_mode
 from longspan.training.masked_lm import check_model_fits, masked_logits, masked_nats
 from longspan.training.reading_layout import reading_layout
 
@@ -202,27 +201,6 @@ def nothing_masked(mlm_probability: float, seed: int) -> str:
         f"the text to evaluate on is so short that none of its tokens is masked (seed {seed}, mlm_probability "
         f"{mlm_probability:g}); give more text, or a higher limit of tokens"
     )
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module, precision: str) -> Iterator[torch.device]:
-    """Within the block the model evaluates, without gradients, and then is in the mode it was in; gives its device.
-
-    Args:
-        model: any.
-        precision: ``fp32`` takes the model as it is; ``bf16`` and ``fp16`` use autocast.
-    """
-    device = next(model.parameters()).device
-    autocast: Any = nullcontext()
-    if precision != "fp32":
-        autocast = torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast:
-            yield device
-    finally:
-        model.train(was_training)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from longspan.data.layout import TextLayout
 from longspan.data.segments import SegmentLayout
 from longspan.data.tokenization import tokenize_with_offsets
+from longspan.training.inference import evaluation_mode
 from longspan.training.masked_lm import masked_logits, max_sequence_length
 from longspan.training.reading_layout import reading_layout
 
@@ -91,14 +92,9 @@ def fill_masks(
             f"the text has {length:,} tokens, but the model reads {limit:,}; shorten it, or make the model longer: "
             f"longspan convert MODEL NEW_MODEL --max-positions {length}"
         )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-            probabilities = masked_logits(model, on_device, chosen.to(model.device)).float().softmax(-1)  # [M, V]
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model, "fp32") as device:
+        on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+        probabilities = masked_logits(model, on_device, chosen.to(device)).float().softmax(-1)  # [M, V]
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
     filled = []
     places = chosen[0].nonzero()[:, 0].tolist()
