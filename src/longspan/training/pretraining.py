@@ -209,7 +209,7 @@ def _make_trainer(
         "processing_class": tokenizer,
         "callbacks": [
             Timetable(recipe.eval_every, bool(recipe.eval)),
-            Progress(show),
+            Progress("pretrain", show),
             *tensorboard_callbacks(folder, arguments),
             *([CopyToGlobal()] if copies else []),
             *callbacks,

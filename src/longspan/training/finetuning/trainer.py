@@ -14,14 +14,13 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
 from longspan.data.examples import Example
-from longspan.data.progress import progress_bar
+from longspan.training.callbacks import StepBar
 from longspan.training.finetuning.encoding import IGNORED, EncodedExample, EncodedPiece
 from longspan.training.finetuning.metrics import score
 from longspan.training.finetuning.prediction import Prediction, Predictor
@@ -99,25 +98,12 @@ class FinetuningTrainer(WholeCheckpoints):
         return metrics
 
 
-class FinetuneProgress(TrainerCallback):
-    """A bar of steps; a line for each evaluation."""
+class FinetuneProgress(StepBar):
+    """A bar with the metric of the last evaluation."""
 
     def __init__(self, description: str, metric: str, enabled: bool) -> None:
-        self.description, self.metric, self.enabled = description, metric, enabled
-        self.bar: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where the run stands."""
-        shown = self.enabled and state.is_world_process_zero
-        self.bar = progress_bar(
-            self.description, "steps", shown=shown, total=state.max_steps, initial=state.global_step
-        )
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
-        self.bar.update(1)
+        super().__init__(description, enabled)
+        self.metric = metric
 
     def on_evaluate(
         self,
@@ -130,12 +116,6 @@ class FinetuneProgress(TrainerCallback):
         """Show the metric."""
         if self.bar is not None:
             self.bar.set_postfix_str(f"{self.metric} {metrics[f'eval_{self.metric}']:.4f}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        self.bar.close()
 
 
 def predict_together(

@@ -244,7 +244,7 @@ def _make_trainer(
         args=arguments,
         callbacks=[
             Timetable(recipe.eval_every, True),
-            LanguageModelProgress(show),
+            LanguageModelProgress(folder.path.name, show),
             *tensorboard_callbacks(folder, arguments),
             *callbacks,
         ],
