@@ -15,7 +15,7 @@ from longspan.data.examples import TaskName, check_task
 from longspan.training.freezing import global_projection_pairs
 from longspan.training.masked_lm import first_line, load_tokenizer, max_sequence_length
 from longspan.training.new_heads import OtherSizesError, load_with_head
-from longspan.training.recipe_fields import check_names
+from longspan.training.recipe_fields import check_at_least, check_names
 from longspan.training.run_folder import check_model_folder, refuse_run_folder
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ class FinetunedTask:
     def __post_init__(self) -> None:
         check_task(self.task)
         object.__setattr__(self, "labels", tuple(self.labels))
-        for name, least in (("max_length", 8), ("segment_length", 2), ("overlap", 0), ("max_answer_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_at_least(self, max_length=8, segment_length=2, overlap=0, max_answer_tokens=1)
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, such as 0.5")
         if self.layout not in ("plain", "segments"):

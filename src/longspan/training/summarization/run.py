@@ -20,6 +20,7 @@ from longspan.data.json_text import numbers_of, to_json
 from longspan.training.callbacks import StepBar, Timetable
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.reading_layout import has_global_attention
+from longspan.training.recipe_fields import check_step
 from longspan.training.run_folder import EVALUATION_FILE, LogEntry, RunFolder, copy_model
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence
 from longspan.training.summarization.inputs import (
@@ -97,11 +98,7 @@ def finetune_summarization(
     """
     folder = RunFolder(recipe.output_dir)
     arguments = _training_arguments(recipe)
-    if recipe.examples_per_step % (recipe.micro_batch * arguments.world_size):
-        raise ValueError(
-            f"examples_per_step is {recipe.examples_per_step}, which is no multiple of micro_batch "
-            f"{recipe.micro_batch} times {arguments.world_size} processes; change one of them"
-        )
+    check_step("examples_per_step", recipe.examples_per_step, recipe.micro_batch, arguments.world_size)
     with ExitStack() as stack:
         main = arguments.process_index == 0
         if main:
