@@ -1,10 +1,11 @@
 """The verbs ``summarize`` and ``demo-led``, and ``finetune`` for summarization: they read options, call and print."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from longspan.cli_settings import is_main_process
 
 
 def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: bool) -> None:
@@ -23,7 +24,7 @@ def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: b
     else:
         plan = make_summarization_recipe(fields, "the command line")
     result = finetune_summarization(plan, resume=resume)
-    if os.environ.get("RANK", "0") != "0":
+    if not is_main_process():
         return
     if result.metrics is not None:
         scores = ", ".join(f"{name} {result.metrics[name]:.2f}" for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"))

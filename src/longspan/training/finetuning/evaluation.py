@@ -77,15 +77,15 @@ class Evaluation:
 
     def confusion(self) -> NDArray[np.int64] | None:
         """Counts ``[right label, predicted label]``, of texts, sentences or words; None for tasks without classes."""
+        if self.task.task in ("multi-label", "multiple-choice", "qa"):
+            return None
         pairs: list[tuple[Any, Any]] = []
         for target, prediction in zip(self.targets, self.predictions, strict=True):
             if self.task.task in ("classification", "nli"):
                 pairs.append((target, prediction["label"]))
-            elif self.task.task in ("sequential", "tokens"):
+            else:
                 found = prediction["tags" if self.task.task == "tokens" else "labels"]
                 pairs += zip(target, found, strict=True)
-        if self.task.task in ("multi-label", "multiple-choice", "qa"):
-            return None
         numbers = {label: number for number, label in enumerate(self.task.labels)}
         counts = np.zeros((len(numbers), len(numbers)), dtype=np.int64)
         for right, found in pairs:

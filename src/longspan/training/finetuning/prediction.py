@@ -85,7 +85,6 @@ class Predictor:
         """
         encoded = [self.encoder.encode(example) for example in examples] if encoded is None else encoded
         pieces = [(example, piece) for example, held in enumerate(encoded) for piece in held.pieces]
-        outputs: list[list[NDArray[np.float32]]] = [[] for _ in examples]
         by_piece: dict[int, NDArray[np.float32]] = {}
         order = sorted(range(len(pieces)), key=lambda at: -pieces[at][1].length)
         for first in range(0, len(order), self.batch_size):
@@ -94,6 +93,7 @@ class Predictor:
                 by_piece[at] = logits
             if progress is not None:
                 progress(len(chosen))
+        outputs: list[list[NDArray[np.float32]]] = [[] for _ in examples]
         for at, (example, _) in enumerate(pieces):
             outputs[example].append(by_piece[at])
         return [

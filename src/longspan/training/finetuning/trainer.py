@@ -1,10 +1,10 @@
 """``transformers.Trainer`` for finetuning: evaluation by the task's metrics, and losses that its own heads lack."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from longspan.training.finetuning.prediction import Prediction, Predictor
 from longspan.training.finetuning.task import FinetunedTask
 from longspan.training.run_folder import RunFolder
 from longspan.training.whole_checkpoints import WholeCheckpoints
+
+Made = TypeVar("Made")
 
 
 class FinetuningTrainer(WholeCheckpoints):
@@ -122,14 +124,29 @@ def predict_together(
     predictor: Predictor, examples: Sequence[Example], encoded: Sequence[EncodedExample], arguments: TrainingArguments
 ) -> list[Prediction]:
     """Predictions of all examples on every process, each of which makes its share."""
+    return made_together(
+        lambda mine: predictor.predict([examples[at] for at in mine], [encoded[at] for at in mine]),
+        len(examples),
+        arguments,
+    )
+
+
+def made_together(make: Callable[[range], list[Made]], count: int, arguments: TrainingArguments) -> list[Made]:
+    """What is made for so many items, in their order, on every process, each of which makes its share.
+
+    Args:
+        make: makes it for items of these numbers.
+        count: of the items.
+        arguments: say which process this is.
+    """
+    mine = range(arguments.process_index, count, arguments.world_size)
+    made = make(mine)
     if arguments.world_size == 1:
-        return predictor.predict(examples, encoded)
+        return made
     from accelerate.utils import gather_object
 
-    mine = range(arguments.process_index, len(examples), arguments.world_size)
-    made = predictor.predict([examples[at] for at in mine], [encoded[at] for at in mine])
-    whole = dict(gather_object(list(zip(mine, made, strict=True))))
-    return [whole[at] for at in range(len(examples))]
+    whole: dict[int, Made] = dict(gather_object(list(zip(mine, made, strict=True))))
+    return [whole[at] for at in range(count)]
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
