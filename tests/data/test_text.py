@@ -62,11 +62,11 @@ def test_folders_are_read_in_a_fixed_order_without_hidden_files(tmp_path: Path) 
 def test_undecodable_bytes_name_file_and_offset(tmp_path: Path) -> None:
     whole = tmp_path / "whole.txt"
     whole.write_bytes("café ".encode() + b"\xff rest")
-    with pytest.raises(ValueError, match=r"whole\.txt is not UTF-8 text: byte 0xff at offset 6 "):
+    with pytest.raises(ValueError, match=r"whole\.txt line 1 is not UTF-8 text: byte 0xff at offset 6 "):
         texts_of(whole)
     lines = tmp_path / "lines.jsonl"
     lines.write_bytes(b'{"text": "ok"}\n{"text": "caf\xe9"}\n')
-    with pytest.raises(ValueError, match=r"lines\.jsonl is not UTF-8 text: byte 0xe9 at offset 28 "):
+    with pytest.raises(ValueError, match=r"lines\.jsonl line 2 is not UTF-8 text: byte 0xe9 at offset 28 "):
         texts_of(lines)
     assert lines.read_bytes()[28] == 0xE9
 
@@ -125,10 +125,10 @@ def test_changed_bytes_of_a_gzip_file_are_named(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(_: Path, _mode: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ValueError, match=r"a\.txt can't be read: Permission denied"):
         texts_of(tmp_path)
 

@@ -473,7 +473,7 @@ def test_a_disk_that_fills_up_is_a_sentence(tmp_path: Path, roberta_dir: Path) -
 def test_text_faults_come_before_training(tmp_path: Path, roberta_dir: Path) -> None:
     make_recipe(tmp_path, roberta_dir)
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8 text: byte 0xe9 at offset 3"):
+    with pytest.raises(ValueError, match=r"bad\.txt line 1 is not UTF-8 text: byte 0xe9 at offset 3"):
         pretrain(make_recipe(tmp_path, roberta_dir, train=(str(tmp_path / "bad.txt"),)))
     with pytest.raises(ValueError, match="longspan convert"):
         pretrain(make_recipe(tmp_path, roberta_dir, sequence_length=128, output_dir=str(tmp_path / "long")))
