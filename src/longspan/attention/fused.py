@@ -135,8 +135,8 @@ class Launch:
 
     @property
     def threshold(self) -> int:
-        """Below which hash a weight is kept: where half of it and what :meth:`Dropout.drop` adds are negative."""
-        return 0 if self.dropout is None else min(-2 * self.dropout.offset, 2**31 - 1)
+        """Below which hash a weight is kept."""
+        return 0 if self.dropout is None else self.dropout.threshold
 
     def flags(self, tensor: Tensor) -> dict[str, Any]:
         """Compile-time arguments of all kernels."""
