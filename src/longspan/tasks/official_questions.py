@@ -172,7 +172,7 @@ class HotpotQA(OfficialTask):
         decoded: list[Decoded] = []
         for at, example in enumerate(examples):
             made = decode_hotpotqa(example, *(output[name][at] for name in names))
-            facts = [list(fact) for fact in made.supporting_facts]
+            facts = [list(fact) for fact in made.supporting_facts or ()]
             decoded.append([example.question.id, {"answer": made.answer, "supporting_facts": facts}])
         return decoded
 
