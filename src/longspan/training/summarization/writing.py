@@ -1,7 +1,6 @@
 """A model that writes summaries, and whole files of texts summarized as a stream."""
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longspan.data.atomic import atomic_text, write_error_message
-from longspan.data.growing_file import alone, check_output, whole_lines
+from longspan.data.atomic import atomic_text
+from longspan.data.growing_file import alone, append_lines, check_output, publish, whole_lines
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
@@ -294,15 +293,9 @@ class _Partial:
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        try:
-            with self.lines_file.open("a", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise OSError(write_error_message(error, self.output, "a summary")) from error
+        append_lines(self.lines_file, text.encode(), self.output, "the summaries")
 
     def finish(self) -> None:
         self.lines_file.touch()
-        self.lines_file.replace(self.output)
+        publish(self.lines_file, self.output, "the summaries")
         self.settings_file.unlink()

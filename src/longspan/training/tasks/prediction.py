@@ -1,15 +1,13 @@
 """Scores and official predictions of a trained model, from official files; predictions can be stopped and resumed."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from longspan.bundled import model_source
-from longspan.data.atomic import write_error_message
-from longspan.data.growing_file import alone, check_output, lines_done, stamp
+from longspan.data.growing_file import alone, append_lines, check_output, lines_done, stamp
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.tasks.hub import is_hub
@@ -114,14 +112,10 @@ def predict_official(
         done = lines_done(partial, begun, plan, resume, chunk=CHUNK)
         bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
         try:
-            with partial.open("ab") as stream:
-                for first in range(done, len(units), CHUNK):
-                    for decoded in predictor.decode(units[first : first + CHUNK], bar.update):
-                        stream.write((json.dumps(decoded, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-        except OSError as error:
-            raise OSError(write_error_message(error, output, "the predictions")) from error
+            for first in range(done, len(units), CHUNK):
+                chunk = predictor.decode(units[first : first + CHUNK], bar.update)
+                made = "".join(json.dumps(decoded, ensure_ascii=False) + "\n" for decoded in chunk)
+                append_lines(partial, made.encode("utf-8", "surrogatepass"), output, "the predictions")
         finally:
             bar.close()
         lines = partial.read_bytes().decode("utf-8", "surrogatepass").split("\n")
