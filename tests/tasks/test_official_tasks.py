@@ -159,17 +159,16 @@ def test_head_and_encoder_have_their_own_learning_rates(tmp_path: Path, base: Pa
     assert rates == {"longformer": {1e-3}, "coreference": {5e-3}}
 
 
+class _StopAtSave(transformers.TrainerCallback):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+
 def test_a_stopped_training_goes_on(tmp_path: Path, base: Path) -> None:
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
-
     whole = finetune_task(make_plan(tmp_path / "whole", base, "wikihop", epochs=3), progress=False)
     plan = make_plan(tmp_path / "cut", base, "wikihop", epochs=3)
     with pytest.raises(KeyboardInterrupt, match="run the same command again"):
-        finetune_task(plan, callbacks=[Stop()], progress=False)
+        finetune_task(plan, callbacks=[_StopAtSave()], progress=False)
     assert not (tmp_path / "cut" / "run" / "results.md").exists()
     train = Path(plan.train[0])
     held = train.read_text()
@@ -183,6 +182,43 @@ def test_a_stopped_training_goes_on(tmp_path: Path, base: Path) -> None:
         finetune_task(make_plan(tmp_path / "cut", base, "wikihop", epochs=4), progress=False)
     with pytest.raises(FileExistsError, match="already holds a run"):
         finetune_task(plan, resume=False, progress=False)
+
+
+def test_evidence_that_changed_is_not_trained_on(tmp_path: Path, base: Path) -> None:
+    plan = make_plan(tmp_path, base, "triviaqa", epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_task(plan, callbacks=[_StopAtSave()], progress=False)
+    document = tmp_path / "data" / "evidence" / "wikipedia" / "e1_2.txt"
+    held = document.read_text()
+    document.write_text("the seller held the contract")
+    with pytest.raises(
+        ValueError, match=r"^what evidence holds has changed since the run in .*; put it back to resume"
+    ):
+        finetune_task(plan, progress=False)
+    document.write_text(held)
+    assert len(finetune_task(plan, progress=False).seeds) == 1
+
+
+@pytest.mark.parametrize("max_items", [None, 3])
+def test_drawn_sets_that_changed_are_not_trained_on(tmp_path: Path, base: Path, max_items: int | None) -> None:
+    """Of the first seed, and of a later one; a folder that was begun before they were noted goes on."""
+    plan = make_plan(tmp_path, base, "imdb", seeds=[1, 2], max_items=max_items)
+    held_out = [{item.text for item in plan.task.draw(plan.train, seed)["eval"]} for seed in (1, 2)]
+    assert not held_out[0] & held_out[1]
+    for number, said in ((0, "what eval of seed 1 holds"), (1, "what (train of seed 1|eval of seed 2) holds")):
+        with pytest.raises(KeyboardInterrupt):  # the first seed's one checkpoint is made, then the second's
+            finetune_task(plan, callbacks=[_StopAtSave()], progress=False)
+        review = next(file for file in Path(plan.train[0]).glob("*/*.txt") if file.read_text() in held_out[number])
+        held = review.read_text()
+        review.write_text("the price of goods")
+        with pytest.raises(ValueError, match=f"^{said} has changed since the run in .*; put it back to resume"):
+            finetune_task(plan, progress=False)
+        review.write_text(held)
+    noted = tmp_path / "run" / "inputs.json"
+    before = json.loads(noted.read_text())
+    noted.write_text(json.dumps({name: digest for name, digest in before.items() if "eval" not in name}))
+    assert len(finetune_task(plan, progress=False).seeds) == 2
+    assert json.loads(noted.read_text()) == before
 
 
 def test_stopped_predictions_go_on(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,14 @@ class OfficialTask(ABC):
         """What is encoded one by one: the items, or their parts, for rows of at most ``max_length`` tokens."""
         return list(items)
 
+    def evidence_texts(self, items: Iterable[Any]) -> Iterable[tuple[str, str]]:
+        """Name and text of what items only name, and what is read anew whenever they are encoded.
+
+        Raises:
+            FileNotFoundError, ValueError: a text can't be read.
+        """
+        return ()
+
     def check(self, layout: Any, units: Sequence[Any], reading_length: int | None) -> None:  # noqa: B027
         """See before a training that its units can be encoded: texts can be read, what rows repeat leaves room.
 

@@ -103,6 +103,12 @@ class TriviaQA(OfficialTask):
         """A question with each of its documents."""
         return [(question, document, evidence) for question, evidence in items for document in question.documents]
 
+    def evidence_texts(self, items: Iterable[Any]) -> Iterable[tuple[str, str]]:
+        named = dict.fromkeys((document, folder) for question, folder in items for document in question.documents)
+        for document, folder in named:
+            if document.text is None:
+                yield f"{document.folder}/{document.filename}", document.read(folder)
+
     def check(self, layout: triviaqa.TriviaQALayout, units: Sequence[Any], reading_length: int | None) -> None:
         """Reads every document once, as each epoch of the training does."""
         for document, evidence in dict.fromkeys((document, evidence) for _, document, evidence in units):
