@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import official_files
 import pytest
 import torch
@@ -19,7 +20,12 @@ from longspan.tasks.ecthr_violation import read_ecthr_violation_predictions
 from longspan.tasks.hotpotqa_metric import read_hotpotqa_predictions
 from longspan.tasks.registry import TASKS, find_task
 from longspan.training.tasks import TaskPlan, finetune_task, make_task_plan, run
-from longspan.training.tasks.prediction import evaluate_official, predict_official
+from longspan.training.tasks.prediction import (
+    OfficialEvaluation,
+    evaluate_official,
+    judge_official,
+    predict_official,
+)
 from longspan.training.tasks.saved import SavedTask
 
 pytest.importorskip("accelerate")
@@ -77,6 +83,26 @@ def with_sources(plan: TaskPlan, role: str, *sources: Path) -> TaskPlan:
     return replace(plan, **changes)
 
 
+def check_views(judged: OfficialEvaluation) -> None:
+    """Every item can be read, with its prediction; the errors are those that aren't right, the worst first."""
+    task, predictions = judged.saved.task, judged.predictions
+    views = [task.view(item, predictions) for item in judged.items]
+    assert all(isinstance(text, str) for view in views for text in (view.asked, view.right, view.predicted))
+    assert all(view.asked for view in views)
+    scores = [task.score_item(item, predictions) for item in judged.items]
+    assert all(0 <= score <= 1 for score in scores)
+    errors = judged.errors()
+    wrong = [item for item, view in zip(judged.items, views, strict=True) if view.right != view.predicted]
+    assert all(item in wrong for item in errors)
+    assert [task.score_item(item, predictions) for item in errors] == sorted(
+        score for score, item in zip(scores, judged.items, strict=True) if score < 1 and item in wrong
+    )
+    confusion = judged.confusion()
+    assert (confusion is None) == (not task.confused)
+    if confusion is not None:
+        assert (confusion.sum(), np.trace(confusion)) == (len(views), len(views) - len(errors))
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path, task: str) -> None:
     plan = make_plan(tmp_path, base, task)
@@ -95,6 +121,7 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
     assert count > 0
     if plan.eval:
         assert evaluate_official(run.model_dir, source, progress=False) == pytest.approx(run.eval)
+        check_views(judge_official(run.model_dir, source, progress=False))
         assert output.read_text() == made.read_text()
     if task == "coreference":
         assert [document.key for document in read_conll(output)] == [f"nw/x_1_{number}_0" for number in range(4)]

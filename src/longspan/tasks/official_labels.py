@@ -23,7 +23,7 @@ from longspan.tasks import contract_nli, ecthr_arg, ecthr_violation, hub, hyperp
 from longspan.tasks.documents import DocumentLayout, split_by_seed
 from longspan.tasks.hat_layouts import SegmentedDocumentLayout
 from longspan.tasks.label_scores import score_classes, score_label_sets
-from longspan.tasks.official import Decoded, OfficialTask, Split, labelled
+from longspan.tasks.official import Decoded, ItemView, OfficialTask, Split, labelled
 from longspan.tasks.sequences import NO_LABEL
 
 SEGMENT_LENGTH = 128
@@ -54,6 +54,9 @@ class _OneLabel(OfficialTask):
         values = {"accuracy": scores.accuracy, "micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1}
         return {**values, "f1": scores.f1[-1]} if len(self.labels) == 2 else values
 
+    def score_item(self, item: Any, predictions: Mapping[str, Any]) -> float:
+        return float(predictions[item.id] == self.labels[item.label])
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Documents(_OneLabel):
@@ -71,6 +74,9 @@ class _Documents(_OneLabel):
     def layout(self, tokenizer: Any, max_length: int) -> DocumentLayout:
         return DocumentLayout(tokenizer, max_length)
 
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        return ItemView(asked=item.text, right=self.labels[item.label], predicted=predictions[item.id])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperpartisan(_Documents):
@@ -81,7 +87,7 @@ class Hyperpartisan(_Documents):
 
     name = "hyperpartisan"
     recipe = hyperpartisan.RECIPE
-    labels = hyperpartisan.LABELS
+    labels = confused = hyperpartisan.LABELS
     suffix = ".txt"
     clean: bool = True
     """Clean the texts as the authors' code does."""
@@ -114,7 +120,7 @@ class Imdb(_Documents):
 
     name = "imdb"
     recipe = imdb.RECIPE
-    labels = imdb.LABELS
+    labels = confused = imdb.LABELS
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return imdb.read_imdb(*self._split_folder(source))
@@ -162,7 +168,7 @@ class ContractNLI(_OneLabel):
 
     name = "contract-nli"
     recipe = contract_nli.RECIPE
-    labels = contract_nli.LABELS
+    labels = confused = contract_nli.LABELS
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return contract_nli.read_contract_nli(source, annotated=split != "test")  # what is predicted needs no label
@@ -183,6 +189,9 @@ class ContractNLI(_OneLabel):
     def layout(self, tokenizer: Any, max_length: int) -> contract_nli.ContractLayout:
         return contract_nli.ContractLayout(tokenizer, _segments(tokenizer, max_length))
 
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        return ItemView(asked=item.hypothesis, right=self.labels[item.label], predicted=predictions[item.id])
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Choices(_OneLabel):
@@ -201,6 +210,11 @@ class _Choices(_OneLabel):
 
     def layout(self, tokenizer: Any, max_length: int) -> race.ChoiceLayout:
         return race.ChoiceLayout(tokenizer, _segments(tokenizer, max_length))
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        right, found = item.label, self.labels.index(predictions[item.id])
+        shown = [f"{self.labels[number]}: {item.options[number]}" for number in (right, found)]
+        return ItemView(asked=item.question, right=shown[0], predicted=shown[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +321,15 @@ class EcthrArg(OfficialTask):
         scores = score_label_sets(found, right, none_class=True)
         return {"micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1, "accuracy": scores.accuracy}
 
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        """The labels of the paragraphs, of those that have any."""
+        right = [[ecthr_arg.LABELS[number] for number in labels] for labels in item.labels]
+        shown = [
+            "; ".join(f"{number}: {', '.join(labels)}" for number, labels in enumerate(of, start=1) if labels)
+            for of in (right, predictions[item.id])
+        ]
+        return ItemView(asked=" ".join(item.paragraphs), right=shown[0], predicted=shown[1])
+
 
 @dataclass(frozen=True, kw_only=True)
 class EcthrViolation(OfficialTask):
@@ -371,6 +394,10 @@ class EcthrViolation(OfficialTask):
         """See :func:`longspan.tasks.ecthr_violation.score_ecthr_violation`."""
         labelled(self.name, items, (item.labels for item in items))
         return ecthr_violation.score_ecthr_violation(items, predictions)
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        right = ", ".join(ecthr_violation.LABELS[number] for number in item.labels)
+        return ItemView(asked=" ".join(item.paragraphs), right=right, predicted=", ".join(predictions[item.id]))
 
 
 def _named(labels: Sequence[str], problem_type: str) -> dict[str, Any]:
