@@ -151,6 +151,39 @@ def test_a_model_that_was_finetuned_elsewhere_is_scored(tmp_path: Path, base: Pa
     assert predict_official(folder, source, tmp_path / "answers.json", split="eval") == 6
 
 
+@pytest.mark.parametrize("task", ["contract-nli", "ecthr-violation", "race", "quality"])
+def test_padding_inside_segments_is_attended_where_it_is_asked_for(
+    tmp_path: Path, base: Path, shared_tokenizer: PreTrainedTokenizerBase, task: str
+) -> None:
+    plan = make_plan(tmp_path, base, task)
+    items = plan.task.read_all(plan.train, "train")
+    for attended in (False, True):
+        layout = replace(plan.task, attend_inner_padding=attended).layout(shared_tokenizer, 384)
+        mask = layout.collate([layout.encode(item) for item in items])["attention_mask"]
+        assert bool(mask.reshape(-1, mask.shape[-1])[0, :128].all()) is attended  # of the first segment
+
+
+def test_a_layout_as_in_pretraining_is_asked_for(tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noted = tmp_path / "noted"
+    shutil.copytree(base, noted)
+    note = {"segment_length": 128, "segment_ends": "sentences", "attend_inner_padding": True}
+    config = json.loads((noted / "config.json").read_text())
+    (noted / "config.json").write_text(json.dumps({**config, "pretraining_layout": note}))
+    plan = make_plan(tmp_path, noted, "ecthr-violation", attend_inner_padding=True)
+    assert SavedTask.load(finetune_task(plan, progress=False).best.model_dir).task == plan.task
+    assert "was pretrained with the padding" not in caplog.text
+    plan = make_plan(tmp_path, noted, "ecthr-violation", output_dir=str(tmp_path / "other"))
+    result = finetune_task(plan, progress=False)
+    assert caplog.text.count("was pretrained with the padding inside segments attended") == 1
+    recipe = tmp_path / "other" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("attend_inner_padding: false\n", ""))  # begun before the field existed
+    assert finetune_task(plan, progress=False).seeds == result.seeds
+    with pytest.raises(ValueError, match=r"was begun with attend_inner_padding = False, and now .* is True"):
+        finetune_task(replace(plan, task=replace(plan.task, attend_inner_padding=True)), progress=False)
+    with pytest.raises(ValueError, match="attend_inner_padding is true, but segments is false"):
+        replace(plan.task, attend_inner_padding=True, segments=False)
+
+
 def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path, base: Path) -> None:
     from longspan.training.tasks.saved import UnitPredictor
 

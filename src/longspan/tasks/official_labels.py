@@ -31,6 +31,19 @@ SEGMENT_LENGTH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
+class _InSegments(OfficialTask):
+    """Tasks whose texts are divided into segments that end at sentences, and so hold padding."""
+
+    attend_inner_padding: bool = False
+    """Have the padding inside segments attended, as ``kiddothe2b/longformer-base-4096`` and its finetuned models very
+    probably did in training, see ``longspan.data.SegmentLayout``."""
+
+    def segment_layout(self, tokenizer: Any, max_length: int) -> SegmentLayout:
+        """The segments of rows of at most ``max_length`` tokens."""
+        return _segments(tokenizer, max_length, attend_inner_padding=self.attend_inner_padding)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _OneLabel(OfficialTask):
     """Tasks whose items have ``id`` and ``label``, one of ``labels``."""
 
@@ -161,7 +174,7 @@ def _text_of(document: Any) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContractNLI(_OneLabel):
+class ContractNLI(_OneLabel, _InSegments):
     """See :mod:`longspan.tasks.contract_nli`. Sources: ``train.json``, ``dev.json``, ``test.json``;
     ``hub:kiddothe2b/contract-nli:contractnli_b``.
     """
@@ -187,14 +200,14 @@ class ContractNLI(_OneLabel):
         return HATForSequenceClassification
 
     def layout(self, tokenizer: Any, max_length: int) -> contract_nli.ContractLayout:
-        return contract_nli.ContractLayout(tokenizer, _segments(tokenizer, max_length))
+        return contract_nli.ContractLayout(tokenizer, self.segment_layout(tokenizer, max_length))
 
     def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
         return ItemView(asked=item.hypothesis, right=self.labels[item.label], predicted=predictions[item.id])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Choices(_OneLabel):
+class _Choices(_OneLabel, _InSegments):
     """Multiple choice over an article in segments."""
 
     labels = ("A", "B", "C", "D")
@@ -209,7 +222,7 @@ class _Choices(_OneLabel):
         return HATForMultipleChoice
 
     def layout(self, tokenizer: Any, max_length: int) -> race.ChoiceLayout:
-        return race.ChoiceLayout(tokenizer, _segments(tokenizer, max_length))
+        return race.ChoiceLayout(tokenizer, self.segment_layout(tokenizer, max_length))
 
     def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
         right, found = item.label, self.labels.index(predictions[item.id])
@@ -332,7 +345,7 @@ class EcthrArg(OfficialTask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EcthrViolation(OfficialTask):
+class EcthrViolation(_InSegments):
     """See :mod:`longspan.tasks.ecthr_violation`. Sources: ``ecthr.jsonl`` of LexGLUE, of which the part whose
     ``data_type`` is ``train``, ``dev`` or ``test`` is read, if its lines say so; ``hub:coastalcph/lex_glue:ecthr_b``.
     """
@@ -345,6 +358,10 @@ class EcthrViolation(OfficialTask):
     segments: bool = True
     """Lay texts out in segments, as Chalkidis et al. (2022); else as ``<s> text </s>``, as their comparison with
     ``allenai/longformer-base-4096``. A HAT has segments always."""
+
+    def __post_init__(self) -> None:
+        if self.attend_inner_padding and not self.segments:
+            raise ValueError("attend_inner_padding is true, but segments is false; texts have padding in segments only")
 
     def read(self, source: str, split: Split) -> list[Any]:
         other = "a" if self.variant == "b" else "b"
@@ -376,7 +393,7 @@ class EcthrViolation(OfficialTask):
         return HATForSequenceClassification
 
     def hat_layout(self, tokenizer: Any, max_length: int) -> ecthr_violation.CaseLayout:
-        return ecthr_violation.CaseLayout(tokenizer, _segments(tokenizer, max_length))
+        return ecthr_violation.CaseLayout(tokenizer, self.segment_layout(tokenizer, max_length))
 
     def layout(self, tokenizer: Any, max_length: int) -> ecthr_violation.CaseLayout:
         if self.segments:
@@ -407,7 +424,10 @@ def _named(labels: Sequence[str], problem_type: str) -> dict[str, Any]:
     return {"id2label": named, "label2id": label2id, "problem_type": problem_type}
 
 
-def _segments(tokenizer: Any, max_length: int) -> SegmentLayout:
+def _segments(tokenizer: Any, max_length: int, *, attend_inner_padding: bool = False) -> SegmentLayout:
     return SegmentLayout.for_tokenizer(
-        tokenizer, segment_length=SEGMENT_LENGTH, max_segments=max(1, max_length // SEGMENT_LENGTH)
+        tokenizer,
+        segment_length=SEGMENT_LENGTH,
+        max_segments=max(1, max_length // SEGMENT_LENGTH),
+        attend_inner_padding=attend_inner_padding,
     )

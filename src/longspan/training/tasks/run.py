@@ -19,6 +19,7 @@ from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.reading_layout import attends_inner_padding
 from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.plan import TaskPlan
 from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
@@ -75,7 +76,13 @@ def finetune_task(
     arguments = _training_arguments(plan, folder, plan.recipe.seeds[0])
     saved = SavedTask(task=plan.task, max_length=plan.recipe.max_length)
     with loading(plan.model):
-        read_config(plan.model)  # before what takes longer
+        config = read_config(plan.model)  # before what takes longer
+    if getattr(plan.task, "attend_inner_padding", None) is False and attends_inner_padding(config):
+        logger.warning(
+            "Model %s was pretrained with the padding inside segments attended, and the task doesn't have it so; to "
+            "read texts as in pretraining: --set attend_inner_padding=true",
+            plan.model,
+        )
     data = _read(plan, plan.recipe.seeds[0])
     tokenizer, network = _load(plan, saved, plan.recipe.seeds[0])
     # What is read in pieces has positions for a piece only.
