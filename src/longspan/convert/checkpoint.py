@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from longspan import models
+from longspan.attention.integers import plain_integers
 from longspan.convert.families import Family, long_architecture
 from longspan.convert.positions import random_positions, tile_positions
 from longspan.convert.weights import LazyTensor, some_of
@@ -65,6 +66,8 @@ class Lengthening:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("max_positions", "attention_window", "attention_dilation"):
+            object.__setattr__(self, name, plain_integers(getattr(self, name)))
         if isinstance(self.max_positions, bool) or not isinstance(self.max_positions, int):
             raise TypeError(f"max_positions must be an integer, got {self.max_positions!r}")
         if self.max_positions < 1:

@@ -90,9 +90,9 @@ def read_documents(
 
     Raises:
         FileNotFoundError: see :func:`find_files`.
-        ValueError: bytes that aren't UTF-8 (with the byte's offset), JSON that doesn't parse or names a field twice
-            (with the line), half a character, a missing or wrongly typed text field (with the fields there are), a
-            damaged gzip or parquet file, a file that can't be read.
+        ValueError: bytes that aren't UTF-8, or are zero (with the byte's offset), JSON that doesn't parse or names a
+            field twice (with the line), half a character, a missing or wrongly typed text field (with the fields there
+            are), a damaged gzip or parquet file, a file that can't be read.
     """
     for file in find_files(paths):
         kind = extension(file)
@@ -159,6 +159,11 @@ def _decode(data: bytes, file: Path, offset: int) -> str:
             f"{file} is not UTF-8 text: byte {data[error.start]:#04x} at offset {at:,} can't be decoded; "
             "convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
         ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{file} is not text: it holds a zero byte at offset {offset + data.index(0):,}, as UTF-16, tables and "
+            "programs do; write its text into a UTF-8 file"
+        )
     # A byte-order mark is no part of the text.
     return text.removeprefix("\ufeff") if offset == 0 else text
 

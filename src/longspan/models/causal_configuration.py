@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from longspan.attention import AttentionPattern
 from longspan.models.cache_names import CACHE
-from longspan.models.configuration import spread_over_layers, warn_of_misspelt
+from longspan.models.configuration import PlainWindows, spread_over_layers, warn_of_misspelt
 
 PositionEncoding = Literal["relative", "rotary"]
 """How a layer knows distances: Transformer-XL's relative sinusoids, or rotated queries and keys."""
@@ -34,7 +34,7 @@ _PAPER_DILATED_HEADS = 2
 
 
 @strict
-class LongformerCausalConfig(PreTrainedConfig):
+class LongformerCausalConfig(PlainWindows, PreTrainedConfig):
     """Configuration of :class:`LongformerForCausalLM`, a decoder of causal windows (Beltagy et al. 2020, section 4).
 
     Args:

@@ -13,12 +13,21 @@ from transformers.activations import ACT2FN
 
 from longspan.attention import Window
 from longspan.attention.functional import Backend
+from longspan.attention.integers import plain_integers
 from longspan.models.global_policies import parse_policy
 from longspan.models.pooling import check_pooling
 
 
+class PlainWindows:
+    """A base of configurations: windows and dilations of any library's integers are held as Python's, for JSON."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_ours = name in ("attention_window", "attention_dilation")
+        super().__setattr__(name, plain_integers(value) if is_ours else value)
+
+
 @strict
-class LongformerConfig(transformers.LongformerConfig):
+class LongformerConfig(PlainWindows, transformers.LongformerConfig):
     """Configuration of a Longformer encoder; a superset of ``transformers.LongformerConfig``.
 
     It reads every ``config.json`` that Hugging Face's Longformer reads, keeps keys it doesn't know, and what

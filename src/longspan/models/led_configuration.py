@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from longspan.attention.functional import Backend
 from longspan.models.configuration import (
     LongformerConfig,
+    PlainWindows,
     check_activation,
     check_at_least,
     check_pad_token,
@@ -18,7 +19,7 @@ from longspan.models.configuration import (
 
 
 @strict
-class LEDConfig(transformers.LEDConfig):
+class LEDConfig(PlainWindows, transformers.LEDConfig):
     """Configuration of an LED (Beltagy et al. 2020, section 7); a superset of ``transformers.LEDConfig``.
 
     It reads every ``config.json`` that Hugging Face's LED reads and keeps keys it doesn't know. What it writes
