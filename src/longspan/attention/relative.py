@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.autocast import autocast_dtype, without_autocast
-from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
+from longspan.attention.checks import check_are_tensors, check_call, check_kind, check_tensors
 from longspan.attention.native_band import suits
 from longspan.attention.native_relative import native_relative_backward, native_relative_forward
 from longspan.attention.pattern import AttentionPattern, Window
@@ -72,7 +72,6 @@ def relative_attention(
             tensor.to(dtype) for tensor in (query, key, value, positions, content_bias, position_bias)
         )
     check_tensors(query, key, value)
-    check_like_query("value", value, query)
     check_call(query, None, key_mask, dropout_p, scale)
     if backend not in get_args(RelativeBackend):
         raise ValueError(f"backend must be one of {', '.join(get_args(RelativeBackend))}, got {backend!r}")
@@ -144,13 +143,11 @@ def _check_positions(
         if bias.shape != (H, D):
             raise ValueError(f"{name} must have shape [H, D] = [{H}, {D}], got {list(bias.shape)}")
     for name, tensor in (("positions", positions), ("content_bias", content_bias), ("position_bias", position_bias)):
-        if tensor.dtype != query.dtype:
-            raise TypeError(f"{name} is {tensor.dtype} but query is {query.dtype}; cast them to one dtype")
-        if tensor.device != query.device:
-            raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
+        check_kind(name, tensor, query)
 
 
-@torch.library.custom_op("longspan::relative_attention", mutates_args=())
+# It reads the mask and the seed on the host, which a CUDA graph would keep as they were.
+@torch.library.custom_op("longspan::relative_attention", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def relative_op(
     query: Tensor,
     key: Tensor,
@@ -173,7 +170,7 @@ def relative_op(
         return forward(query, key, value, Positions(positions, content_bias, position_bias), call)
 
 
-@torch.library.custom_op("longspan::relative_attention_backward", mutates_args=())
+@torch.library.custom_op("longspan::relative_attention_backward", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def relative_backward_op(
     grad_out: Tensor,
     query: Tensor,
