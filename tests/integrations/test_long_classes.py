@@ -253,7 +253,7 @@ def test_refusals_are_sentences(variant: str, positions: int | None, tmp_path: P
     with pytest.raises(TypeError, match="global_attention_mask must be a tensor"):
         long(**batch, global_attention_mask=[[1]])
     if variant not in DEBERTA_VARIANTS:  # where stock says it
-        with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
+        with pytest.raises(ValueError, match="give input_ids or inputs_embeds, not neither"):
             long()
     fields = {name: value for name, value in stock.config.to_dict().items() if name != "model_type"}
     with pytest.raises(ValueError, match="attention_window has 2 entries for 3 layers"):
