@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 
 import longspan
@@ -197,6 +198,31 @@ def test_directory_with_tokenizer_and_config(tmp_path: Path) -> None:
     assert '"model_max_length": 64' in (made / "tokenizer_config.json").read_text()
     with pytest.raises(FileExistsError, match="exists already"):
         convert_to_hat(tmp_path / "roberta", tmp_path / "hat")
+
+
+def test_a_source_is_read_by_old_names_and_refused_in_a_sentence(tmp_path: Path) -> None:
+    roberta = _roberta()
+    weights = roberta.state_dict()
+    roberta.config.save_pretrained(tmp_path)
+
+    def make(tensors: dict[str, Tensor]) -> HATModel:
+        save_file(tensors, tmp_path / "model.safetensors")
+        return hat_from_roberta(tmp_path, segment_length=K, max_segments=4)
+
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t for name, t in weights.items()
+    }
+    expected = hat_from_roberta(roberta, segment_length=K, max_segments=4).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in make(old).state_dict().items())
+    with pytest.raises(ValueError, match=r"lack 4 of HATModel's tensors: encoder\.layer\.1\.sentence_encoder"):
+        make({name: tensor for name, tensor in weights.items() if "layer.1.intermediate" not in name})
+    with pytest.raises(ValueError, match=r"the weights have no embeddings\.position_embeddings\.weight"):
+        make({name: tensor for name, tensor in weights.items() if "position_embeddings" not in name})
+    words = "embeddings.word_embeddings.weight"
+    with pytest.raises(ValueError, match=r"has shape \[9, 24\] but the config says \[61, 24\]"):
+        make({**weights, words: weights[words][:9].clone()})
+    with pytest.raises(ValueError, match="the roberta model is a decoder"):
+        hat_from_roberta(_roberta(is_decoder=True), segment_length=K, max_segments=4)
 
 
 def test_token_types_of_one_text_serve_all() -> None:
