@@ -15,6 +15,7 @@ from longspan.attention.distance import distance_attention
 from longspan.integrations.long_classes import (
     LayerMasks,
     LongClass,
+    check_padding_mask,
     handing_on_global_mask,
     merged_mask,
     refuse_weights,
@@ -125,6 +126,7 @@ class _Encoder:
             TypeError, ValueError: inputs that contradict each other, or masks of another shape.
         """
         given = one_input(input_ids, inputs_embeds)
+        check_padding_mask(attention_mask, given.shape[:2])
         config = self.long_config
         wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         refuse_weights(config.output_attentions if output_attentions is None else output_attentions)

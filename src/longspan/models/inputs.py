@@ -148,6 +148,15 @@ def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
         )
     if mask.device != like.device:
         raise ValueError(f"{name} is on {mask.device} but the input is on {like.device}; move it there")
+    check_mask_values(name, mask)
+
+
+def check_mask_values(name: str, mask: Tensor) -> None:
+    """A mask of any shape, bool or numbers from 0 up; looked at on a CPU, and elsewhere if it is floating.
+
+    Raises:
+        ValueError: it holds negative numbers, as an additive mask does, or NaN.
+    """
     # Ordinary callers pass integers; for the rare floating mask a wait for the device is worth a wrong
     # result.
     is_seen = has_values(mask) if mask.is_floating_point() else can_inspect(mask)
