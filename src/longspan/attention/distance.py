@@ -45,7 +45,8 @@ def distance_attention(
 
     for every row and key, global ones included. Time and memory are ``O(N (left + right + G))``, with globals also
     ``O(N R)`` time, forward and backward; exact gradients, of the tables too. Scores and softmax are held in fp32 (fp64
-    for fp64). Under ``torch.autocast`` the inputs are cast to its dtype.
+    for fp64). Under ``torch.autocast`` the inputs are cast to its dtype,
+    unless the query is fp64.
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.

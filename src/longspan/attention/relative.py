@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from longspan.attention.autocast import autocast_dtype, without_autocast
+from longspan.attention.band import compute_dtype
 from longspan.attention.checks import check_are_tensors, check_call, check_kind, check_tensors
 from longspan.attention.native_band import suits
 from longspan.attention.native_relative import native_relative_backward, native_relative_forward
@@ -41,7 +42,8 @@ def relative_attention(
         ((query[i] + content_bias) @ key[i - k * d] + (query[i] + position_bias) @ positions[k]) * scale
 
     Exact values and gradients, of the positions and biases as well, in ``O(N * left)`` time and ``O(N + left)`` memory;
-    scores and softmax are held in fp32 (fp64 for fp64). Under ``torch.autocast`` the inputs are cast to its dtype.
+    scores and softmax are held in fp32 (fp64 for fp64). Under ``torch.autocast`` the inputs are cast to its dtype,
+    unless the query is fp64.
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.
@@ -107,7 +109,7 @@ def relative_attention(
 def relative_reference(query: Tensor, key: Tensor, value: Tensor, positions: Positions, call: RelativeCall) -> Tensor:
     """The definition with dense ``N x N`` scores, quadratic; arguments as :func:`relative_forward`, without a past."""
     N = query.shape[2]
-    wide = torch.promote_types(query.dtype, torch.float32)
+    wide = compute_dtype(query.dtype)
     q, k, v, table, content_bias, position_bias = (
         tensor.to(wide)
         for tensor in (query, key, value, positions.table, positions.content_bias, positions.position_bias)
@@ -198,8 +200,7 @@ def relative_backward_op(
 
 @relative_op.register_fake
 def _(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=dtype)
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
 
 
 @relative_backward_op.register_fake
