@@ -61,6 +61,11 @@ def test_what_stands_in_padding_reaches_nothing(encoding: str) -> None:
         assert model(inputs_embeds=embeds[:, 7:8], past_key_values=cache).logits.isnan().all()
 
 
+def test_a_cache_that_cannot_be_cut_back_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="can't be cut back to an earlier token"):
+        RollingCache(build_causal().config).crop(3)
+
+
 def test_cached_is_uncached_with_padding(encoding: str) -> None:
     model, ids = build_causal(position_encoding=encoding, **FIELDS["mixed"]).double(), random_ids(2, 60)
     mask = torch.ones(2, 60, dtype=torch.long)

@@ -147,9 +147,10 @@ def test_loss_is_that_of_the_next_token() -> None:
     torch.testing.assert_close(counted, expected * (labels[:, 1:] != -100).sum() / 100)
 
 
-def test_without_a_label_the_loss_is_zero() -> None:
+@pytest.mark.parametrize("num_items", [None, 0, torch.tensor(0)])
+def test_without_a_label_the_loss_is_zero(num_items: Any) -> None:
     model, ids = build_causal(), random_ids(2, 9)
-    assert model(ids, labels=torch.full_like(ids, -100)).loss == 0
+    assert model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=num_items).loss == 0
     assert model(ids[:, :1], labels=ids[:, :1]).loss == 0  # nothing follows
 
 

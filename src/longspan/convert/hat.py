@@ -103,7 +103,7 @@ def convert_to_hat(source: str | Path, target: str | Path, **options: Any) -> Pa
         FileNotFoundError, ValueError: as :func:`hat_from_roberta`. FileExistsError: ``target`` is there already.
         OSError: it can't be written.
     """
-    directory, target = find_source(source), Path(target)
+    directory, target = find_source(source), Path(target).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give a new directory")
     check_writable(target, "the target")

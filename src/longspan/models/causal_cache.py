@@ -199,6 +199,10 @@ class RollingLayer(CacheLayerMixin):
         """Refused: the keys of a row are not one tensor; see :meth:`attend`."""
         raise NotImplementedError("a rolling cache has no update; the model calls attend")
 
+    def crop(self, max_length: int) -> None:
+        """Refused: the keys that an earlier token sees may be gone."""
+        raise NotImplementedError("a rolling cache can't be cut back to an earlier token; read the text anew")
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """``(keys, position of the first)`` that ``query_length`` further rows see."""
         held = min(self.seen, max(ring.reach for ring in self.rings))

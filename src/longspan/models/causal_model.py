@@ -15,7 +15,7 @@ from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
 from longspan.models.inputs import check_embeds, check_ids, check_loss_arguments, one_input, read_masks
 from longspan.models.loading import ClearLoading
-from longspan.models.losses import IGNORED, check_token_labels
+from longspan.models.losses import IGNORED, check_token_labels, label_count
 from longspan.models.own_attention import OwnAttention
 
 
@@ -217,8 +217,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             check_token_labels(labels, logits.shape[-1], "[B, N]", logits.shape[:2])
-            if loss_arguments.get("num_items_in_batch") is None:  # without a label a loss of 0, not NaN
-                loss_arguments["num_items_in_batch"] = (labels[:, 1:] != IGNORED).sum().clamp(min=1)
+            count = label_count(labels[:, 1:] != IGNORED, loss_arguments.get("num_items_in_batch"))
+            loss_arguments["num_items_in_batch"] = count
             loss = self.loss_function(logits, labels.long(), vocab_size=logits.shape[-1], **loss_arguments)
         output = CausalLMOutputWithPast(
             loss=loss,
