@@ -125,13 +125,7 @@ class LongformerConfig(PlainWindows, transformers.LongformerConfig):
             ValueError: the configuration is another model's, or an original of allenai/longformer, whose weights would
                 silently be replaced by random ones.
         """
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r}; to make "
-                f"a RoBERTa-like encoder long, use longspan.lengthen"
-            )
-        refuse_original(config_dict)
+        refuse_other(config_dict, "longformer", "a RoBERTa-like encoder")
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
@@ -220,12 +214,23 @@ class LongformerConfig(PlainWindows, transformers.LongformerConfig):
         return (window // 2, window // 2), dilation
 
 
-def refuse_original(config_dict: dict[str, Any]) -> None:
-    """See that a ``config.json`` without a ``model_type`` isn't one of allenai/longformer's own.
+def refuse_other(config_dict: dict[str, Any], model_type: str, source: str) -> None:
+    """See that a ``config.json`` is of a type, and where it names none, isn't one of allenai/longformer's own.
+
+    Args:
+        config_dict: its content.
+        model_type: the type.
+        source: what a model of it can be made from, for a refusal.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is another's.
     """
+    given = config_dict.get("model_type", model_type)
+    if given != model_type:
+        raise ValueError(
+            f"this is the configuration of a {given!r} model, not of type {model_type!r}; to make {source} "
+            "long, use longspan.lengthen"
+        )
     if "model_type" not in config_dict and config_dict.get("attention_mode") is not None:
         raise ValueError(
             "this is the configuration of an original of allenai/longformer, whose windows count one side and "
