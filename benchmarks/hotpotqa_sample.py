@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = str(second / "seed-1" / "model")
     _longspan("predict", str(output / "test.json"), "--model", model, "--output", str(written))
     predictions = read_hotpotqa_predictions(written)
-    paragraphs = [len({title for title, _ in prediction.supporting_facts}) for prediction in predictions.values()]
+    paragraphs = [len({title for title, _ in prediction.supporting_facts or ()}) for prediction in predictions.values()]
     print(f"after two stages: {shown(evaluate_hotpotqa(read_hotpotqa(output / 'test.json'), predictions))}")
     print(f"evidence from {min(paragraphs)} to {max(paragraphs)} paragraphs in {len(paragraphs)} predictions")
 

@@ -8,6 +8,7 @@ import typer
 
 from longspan import finetuning_cli
 from longspan.cli_settings import pairs, settings
+from longspan.evaluation_pages import check_report, write_official_page
 
 if TYPE_CHECKING:
     from longspan.tasks.official import Split
@@ -70,7 +71,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="COLUMN=NAME", help="Examples: name of a column in the files, such as text=body."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Examples: write an HTML report to this file.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Examples and official files: write an HTML report to this file.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help=_TASK)] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help=_SET)] = None,
     split: Annotated[str | None, typer.Option(help=f"Official files: {_SPLIT} default: eval.")] = None,
@@ -93,15 +96,15 @@ def evaluate(
         "global_tokens": global_tokens,
         "seed": seed,
     }
-    of_examples = {"column": column or None, "report": report}
+    of_examples = {"column": column or None}
     saved = _named_task(model, task, set_)
     official = True if saved else holds_official_task(model)
     if official is None:
-        refuse_options({**of_examples, "split": split}, model, "a masked language model")
+        refuse_options({**of_examples, "report": report, "split": split}, model, "a masked language model")
         _evaluate_masked(files, model, of_masked, batch_size, as_json)
     elif official:
         refuse_options({**of_masked, **of_examples}, model, "a model for official files")
-        _evaluate_official(files, model, saved, "eval" if split is None else split, batch_size, as_json)
+        _evaluate_official(files, model, saved, "eval" if split is None else split, batch_size, report, as_json)
     else:
         refuse_options({**of_masked, "split": split}, model, "a model for examples with named columns")
         finetuning_cli.evaluate_examples(
@@ -214,17 +217,28 @@ def _named_task(model: str, task: str | None, given: list[str] | None) -> "Saved
 
 
 def _evaluate_official(
-    files: list[str], model: str, saved: "SavedTask | None", split: str, batch_size: int, as_json: bool
+    files: list[str],
+    model: str,
+    saved: "SavedTask | None",
+    split: str,
+    batch_size: int,
+    report: Path | None,
+    as_json: bool,
 ) -> None:
     from longspan.data.json_text import to_json
-    from longspan.training.tasks import evaluate_official
+    from longspan.training.tasks import judge_official
 
-    scores = evaluate_official(model, files, saved=saved, split=_split(split), batch_size=batch_size)
+    check_report(report, [Path(file) for file in files])
+    evaluation = judge_official(model, files, saved=saved, split=_split(split), batch_size=batch_size)
+    scores = evaluation.scores
     if as_json:
         typer.echo(to_json(scores))
-        return
-    for name, value in scores.items():
-        typer.echo(f"{name:18} {value:.4f}")
+    else:
+        for name, value in scores.items():
+            typer.echo(f"{name:18} {value:.4f}")
+    if report is not None:
+        write_official_page(report, evaluation, scores, model=model)
+        typer.echo(str(report), err=as_json)
 
 
 def _split(name: str) -> "Split":

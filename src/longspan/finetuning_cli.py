@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from longspan.cli_settings import is_main_process, pairs, recipe_fields
+from longspan.evaluation_pages import check_report, write_evaluation_page
 from longspan.summarization_cli import finetune_summaries
 
 if TYPE_CHECKING:
-    from longspan.data.examples import Example
-    from longspan.training.finetuning import Evaluation, Predictor
     from longspan.training.finetuning.seeds import SeedResults
-
-_ERRORS_SHOWN, _TEXTS_SHOWN, _EXCERPT = 20, 6, 160
 
 
 def finetune(
@@ -125,15 +122,11 @@ def evaluate_examples(
     model: Path, files: list[Path], column: list[str] | None, batch_size: int, report: Path | None, as_json: bool
 ) -> None:
     """What ``evaluate`` does for a model finetuned on examples with named columns."""
-    from longspan.data.growing_file import check_output
     from longspan.data.json_text import to_json
     from longspan.training.finetuning import evaluate_files
 
     columns = pairs("--column", column) or None
-    if report is not None:
-        if report.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"--report is {report}; it must end in .html")
-        check_output(report, files)
+    check_report(report, files)
     evaluation, predictor = evaluate_files(model, files, columns=columns, batch_size=batch_size)
     intervals = evaluation.intervals()
     if as_json:
@@ -142,98 +135,5 @@ def evaluate_examples(
         for name, (value, low, high) in intervals.items():
             typer.echo(f"{name:16} {value:.4f}   95 % {low:.4f} .. {high:.4f}")
     if report is not None:
-        title = "/".join(model.resolve().parts[-3:])
-        write_evaluation_page(report, evaluation, predictor, title=title, intervals=intervals)
+        write_evaluation_page(report, evaluation, predictor, model=model, intervals=intervals)
         typer.echo(str(report), err=as_json)
-
-
-def write_evaluation_page(
-    path: Path, evaluation: "Evaluation", predictor: "Predictor", *, title: str, intervals: dict[str, Any] | None = None
-) -> None:
-    """Write an evaluation as a page; the worst errors show what they rest on, where the task can tell.
-
-    Args:
-        path: the HTML file.
-        evaluation: the predictions.
-        predictor: of the same model.
-        title: heading.
-        intervals: ``evaluation.intervals()``, if it is there already.
-    """
-    from longspan.report.finetuning import FinetuningPage, ShadedText, write_finetuning_page
-    from longspan.report.page import Table
-    from longspan.training.finetuning.attribution import ATTRIBUTED, attribute_sentences
-
-    intervals = intervals or evaluation.intervals()
-    task, worst = evaluation.task, evaluation.errors(_ERRORS_SHOWN)
-    rows = [[name, f"{value:.4f}", f"{low:.4f} to {high:.4f}"] for name, (value, low, high) in intervals.items()]
-    errors = [
-        [
-            evaluation.examples[number].origin,
-            _shown(evaluation.examples[number].target, evaluation.examples[number]),
-            _shown(_answer(evaluation.predictions[number]), evaluation.examples[number]),
-            _excerpt(evaluation.examples[number]),
-        ]
-        for number in worst
-    ]
-    texts = []
-    if task.task in ATTRIBUTED:
-        wrong = worst[:_TEXTS_SHOWN]
-        right = [number for number in range(len(evaluation.examples)) if number not in worst]
-        for number in [*wrong, *right[: _TEXTS_SHOWN - len(wrong)]]:
-            example = evaluation.examples[number]
-            text = example.inputs[ATTRIBUTED[task.task]]
-            spans = attribute_sentences(predictor, example)
-            if not spans:
-                continue
-            found = _shown(_answer(evaluation.predictions[number]), example)
-            asked = _asked(example)
-            note = f"{asked} – " if asked else ""
-            note += f"predicted {found}, right {_shown(example.target, example)}"
-            stretches = [(text[span.start : span.stop], span.weight) for span in spans]
-            texts.append(ShadedText(title=example.origin, note=note, stretches=stretches))
-    confusion = evaluation.confusion()
-    cut = [example.cut for example in evaluation.encoded]
-    total = sum(example.tokens for example in evaluation.encoded)
-    page = FinetuningPage(
-        title=title,
-        summary=f"{task.task} on {len(evaluation.examples):,} examples, up to {task.max_length:,} tokens at once.",
-        metrics=Table(columns=["metric", "value", "95 % interval"], rows=rows),
-        labels=task.labels if confusion is not None else (),
-        confusion=[] if confusion is None else confusion.tolist(),
-        by_label=Table(
-            columns=["label", "found", "missed", "given wrongly", "neither"],
-            rows=[[name, *(f"{count:,}" for count in counts)] for name, *counts in evaluation.by_label()],
-        ),
-        by_length=[(f"{g.low:,} to {g.high:,}", g.mean_score, g.examples) for g in evaluation.by_length()],
-        cut=f"{sum(map(bool, cut)):,} texts were cut, {sum(cut) / total:.1%} of all tokens." if any(cut) else "",
-        errors=Table(columns=["where", "right", "predicted", "text"], rows=errors, text_columns=4),
-        texts=texts,
-    )
-    write_finetuning_page(path, page)
-
-
-def _answer(prediction: dict[str, Any]) -> Any:
-    return next(prediction[key] for key in ("label", "labels", "choice", "answer", "tags") if key in prediction)
-
-
-def _shown(value: Any, example: "Example | None" = None) -> str:
-    """A target or answer in a table's cell; the index of a choice with the choice of the example."""
-    if isinstance(value, int) and example is not None and "choices" in example.inputs:
-        value = f"{value}: {example.inputs['choices'][value]}"
-    if isinstance(value, (tuple, list)):
-        if value and hasattr(value[0], "text"):
-            value = value[0].text
-        else:
-            value = ", ".join("–" if entry is None else str(entry) for entry in value)
-    text = str(value) or "–"
-    return text if len(text) <= _EXCERPT else text[: _EXCERPT - 3] + "..."
-
-
-def _excerpt(example: "Example") -> str:
-    text = _asked(example) or next(iter(example.inputs.values()))
-    return _shown(" ".join((text if isinstance(text, str) else " ".join(text)).split()))
-
-
-def _asked(example: "Example") -> str:
-    """The question or the hypothesis about a text, if there is one."""
-    return str(example.inputs.get("question") or example.inputs.get("hypothesis") or "")

@@ -55,6 +55,12 @@ def test_masks_of_rows_keys_heads_and_texts_are_independent() -> None:
         assert agreement.square().mean() * 192 == pytest.approx(1.0, abs=0.02)
 
 
+def test_as_many_are_dropped_of_a_row_or_key_as_by_chance() -> None:
+    kept = _weights(512, 0.1, heads=2)[0] > 0  # [H, N, N]
+    for of_each in (kept.double().sum(-1), kept.double().sum(-2)):
+        assert of_each.var().item() == pytest.approx(512 * 0.1 * 0.9, rel=0.2)  # the deviation is 0.044
+
+
 def test_masks_differ_between_calls_and_repeat_with_the_seed() -> None:
     first, second = _weights(64, 0.5, seed=7), _weights(64, 0.5, seed=None)
     assert not torch.equal(first, second)

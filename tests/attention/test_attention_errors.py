@@ -46,6 +46,20 @@ def test_the_call_that_the_others_break_is_right() -> None:
     assert _call(global_qkv=_projection(), global_mask=torch.ones(B, N, dtype=torch.bool)).shape == (B, H, N, D)
 
 
+def test_integers_of_numpy_are_taken() -> None:
+    query = _tensor()
+    tensors = dict.fromkeys(("query", "key", "value"), query)
+    plain = _call(**tensors, window=[(1, 2), (3, 3), (0, 4)], dilation=[1, 2, 1], causal=False)
+    windows = [tuple(pair) for pair in np.array([[1, 2], [3, 3], [0, 4]])]
+    for backend in ("auto", "blocked", "reference"):
+        given = {"window": windows, "dilation": [np.int8(1), 2, np.uint64(1)], "backend": backend}
+        torch.testing.assert_close(_call(**tensors, **given, causal=False), plain)
+    assert _call(**tensors, window=(np.int64(2), 2), dilation=np.int64(2)).equal(_call(**tensors, dilation=2))
+    for name, value in (("window", (np.float64(2), 2)), ("window", (np.bool_(True), 2)), ("dilation", np.float32(1))):
+        with pytest.raises(TypeError, match=f"{name} must be"):
+            _call(**{name: value})
+
+
 @pytest.mark.parametrize(
     ("kind", "parts", "arguments"),
     [

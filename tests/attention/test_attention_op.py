@@ -196,6 +196,16 @@ def test_autocast_is_the_call_on_cast_inputs(form: str, options: dict[str, Any])
         assert torch.equal(grad, expected[name].float()), name
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_autocast_leaves_fp64_as_torchs_operations_do(form: str) -> None:
+    case = _case(form, dtype=torch.float64)
+    expected = case.evaluate(backend="blocked")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for name, tensor in case.evaluate(backend="blocked").items():
+            assert tensor.dtype == torch.float64
+            assert torch.equal(tensor, expected[name]), name
+
+
 def test_autocast_casts_mixed_inputs_alike() -> None:
     case = _case()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -230,7 +230,7 @@ def test_autocast_casts_as_it_does_for_matrix_products() -> None:
         (
             {"position_to_content": torch.zeros(3, 20, 4).double()},
             TypeError,
-            "position_to_content is torch.float64 but",
+            "position_to_content is float64 but",
         ),
         ({"backend": "native"}, ValueError, "backend must be one of auto, reference, blocked, got 'native'"),
         ({"dropout_p": 1.0}, ValueError, r"dropout_p must be in \[0, 1\), got 1.0"),

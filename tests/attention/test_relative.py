@@ -237,6 +237,11 @@ def test_opcheck(dropout_p: float) -> None:
     torch.library.opcheck(relative_op, (*inputs, key_mask, seed, [5, 3], [1, 2], 0.5, dropout_p, "auto"))
 
 
+def test_operators_that_read_on_the_host_say_so() -> None:
+    for name in ("relative_attention", "relative_attention_backward"):
+        assert torch.Tag.cudagraph_unsafe in getattr(torch.ops.longspan, name).default.tags
+
+
 def test_compiles_to_one_graph() -> None:
     torch.compiler.reset()
     inputs = random_inputs((1, 2, 40, 4), dtype=torch.float32)
@@ -259,7 +264,7 @@ def test_autocast_casts_as_it_does_for_matrix_products() -> None:
         ({"window": (5, 1)}, ValueError, r"can't look ahead.*\(5, 1\).*use window \(5, 0\)"),
         ({"positions": torch.zeros(2, 5, 4)}, ValueError, r"positions must have shape .* \[2, 6 or more, 4\]"),
         ({"content_bias": torch.zeros(4)}, ValueError, r"content_bias must have shape \[H, D\] = \[2, 4\]"),
-        ({"position_bias": torch.zeros(2, 4).double()}, TypeError, "position_bias is torch.float64 but query"),
+        ({"position_bias": torch.zeros(2, 4).double()}, TypeError, "position_bias is float64 but query"),
         ({"value": None}, TypeError, "value must be a tensor, got NoneType"),
         ({"key": torch.zeros(1, 2, 8, 4)}, ValueError, "key has shape"),
         ({"backend": "fast"}, ValueError, "backend must be one of auto, reference, blocked, native, got 'fast'"),

@@ -22,7 +22,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from longspan import AttentionPattern, longformer_attention
-from longspan.attention import selection
+from longspan.attention import GlobalProjection, selection
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
@@ -166,6 +166,21 @@ def test_equals_reference_with_offsets_of_64_bits(monkeypatch: pytest.MonkeyPatc
     for dilation, wide in ((1, False), (40_000, False), (50_000, True), (2**20, False)):
         launch.pattern = AttentionPattern(windows=((4, 4),), dilations=(dilation,), causal=(False,))
         assert launch.is_wide(fused.Tiles(64, 32, 4, 2), tensor) is wide
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # projected, and absorbed
+def test_gradients_have_the_layout_that_compiled_code_counts_on(dtype: torch.dtype) -> None:
+    given = torch.randn(2, 1, 30, 16), torch.randn(30, 2, 12).transpose(0, 1)
+    parameters = [parameter for _ in range(3) for parameter in (torch.randn(12, 16).mT, torch.zeros(16))]
+    query, hidden, *parameters = (tensor.to(DEVICE, dtype).requires_grad_() for tensor in (*given, *parameters))
+    mask = marked(30, [2], [5]).to(DEVICE)
+    projection = GlobalProjection(hidden, *parameters)
+    out = longformer_attention(
+        query, query, query, window=(3, 3), global_mask=mask, global_qkv=projection, backend="triton"
+    )
+    for leaf, grad in zip(projection, torch.autograd.grad(out.sum(), projection), strict=True):
+        assert grad.stride() == torch.empty_like(leaf).stride()
 
 
 @needs_kernels

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -47,6 +48,14 @@ def test_masked_lm_is_the_source_within_the_window(
     torch.testing.assert_close(real(actual.logits, inputs), real(expected.logits, inputs), rtol=0, atol=1e-5)
     for ours, theirs in zip(actual.hidden_states, expected.hidden_states, strict=True):
         torch.testing.assert_close(real(ours, inputs), real(theirs, inputs), rtol=0, atol=1e-5)
+
+
+def test_integers_of_numpy_are_taken(make_model: Make, tmp_path: Path) -> None:
+    long = lengthen(make_model(), np.int64(64), [np.int64(14), np.int64(16)], attention_dilation=np.int32(2))
+    assert (long.config.attention_window, long.config.attention_dilation) == ([14, 16], 2)
+    long.save_pretrained(tmp_path)
+    config = LongformerModel.from_pretrained(tmp_path).config
+    assert (config.max_position_embeddings, config.attention_dilation) == (66, 2)
 
 
 @pytest.mark.parametrize("window", [15, [14, 16], [15, 14], None])

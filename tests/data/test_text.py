@@ -71,6 +71,16 @@ def test_undecodable_bytes_name_file_and_offset(tmp_path: Path) -> None:
     assert lines.read_bytes()[28] == 0xE9
 
 
+@pytest.mark.parametrize("txt_document", ["file", "line"])
+def test_what_is_no_text_though_it_decodes_is_named(tmp_path: Path, txt_document: str) -> None:
+    """UTF-16 of English without a byte-order mark, and many programs, are valid UTF-8."""
+    (tmp_path / "wide.txt").write_bytes("café\n".encode() + "court".encode("utf-16-le"))
+    with pytest.raises(
+        ValueError, match=r"wide\.txt line 2 is not text: it holds a zero byte at offset 7, as UTF-16, .* UTF-8"
+    ):
+        texts_of(tmp_path / "wide.txt", txt_document=txt_document)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

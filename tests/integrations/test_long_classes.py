@@ -246,6 +246,15 @@ def test_refusals_are_sentences(variant: str, positions: int | None, tmp_path: P
             long(torch.full((1, 70), 5))
     with pytest.raises(ValueError, match=r"attention_mask must have shape \[B, N\] and mark padding"):
         long(batch["input_ids"], torch.ones(3, LENGTH, LENGTH))
+    for mask in (batch["attention_mask"].T, batch["attention_mask"][:1]):
+        with pytest.raises(ValueError, match=rf"and mark padding, here \[3, {LENGTH}\], got"):
+            long(batch["input_ids"], mask)
+    additive = (batch["attention_mask"] - 1.0) * 1e9
+    for name, given in {"attention_mask": additive, "global_attention_mask": additive}.items():
+        with pytest.raises(ValueError, match=rf"{name} must be .*, but holds negative numbers"):
+            long(batch["input_ids"], **{name: given})
+        with pytest.raises(ValueError, match=rf"{name} must be .*, but holds NaN"):
+            long(batch["input_ids"], **{name: given * torch.nan})
     with pytest.raises(ValueError, match=r"must have the attention_mask's shape \[3, 29\], got \[3, 28\]"):
         long(**batch, global_attention_mask=torch.ones(3, 28))
     with pytest.raises(ValueError, match=r"must have the input's shape \[3, 29\], got \[3, 28\]"):
@@ -253,7 +262,7 @@ def test_refusals_are_sentences(variant: str, positions: int | None, tmp_path: P
     with pytest.raises(TypeError, match="global_attention_mask must be a tensor"):
         long(**batch, global_attention_mask=[[1]])
     if variant not in DEBERTA_VARIANTS:  # where stock says it
-        with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
+        with pytest.raises(ValueError, match="give input_ids or inputs_embeds, not neither"):
             long()
     fields = {name: value for name, value in stock.config.to_dict().items() if name != "model_type"}
     with pytest.raises(ValueError, match="attention_window has 2 entries for 3 layers"):

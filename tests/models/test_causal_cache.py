@@ -39,6 +39,33 @@ def test_cached_is_uncached(encoding: str, name: str, chunks: list[int]) -> None
     assert cache.get_seq_length() == 90
 
 
+def test_what_stands_in_padding_reaches_nothing(encoding: str) -> None:
+    model = build_causal(position_encoding=encoding, **FIELDS["mixed"])
+    embeds, mask = torch.randn(1, 12, 24), torch.ones(1, 12)
+    mask[0, [0, 1, 5]] = 0
+    embeds[0, [0, 1, 5]] = torch.nan
+    with torch.no_grad():
+        expected = model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
+        cache, parts = None, []
+        for number, part in enumerate(embeds.split(1, 1)):
+            output = model(
+                inputs_embeds=part, attention_mask=mask[:, : number + 1], past_key_values=cache, use_cache=True
+            )
+            cache = output[CACHE]
+            parts.append(output.logits)
+    real = mask[0] > 0
+    torch.testing.assert_close(torch.cat(parts, 1)[:, real], expected[:, real])
+    embeds[0, 7] = torch.nan  # but in a token it isn't hidden
+    with torch.no_grad():
+        cache = model(inputs_embeds=embeds[:, :7], attention_mask=mask[:, :7], use_cache=True)[CACHE]
+        assert model(inputs_embeds=embeds[:, 7:8], past_key_values=cache).logits.isnan().all()
+
+
+def test_a_cache_that_cannot_be_cut_back_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="can't be cut back to an earlier token"):
+        RollingCache(build_causal().config).crop(3)
+
+
 def test_cached_is_uncached_with_padding(encoding: str) -> None:
     model, ids = build_causal(position_encoding=encoding, **FIELDS["mixed"]).double(), random_ids(2, 60)
     mask = torch.ones(2, 60, dtype=torch.long)

@@ -147,6 +147,13 @@ def test_loss_is_that_of_the_next_token() -> None:
     torch.testing.assert_close(counted, expected * (labels[:, 1:] != -100).sum() / 100)
 
 
+@pytest.mark.parametrize("num_items", [None, 0, torch.tensor(0)])
+def test_without_a_label_the_loss_is_zero(num_items: Any) -> None:
+    model, ids = build_causal(), random_ids(2, 9)
+    assert model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=num_items).loss == 0
+    assert model(ids[:, :1], labels=ids[:, :1]).loss == 0  # nothing follows
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradient_checkpointing_gives_the_same_gradients(encoding: str) -> None:
     model = build_causal(position_encoding=encoding, hidden_dropout_prob=0.1, **MIXED).train()
@@ -224,6 +231,7 @@ def test_hidden_states_and_logits_to_keep() -> None:
         ({"hidden_size": 25}, ValueError, "hidden_size must be a multiple of num_attention_heads, got 25 and 3"),
         ({"position_encoding": "absolute"}, ValueError, "position_encoding must be one of 'relative', 'rotary'"),
         ({"position_encoding": "rotary", "hidden_size": 27}, ValueError, "rotary positions turn pairs"),
+        ({"hidden_act": "gellu"}, ValueError, "hidden_act must be one of 'gelu'"),
         ({"hidden_dropout_prob": 1.0}, ValueError, r"hidden_dropout_prob must be in \[0, 1\), got 1.0"),
     ],
 )
@@ -238,6 +246,9 @@ def test_inputs_are_refused_in_a_sentence() -> None:
         model(torch.full((1, 5), 99))
     with pytest.raises(ValueError, match=r"attention_mask must have shape \[B, N\] = \[1, 5\], got \[1, 1, 5, 5\]"):
         model(ids, attention_mask=torch.ones(1, 1, 5, 5))
+    for mask in (torch.tensor([[-1e9, 0, 0, 0, 0]]), torch.full((1, 5), torch.nan)):
+        with pytest.raises(ValueError, match="attention_mask must be 0 for padding and 1 for tokens, but holds"):
+            model(ids, attention_mask=mask)
     with pytest.raises(ValueError, match="output_attentions is True, but this model returns no attention weights"):
         model(ids, output_attentions=True)
     with pytest.raises(TypeError, match=f"{CACHE} must be a RollingCache, got list"):

@@ -110,6 +110,13 @@ def test_half_precision_is_near(dtype: torch.dtype, bound: float) -> None:
     assert (result.float() - expected).abs().max() < bound
 
 
+def test_autocast_leaves_a_model_in_fp64_alone() -> None:
+    model, batch = build_ours().double(), make_batch([20, 9])
+    expected = model(**batch).last_hidden_state
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(**batch).last_hidden_state, expected)
+
+
 def test_autocast_trains() -> None:
     model = build_ours().train()
     expected = model(**RAGGED).last_hidden_state

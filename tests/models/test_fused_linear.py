@@ -106,6 +106,16 @@ def test_what_stands_in_a_layers_place_is_called(change: Callable[[nn.Linear], n
     assert not calls
 
 
+@torch.no_grad()
+def test_hooks_of_all_modules_see_each(calls: list[str]) -> None:
+    model, batch = build_ours("ForSequenceClassification").to(torch.bfloat16), make_batch([9])
+    seen = []
+    with nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module)):
+        model(**batch)
+    assert not calls
+    assert {module for module in model.modules() if isinstance(module, nn.Linear)} <= set(seen)
+
+
 @pytest.mark.parametrize(
     ("dtype", "mode"),
     [

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor
 
 import longspan
@@ -16,6 +17,7 @@ from tests.models.tiny_models import PAD, SIZES, make_batch, randomize
 
 K = 16
 FIELDS = {name: value for name, value in SIZES.items() if name not in ("attention_window", "max_position_embeddings")}
+HAT_PARTS = ("sentence_encoder", "document_encoder")
 HEADS = ("ForSequenceClassification", "ForSequentialSentenceClassification", "ForMultipleChoice")
 
 
@@ -198,9 +200,64 @@ def test_directory_with_tokenizer_and_config(tmp_path: Path) -> None:
         convert_to_hat(tmp_path / "roberta", tmp_path / "hat")
 
 
+def test_a_source_is_read_by_old_names_and_refused_in_a_sentence(tmp_path: Path) -> None:
+    roberta = _roberta()
+    weights = roberta.state_dict()
+    roberta.config.save_pretrained(tmp_path)
+
+    def make(tensors: dict[str, Tensor]) -> HATModel:
+        save_file(tensors, tmp_path / "model.safetensors")
+        return hat_from_roberta(tmp_path, segment_length=K, max_segments=4)
+
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t for name, t in weights.items()
+    }
+    expected = hat_from_roberta(roberta, segment_length=K, max_segments=4).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in make(old).state_dict().items())
+    with pytest.raises(ValueError, match=r"lack 4 of HATModel's tensors: encoder\.layer\.1\.sentence_encoder"):
+        make({name: tensor for name, tensor in weights.items() if "layer.1.intermediate" not in name})
+    with pytest.raises(ValueError, match=r"the weights have no embeddings\.position_embeddings\.weight"):
+        make({name: tensor for name, tensor in weights.items() if "position_embeddings" not in name})
+    words = "embeddings.word_embeddings.weight"
+    with pytest.raises(ValueError, match=r"has shape \[9, 24\] but the config says \[61, 24\]"):
+        make({**weights, words: weights[words][:9].clone()})
+    with pytest.raises(ValueError, match="the roberta model is a decoder"):
+        hat_from_roberta(_roberta(is_decoder=True), segment_length=K, max_segments=4)
+
+
+def test_token_types_of_one_text_serve_all() -> None:
+    inputs = make_batch([K + 3, 9])
+    types = torch.arange(inputs["input_ids"].shape[1])[None] % 2
+    expected = _states(_model(), **inputs, token_type_ids=types.expand(2, -1))
+    assert torch.equal(_states(_model(), **inputs, token_type_ids=types), expected)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    _model().save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-9])
+    with pytest.raises(OSError, match="is cut short or damaged"):
+        HATModel.from_pretrained(tmp_path)
+
+
 def test_refusals_name_the_fix() -> None:
     with pytest.raises(ValueError, match="write S, D or SD for each block"):
         _config("S|X")
+    with pytest.raises(ValueError, match=r"block 1 is \{\}; give it a sentence_encoder"):
+        HATConfig(num_hidden_layers=2, encoder_layout={"0": dict.fromkeys(HAT_PARTS, True), "1": {}})
+    with pytest.raises(ValueError, match="hidden_act must be one of 'gelu'"):
+        _config(hidden_act="gellu")
+    with pytest.raises(ValueError, match="pad_token_id must be within the vocabulary"):
+        _config(pad_token_id=61)
+    with pytest.raises(ValueError, match="max_sentence_length must be >= 2, got 1"):
+        _config(max_sentence_length=1)
+    with pytest.raises(ValueError, match=r"input_ids must have shape \[B, N\], got \[5\]"):
+        _model()(torch.full((5,), 5))
+    ids = torch.full((2, 5), 5)
+    with pytest.raises(ValueError, match=r"token_type_ids must have shape \[B, N\] = \[2, 5\], got \[5, 2\]"):
+        _model()(ids, token_type_ids=torch.zeros_like(ids.T))
+    with pytest.raises(FileNotFoundError, match="there is no model folder /nowhere/at/all"):
+        HATModel.from_pretrained("/nowhere/at/all")
     with pytest.raises(ValueError, match="has 1 blocks for num_hidden_layers 2"):
         HATConfig(num_hidden_layers=2, encoder_layout="S")
     with pytest.raises(ValueError, match="max_sentences is 8; cut the text"):

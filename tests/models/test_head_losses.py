@@ -103,9 +103,9 @@ def test_ignored_labels_do_not_count(head: str, kind: str) -> None:
     torch.testing.assert_close(output.loss, expected)
 
 
-@pytest.mark.parametrize("num_items", [None, 7])
+@pytest.mark.parametrize("num_items", [None, 7, 0, torch.tensor(0)])
 @pytest.mark.parametrize(("head", "kind"), KINDS)
-def test_no_label_is_no_loss(head: str, kind: str, num_items: int | None) -> None:
+def test_no_label_is_no_loss(head: str, kind: str, num_items: Any) -> None:
     labels, fields = _labels(head, kind, ignored=True)
     model = build_ours(head, **fields).train()
     loss = model(**INPUTS, **labels, num_items_in_batch=num_items).loss

@@ -334,6 +334,13 @@ def test_labels_and_masks_need_not_be_contiguous(head: str) -> None:
     assert model(**strided).loss == model(**inputs).loss
 
 
+@pytest.mark.parametrize("name", ["attention_mask", "global_attention_mask", "token_type_ids", "position_ids"])
+def test_what_belongs_to_choices_has_their_shape(name: str) -> None:
+    ids = torch.full((2, 3, 7), 5)
+    with pytest.raises(ValueError, match=rf"{name} must have shape \[B, M, N\] = \[2, 3, 7\], got \[3, 2, 7\]"):
+        build_ours("ForMultipleChoice")(ids, **{name: torch.ones(3, 2, 7, dtype=torch.long)})
+
+
 def test_choices_need_not_be_contiguous() -> None:
     model, inputs = build_ours("ForMultipleChoice"), _inputs("ForMultipleChoice")
     strided = {key: value.transpose(0, 2).contiguous().transpose(0, 2) for key, value in inputs.items()}

@@ -101,6 +101,16 @@ def test_a_text_without_end_is_refused() -> None:
         _build()(**texts)
 
 
+def test_refusals_are_sentences() -> None:
+    inputs = _texts([60, 60])
+    with pytest.raises(TypeError, match="input_ids must be a tensor"):
+        _build()([[5, 2]])
+    with pytest.raises(ValueError, match=r"attention_mask must have shape \[B, N\] = \[2, 60\], got \[2, 3\]"):
+        _build()(inputs["input_ids"], torch.ones(2, 3))
+    with pytest.raises(ValueError, match="end_positions is missing; give start_positions and end_positions"):
+        build_ours("ForQuestionAnswering")(**_texts([9]), start_positions=torch.tensor([1]))
+
+
 def test_first_token_is_global_by_default() -> None:
     model, texts = _build(), _texts([29, 12])
     first = torch.zeros_like(texts["input_ids"])

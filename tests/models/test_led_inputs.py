@@ -126,7 +126,7 @@ def test_configurations_that_are_refused(fields: dict[str, Any], error: type[Exc
 
 
 def test_another_models_configuration_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a 'bart' model, not of an 'led'; .* longspan\.lengthen"):
+    with pytest.raises(ValueError, match=r"a 'bart' model, not of type 'led'; .* longspan\.lengthen"):
         LEDConfig.from_dict({"model_type": "bart"})
 
 

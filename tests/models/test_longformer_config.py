@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from tiny_models import SIZES, build_ours, make_batch
 
+from longspan.integrations.long_configuration import LongMPNetConfig
 from longspan.models import HATConfig, LEDConfig, LongformerCausalConfig, LongformerConfig, LongformerModel
 
 
@@ -36,6 +38,24 @@ def test_window_is_total_width(window: Any, expected: list[Any]) -> None:
 def test_dilation_takes_the_same_forms(dilation: Any, expected: list[Any]) -> None:
     config = _config(attention_dilation=dilation)
     assert [config.layer_pattern(layer)[1] for layer in range(2)] == expected
+
+
+@pytest.mark.parametrize("kind", [LongformerConfig, LEDConfig, LongformerCausalConfig, LongMPNetConfig])
+def test_integers_of_numpy_are_taken_and_written_as_json(kind: Any, tmp_path: Path) -> None:
+    """Given to the constructor or assigned later; in lists, too."""
+    layers = {kind.attribute_map.get("num_hidden_layers", "num_hidden_layers"): 2}
+    config = kind(**layers, attention_window=np.int64(8), attention_dilation=[np.int32(1), np.uint8(2)])
+    plain = kind(**layers, attention_window=8, attention_dilation=[1, 2])
+    assert config.layer_pattern(1) == plain.layer_pattern(1)
+    config.attention_window, plain.attention_window = [np.int64(6), np.int64(8)], [6, 8]
+    assert config.to_json_string() == plain.to_json_string()
+    config.save_pretrained(tmp_path)
+    read = kind.from_pretrained(tmp_path)
+    assert read.attention_dilation == [1, 2]
+    assert read.attention_window in ([6, 8], [[6] * 12, [8] * 12], [[6] * 16, [8] * 16])
+    for value in (np.float64(8), np.bool_(True)):
+        with pytest.raises(TypeError, match="attention_window must be an int"):
+            kind(**layers, attention_window=value)
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def test_sparse_prediction_runs_the_head_at_labelled_positions_only() -> None:
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("num_items", [None, 5])
-def test_no_labelled_position_is_no_loss(sparse: bool, num_items: int | None) -> None:
+@pytest.mark.parametrize("num_items", [None, 5, 0, torch.tensor(0)])
+def test_no_labelled_position_is_no_loss(sparse: bool, num_items: Any) -> None:
     model = build_ours("ForMaskedLM").train()
     labels = torch.full((3, 29), -100)
     loss = model(**INPUTS, labels=labels, sparse_prediction=sparse, num_items_in_batch=num_items).loss

@@ -44,6 +44,15 @@ def test_poolings(name: Any) -> None:
     assert result.equal(pooling(vectors, MASK.bool()))
 
 
+@pytest.mark.parametrize("name", ALL[1:])
+def test_nothing_gets_through_from_a_text_of_padding(name: Any) -> None:
+    vectors = VECTORS.clone()
+    vectors[MASK == 0] = torch.nan
+    pooled = Pooling(name, 5)(vectors, MASK)
+    assert not pooled.isnan().any()
+    assert not pooled[3].any()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_poolings_of_segments(name: Any) -> None:
     pooling = Pooling(name, 5, segment_length=3)

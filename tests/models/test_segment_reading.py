@@ -125,6 +125,8 @@ def test_refusals_name_the_fix() -> None:
         model(**inputs)
     with pytest.raises(ValueError, match="position_ids is not available with"):
         model(input_ids=inputs["input_ids"], position_ids=torch.arange(20)[None])
+    with pytest.raises(ValueError, match=r"token_type_ids must have shape \[B, N\] = \[1, 20\], got \[20, 1\]"):
+        model(input_ids=inputs["input_ids"], token_type_ids=torch.zeros(20, 1, dtype=torch.long))
     with pytest.raises(ValueError, match="not neither"):
         model()
     with pytest.raises(ValueError, match="reading_length must be an int >= 2"):

@@ -217,6 +217,23 @@ def test_a_question_with_half_a_prediction_scores_that_half(tmp_path: Path, ques
     assert (scores["em"], scores["sp_em"], scores["joint_em"], scores["joint_f1"]) == (0.5, 0.5, 0, 0)
 
 
+def test_no_prediction_is_never_right(tmp_path: Path, questions: list[HotpotQuestion]) -> None:
+    """Where the right answer normalizes to nothing, or no sentence is evidence, an empty prediction is right."""
+    path, empty = tmp_path / "predictions.json", replace(questions[0], answer="The", supporting_facts=())
+
+    def exact(predicted: dict[str, Any]) -> tuple[float, float, float]:
+        path.write_text(json.dumps(predicted))
+        predictions = hotpotqa_metric.read_hotpotqa_predictions(path)
+        hotpotqa_metric.write_hotpotqa_predictions(path, predictions)
+        assert json.loads(path.read_text()) == predicted
+        scores = evaluate_hotpotqa([empty], predictions)
+        return scores["em"], scores["sp_em"], scores["joint_em"]
+
+    assert exact({"answer": {}, "sp": {"5a8b": []}}) == (0, 1, 0)
+    assert exact({"answer": {"5a8b": ""}, "sp": {}}) == (1, 0, 0)
+    assert exact({"answer": {"5a8b": ""}, "sp": {"5a8b": []}}) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("scores", "kept"),
     [

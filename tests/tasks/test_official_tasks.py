@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import official_files
 import pytest
 import torch
@@ -19,7 +20,12 @@ from longspan.tasks.ecthr_violation import read_ecthr_violation_predictions
 from longspan.tasks.hotpotqa_metric import read_hotpotqa_predictions
 from longspan.tasks.registry import TASKS, find_task
 from longspan.training.tasks import TaskPlan, finetune_task, make_task_plan, run
-from longspan.training.tasks.prediction import evaluate_official, predict_official
+from longspan.training.tasks.prediction import (
+    OfficialEvaluation,
+    evaluate_official,
+    judge_official,
+    predict_official,
+)
 from longspan.training.tasks.saved import SavedTask
 
 pytest.importorskip("accelerate")
@@ -77,6 +83,26 @@ def with_sources(plan: TaskPlan, role: str, *sources: Path) -> TaskPlan:
     return replace(plan, **changes)
 
 
+def check_views(judged: OfficialEvaluation) -> None:
+    """Every item can be read, with its prediction; the errors are those that aren't right, the worst first."""
+    task, predictions = judged.saved.task, judged.predictions
+    views = [task.view(item, predictions) for item in judged.items]
+    assert all(isinstance(text, str) for view in views for text in (view.asked, view.right, view.predicted))
+    assert all(view.asked for view in views)
+    scores = [task.score_item(item, predictions) for item in judged.items]
+    assert all(0 <= score <= 1 for score in scores)
+    errors = judged.errors()
+    wrong = [item for item, view in zip(judged.items, views, strict=True) if view.right != view.predicted]
+    assert all(item in wrong for item in errors)
+    assert [task.score_item(item, predictions) for item in errors] == sorted(
+        score for score, item in zip(scores, judged.items, strict=True) if score < 1 and item in wrong
+    )
+    confusion = judged.confusion()
+    assert (confusion is None) == (not task.confused)
+    if confusion is not None:
+        assert (confusion.sum(), np.trace(confusion)) == (len(views), len(views) - len(errors))
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path, task: str) -> None:
     plan = make_plan(tmp_path, base, task)
@@ -95,6 +121,7 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
     assert count > 0
     if plan.eval:
         assert evaluate_official(run.model_dir, source, progress=False) == pytest.approx(run.eval)
+        check_views(judge_official(run.model_dir, source, progress=False))
         assert output.read_text() == made.read_text()
     if task == "coreference":
         assert [document.key for document in read_conll(output)] == [f"nw/x_1_{number}_0" for number in range(4)]
@@ -122,6 +149,39 @@ def test_a_model_that_was_finetuned_elsewhere_is_scored(tmp_path: Path, base: Pa
     scores = evaluate_official(folder, [str(source)], split="eval")
     assert scores["common"] == scores["denominator"] == 6
     assert predict_official(folder, source, tmp_path / "answers.json", split="eval") == 6
+
+
+@pytest.mark.parametrize("task", ["contract-nli", "ecthr-violation", "race", "quality"])
+def test_padding_inside_segments_is_attended_where_it_is_asked_for(
+    tmp_path: Path, base: Path, shared_tokenizer: PreTrainedTokenizerBase, task: str
+) -> None:
+    plan = make_plan(tmp_path, base, task)
+    items = plan.task.read_all(plan.train, "train")
+    for attended in (False, True):
+        layout = replace(plan.task, attend_inner_padding=attended).layout(shared_tokenizer, 384)
+        mask = layout.collate([layout.encode(item) for item in items])["attention_mask"]
+        assert bool(mask.reshape(-1, mask.shape[-1])[0, :128].all()) is attended  # of the first segment
+
+
+def test_a_layout_as_in_pretraining_is_asked_for(tmp_path: Path, base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noted = tmp_path / "noted"
+    shutil.copytree(base, noted)
+    note = {"segment_length": 128, "segment_ends": "sentences", "attend_inner_padding": True}
+    config = json.loads((noted / "config.json").read_text())
+    (noted / "config.json").write_text(json.dumps({**config, "pretraining_layout": note}))
+    plan = make_plan(tmp_path, noted, "ecthr-violation", attend_inner_padding=True)
+    assert SavedTask.load(finetune_task(plan, progress=False).best.model_dir).task == plan.task
+    assert "was pretrained with the padding" not in caplog.text
+    plan = make_plan(tmp_path, noted, "ecthr-violation", output_dir=str(tmp_path / "other"))
+    result = finetune_task(plan, progress=False)
+    assert caplog.text.count("was pretrained with the padding inside segments attended") == 1
+    recipe = tmp_path / "other" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("attend_inner_padding: false\n", ""))  # begun before the field existed
+    assert finetune_task(plan, progress=False).seeds == result.seeds
+    with pytest.raises(ValueError, match=r"was begun with attend_inner_padding = False, and now .* is True"):
+        finetune_task(replace(plan, task=replace(plan.task, attend_inner_padding=True)), progress=False)
+    with pytest.raises(ValueError, match="attend_inner_padding is true, but segments is false"):
+        replace(plan.task, attend_inner_padding=True, segments=False)
 
 
 def test_the_second_stage_of_hotpotqa_reads_what_the_first_leaves(tmp_path: Path, base: Path) -> None:
@@ -159,17 +219,16 @@ def test_head_and_encoder_have_their_own_learning_rates(tmp_path: Path, base: Pa
     assert rates == {"longformer": {1e-3}, "coreference": {5e-3}}
 
 
+class _StopAtSave(transformers.TrainerCallback):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+
 def test_a_stopped_training_goes_on(tmp_path: Path, base: Path) -> None:
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            raise KeyboardInterrupt
-
     whole = finetune_task(make_plan(tmp_path / "whole", base, "wikihop", epochs=3), progress=False)
     plan = make_plan(tmp_path / "cut", base, "wikihop", epochs=3)
     with pytest.raises(KeyboardInterrupt, match="run the same command again"):
-        finetune_task(plan, callbacks=[Stop()], progress=False)
+        finetune_task(plan, callbacks=[_StopAtSave()], progress=False)
     assert not (tmp_path / "cut" / "run" / "results.md").exists()
     train = Path(plan.train[0])
     held = train.read_text()
@@ -183,6 +242,43 @@ def test_a_stopped_training_goes_on(tmp_path: Path, base: Path) -> None:
         finetune_task(make_plan(tmp_path / "cut", base, "wikihop", epochs=4), progress=False)
     with pytest.raises(FileExistsError, match="already holds a run"):
         finetune_task(plan, resume=False, progress=False)
+
+
+def test_evidence_that_changed_is_not_trained_on(tmp_path: Path, base: Path) -> None:
+    plan = make_plan(tmp_path, base, "triviaqa", epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_task(plan, callbacks=[_StopAtSave()], progress=False)
+    document = tmp_path / "data" / "evidence" / "wikipedia" / "e1_2.txt"
+    held = document.read_text()
+    document.write_text("the seller held the contract")
+    with pytest.raises(
+        ValueError, match=r"^what evidence holds has changed since the run in .*; put it back to resume"
+    ):
+        finetune_task(plan, progress=False)
+    document.write_text(held)
+    assert len(finetune_task(plan, progress=False).seeds) == 1
+
+
+@pytest.mark.parametrize("max_items", [None, 3])
+def test_drawn_sets_that_changed_are_not_trained_on(tmp_path: Path, base: Path, max_items: int | None) -> None:
+    """Of the first seed, and of a later one; a folder that was begun before they were noted goes on."""
+    plan = make_plan(tmp_path, base, "imdb", seeds=[1, 2], max_items=max_items)
+    held_out = [{item.text for item in plan.task.draw(plan.train, seed)["eval"]} for seed in (1, 2)]
+    assert not held_out[0] & held_out[1]
+    for number, said in ((0, "what eval of seed 1 holds"), (1, "what (train of seed 1|eval of seed 2) holds")):
+        with pytest.raises(KeyboardInterrupt):  # the first seed's one checkpoint is made, then the second's
+            finetune_task(plan, callbacks=[_StopAtSave()], progress=False)
+        review = next(file for file in Path(plan.train[0]).glob("*/*.txt") if file.read_text() in held_out[number])
+        held = review.read_text()
+        review.write_text("the price of goods")
+        with pytest.raises(ValueError, match=f"^{said} has changed since the run in .*; put it back to resume"):
+            finetune_task(plan, progress=False)
+        review.write_text(held)
+    noted = tmp_path / "run" / "inputs.json"
+    before = json.loads(noted.read_text())
+    noted.write_text(json.dumps({name: digest for name, digest in before.items() if "eval" not in name}))
+    assert len(finetune_task(plan, progress=False).seeds) == 2
+    assert json.loads(noted.read_text()) == before
 
 
 def test_stopped_predictions_go_on(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def refusal(*words: Any) -> str:
 
 def test_finetune_evaluate_and_predict(tmp_path: Path, base: Path) -> None:  # noqa: F811
     train, dev = (official_files.write(tmp_path, "wikihop", 4, seed) for seed in (0, 1))
-    settings = ["epochs=1", "max_length=256", "batch_size=4", "micro_batch=2", "evaluate_every=null", "max_items=3"]
+    settings = ["epochs=2", "max_length=256", "batch_size=4", "micro_batch=2", "evaluate_every=null", "max_items=3"]
     changes = [word for setting in settings for word in ("--set", setting)]
     words = ["--task", "wikihop", "--model", base, "--train", train, "--eval", dev, "--output", tmp_path / "run"]
     done = run("finetune", *words, "--seed", 3, *changes)
@@ -43,12 +44,31 @@ def test_finetune_evaluate_and_predict(tmp_path: Path, base: Path) -> None:  # n
     scored = run("evaluate", dev, "--model", model, "--json")
     assert scored.exit_code == 0, scored.output
     assert 0 <= json.loads(scored.stdout)["accuracy"] <= 1
+    page = tmp_path / "page.html"
+    assert run("evaluate", dev, "--model", model, "--report", page).stdout.endswith(f"{page}\n")
+    html = page.read_text(encoding="utf-8")
+    assert re.search(
+        r"<h1>run/seed-3/model</h1>\s*<p class=\"lead\">wikihop on 4 items, in rows of up to 256 tokens", html
+    )
+    assert f'<td class="number">{json.loads(scored.stdout)["accuracy"]:.4f}</td>' in html
+    assert html.count('<img src="data:image/svg') == 1  # the curves of the training
+    wrong = re.findall(r"<td>WH_1_\d</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", html)
+    assert len(wrong) == round(4 * (1 - json.loads(scored.stdout)["accuracy"]))
+    assert all({right, found} == {"seller", "buyer"} and asked == "party_of contract" for right, found, asked in wrong)
+    assert "Intervals of 95" not in html
+    shutil.copytree(model, tmp_path / "copied")
+    assert run("evaluate", dev, "--model", tmp_path / "copied", "--report", page, "--json").stdout == scored.stdout
+    assert "<img" not in page.read_text(encoding="utf-8")
+
     output = tmp_path / "predictions.json"
     assert "4 predictions" in run("predict", dev, "--model", model, "--output", output).stdout
     assert set(json.loads(output.read_text())) == {f"WH_1_{number}" for number in range(4)}
 
-    assert "a model for official files, which takes no --report" in refusal(
-        "evaluate", dev, "--model", model, "--report", tmp_path / "x.html"
+    assert "--report is page.pdf; it must end in .html" in refusal(
+        "evaluate", dev, "--model", model, "--report", "page.pdf"
+    )
+    assert "a model for official files, which takes no --column" in refusal(
+        "evaluate", dev, "--model", model, "--column", "text=body"
     )
     assert "--split is 'dev'; it must be train, eval or test" in refusal(
         "evaluate", dev, "--model", model, "--split", "dev"

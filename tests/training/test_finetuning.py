@@ -160,6 +160,9 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
     monkeypatch.setattr("longspan.training.finetuning.prediction._CHUNK", 5)
     calls = []
 
+    def full_disk(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
     def predict(self: Predictor, *args: Any) -> Any:
         calls.append(len(args[0]))
         if len(calls) == 3:
@@ -173,10 +176,18 @@ def test_a_stopped_prediction_goes_on_and_a_torn_line_is_made_again(
     assert not output.exists()
     partial = tmp_path / ".out.jsonl.partial"
     assert len(partial.read_bytes().splitlines()) == 10
-    with partial.open("ab") as stream:  # the third chunk, cut short
-        stream.write(b"".join(whole.splitlines(keepends=True)[10:12]) + b'{"example": 13, "la')
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_disk)
+        with pytest.raises(OSError, match=r"No space left on device; what was made is kept: make room, then run the"):
+            predict_files(model, [file], output, **options)
+    lines = partial.read_bytes().splitlines(keepends=True)
+    assert lines == whole.splitlines(keepends=True)[: len(lines)]
+    assert len(lines) >= 10
+    with partial.open("wb") as stream:  # the third chunk, cut short
+        stream.write(b"".join(lines[:12]) + b'{"example": 13, "la')
+    before = len(calls)
     predict_files(model, [file], output, **options)
-    assert calls[3:] == [5, 5, 3]  # two chunks were kept, and the others are made of the same examples
+    assert calls[before:] == [5, 5, 3]  # two chunks were kept, and the others are made of the same examples
     ours, wanted = ([json.loads(line) for line in data.splitlines()] for data in (output.read_bytes(), whole))
     assert [(row["example"], row["label"]) for row in ours] == [(row["example"], row["label"]) for row in wanted]
     with pytest.raises(ValueError, match="is one of the files to read"):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from longspan.training.finetuning import trainer
+from longspan.training.finetuning.inputs import digest_items
 from longspan.training.finetuning.recipe import FinetuneRecipe
 from longspan.training.finetuning.trainer import newest_checkpoint
 from longspan.training.run_folder import RunFolder
@@ -138,6 +139,14 @@ def test_other_data_or_another_model_is_not_gone_on_with(tmp_path: Path, longfor
     shutil.copytree(longformer_dir, model)
     with pytest.raises(ValueError, match="was begun with model = "):
         run(FinetuneRecipe(**{**recipe.to_dict(), "model": str(model)}))
+
+
+def test_digests_are_those_of_folders_begun_before() -> None:
+    rows = [({"text": "b"}, "x"), ({"text": "a"}, "y")]
+    content = "a40d76616383746fa55a10961166a1cff0bbee42121dca8caaf7b0e3e0f5f7d1"
+    order = "e42e48d8a76319949d701eac1d25a7a3357f650e4cdb82c109a285b23bc1f41f"
+    assert digest_items("train", rows, in_order=True) == {"train": content, "the order of train": order}
+    assert digest_items("eval", reversed(rows)) == {"eval": content}
 
 
 def test_a_changed_tokenizer_is_not_gone_on_with(

@@ -286,6 +286,14 @@ def test_ctrl_c_says_how_to_go_on_and_other_text_is_refused(tmp_path: Path) -> N
         ({"model": {"hiden_size": 3}}, r"model: hiden_size is no field of the model; did you mean 'hidden_size'"),
         ({"model": {"vocab_size": 3}}, "model: vocab_size is the number of the text's symbols"),
         ({"model": {"attention_window": 0}}, "attention_window must be >= 1, got 0"),
+        (
+            {"stages": [{"sequence_length": 32, "steps": 1, "learning_rate": 1, "window_scale": 10**9}]},
+            r"stage 1: window_scale is 1,000,000,000, so the widest window has 8,000,000,000 keys, more than",
+        ),
+        (
+            {"stages": [STAGES[0], {"sequence_length": 32, "steps": 1, "learning_rate": 1, "window_scale": 5}]},
+            r"stage 2: window_scale is 5, so the widest window has 40 keys, .* of 32, and is never filled; lower",
+        ),
         ({"text": ()}, "text is empty"),
         ({"log_every": 0}, "log_every is 0; it must be at least 1"),
         ({"size": "huge"}, "size is 'huge'; it must be one of"),

@@ -119,6 +119,33 @@ def test_other_texts_are_not_mixed(summarizer: Summarizer, tmp_path: Path, monke
         summarize_files([file], output, model=summarizer, progress=False, **WRITING)
 
 
+def test_a_batch_that_was_cut_short_is_written_anew(
+    summarizer: Summarizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shifted batches would pad otherwise, and so differ in their last digits, and now and then in a token."""
+    file, output = write_records(tmp_path / "a.jsonl", make_records(5)), tmp_path / "summaries.jsonl"
+    arguments: dict[str, Any] = {"model": summarizer, "batch_size": 2, "progress": False, **WRITING}
+    whole = summarize_files([file], tmp_path / "whole.jsonl", **arguments).output.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("longspan.training.summarization.writing._Partial.finish", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            summarize_files([file], output, **arguments)
+    partial = tmp_path / ".summaries.jsonl.partial"
+    partial.write_bytes(b"".join(whole.splitlines(keepends=True)[:3]))
+
+    batches: list[int] = []
+    real = Summarizer.summarize
+
+    def listen(self: Summarizer, texts: Any, queries: Any = None, **generation: Any) -> list[str]:
+        batches.append(len(texts))
+        return real(self, texts, queries, **generation)
+
+    monkeypatch.setattr(Summarizer, "summarize", listen)
+    resumed = summarize_files([file], output, **arguments)
+    assert (resumed.summaries, resumed.written, batches) == (5, 3, [2, 1])
+    assert output.read_bytes() == whole
+
+
 def test_what_wrote_nothing_binds_nobody(summarizer: Summarizer, tmp_path: Path) -> None:
     file, output = write_records(tmp_path / "a.jsonl", make_records(2)), tmp_path / "summaries.jsonl"
     with pytest.raises(ValueError, match="no column 'other'"):

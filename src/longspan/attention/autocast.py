@@ -11,7 +11,9 @@ def _is_known_to(device_type: str) -> bool:
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
-    """What floating inputs are to be cast to; None outside of autocast."""
+    """What inputs like ``tensor`` are to be cast to; None outside of autocast, and for fp64, which it leaves alone."""
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return None
     device_type = tensor.device.type
     if not _is_known_to(device_type) or not torch.is_autocast_enabled(device_type):
         return None

@@ -33,9 +33,8 @@ class RowDropout:
 
     def drop(self, weights: Tensor, scratch: Scratch) -> None:
         """Zero the dropped weights in place; the caller divides by ``keep``."""
-        x = scratch.take("dropout_x", *weights.shape, dtype=torch.int32)
-        y = scratch.take("dropout_y", *weights.shape, dtype=torch.int32)
-        self.dropout.drop(self.row_hash, self.key_hash, weights, x, y)
+        hashes = scratch.take("hashes", *weights.shape, dtype=torch.int32)
+        self.dropout.drop(self.row_hash, self.key_hash, weights, hashes)
 
 
 @dataclass

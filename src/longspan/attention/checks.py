@@ -17,7 +17,7 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor) -> None:
             raise ValueError(f"{name} must have 4 dimensions [B, H, N, D], got shape {_shape(tensor)}")
         if tensor.dtype not in _DTYPES:
             raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {_dtype(tensor)}")
-        _check_like(name, tensor, query)
+        check_like_query(name, tensor, query)
     if 0 in query.shape[1:]:
         raise ValueError(f"query must have at least one head, token and feature, got shape {_shape(query)}")
 
@@ -46,8 +46,37 @@ def check_survey(survey: object) -> None:
 
 
 def check_like_query(name: str, tensor: Tensor, query: Tensor) -> None:
-    """A further projection, with the shape, dtype and device of ``query``."""
-    _check_like(name, tensor, query)
+    """A projection with the shape, dtype and device of ``query``.
+
+    Raises:
+        TypeError: another dtype. ValueError: another shape or device.
+    """
+    if tensor.shape != query.shape:
+        raise ValueError(
+            f"{name} has shape {_shape(tensor)} but query has {_shape(query)}; all must be one [B, H, N, D]"
+        )
+    check_kind(name, tensor, query)
+
+
+def check_kind(name: str, tensor: Tensor, query: Tensor) -> None:
+    """A tensor with the dtype and device of ``query``.
+
+    Raises:
+        TypeError: another dtype. ValueError: another device.
+    """
+    if tensor.dtype != query.dtype:
+        raise TypeError(f"{name} is {_dtype(tensor)} but query is {_dtype(query)}; cast them to one dtype")
+    check_device(name, tensor, query)
+
+
+def check_device(name: str, tensor: Tensor, query: Tensor) -> None:
+    """A tensor on the device of ``query``.
+
+    Raises:
+        ValueError: another device.
+    """
+    if tensor.device != query.device:
+        raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
 
 
 def check_projection(projection: dict[str, Tensor | None], query: Tensor) -> None:
@@ -68,7 +97,7 @@ def check_projection(projection: dict[str, Tensor | None], query: Tensor) -> Non
         if tensor is None or _shape(tensor) != expected:
             got = None if tensor is None else _shape(tensor)
             raise ValueError(f"global_qkv {name} must have shape {expected}, got {got}")
-        _check_kind(f"global_qkv {name}", tensor, query)
+        check_kind(f"global_qkv {name}", tensor, query)
 
 
 def check_call(
@@ -114,21 +143,6 @@ def _check_dense(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{name} must be a dense tensor, got layout {kind}; use {name}.to_dense()")
-
-
-def _check_like(name: str, tensor: Tensor, query: Tensor) -> None:
-    if tensor.shape != query.shape:
-        raise ValueError(
-            f"{name} has shape {_shape(tensor)} but query has {_shape(query)}; all must be one [B, H, N, D]"
-        )
-    _check_kind(name, tensor, query)
-
-
-def _check_kind(name: str, tensor: Tensor, query: Tensor) -> None:
-    if tensor.dtype != query.dtype:
-        raise TypeError(f"{name} is {_dtype(tensor)} but query is {_dtype(query)}; cast them to one dtype")
-    if tensor.device != query.device:
-        raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
 
 
 def _shape(tensor: Tensor) -> list[int]:

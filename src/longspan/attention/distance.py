@@ -9,7 +9,7 @@ from torch import Tensor
 from longspan.attention.autocast import autocast_dtype, without_autocast
 from longspan.attention.band import compute_dtype
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
-from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
+from longspan.attention.checks import check_are_tensors, check_call, check_device, check_kind, check_tensors
 from longspan.attention.distance_tables import DistanceTables
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.transforms import complete, is_transformed, refuse_transform
@@ -45,7 +45,8 @@ def distance_attention(
 
     for every row and key, global ones included. Time and memory are ``O(N (left + right + G))``, with globals also
     ``O(N R)`` time, forward and backward; exact gradients, of the tables too. Scores and softmax are held in fp32 (fp64
-    for fp64). Under ``torch.autocast`` the inputs are cast to its dtype.
+    for fp64). Under ``torch.autocast`` the inputs are cast to its dtype,
+    unless the query is fp64.
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.
@@ -77,7 +78,6 @@ def distance_attention(
         query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
         tables = {name: table.to(dtype) for name, table in tables.items()}
     check_tensors(query, key, value)
-    check_like_query("value", value, query)
     check_call(query, global_mask, key_mask, dropout_p, scale)
     if backend not in get_args(DistanceBackend):
         raise ValueError(f"backend must be one of {', '.join(get_args(DistanceBackend))}, got {backend!r}")
@@ -155,11 +155,8 @@ def _check_tables(table_rows: Tensor, tables: dict[str, Tensor], query: Tensor) 
         if table.shape != expected:
             form = "[H, R]" if name == "bias" else "[H, R, D]"
             raise ValueError(f"{name} must have shape {form} = {list(expected)}, got {list(table.shape)}")
-        if table.dtype != query.dtype:
-            raise TypeError(f"{name} is {table.dtype} but query is {query.dtype}; cast them to one dtype")
-    for name, tensor in {"table_rows": table_rows, **tables}.items():
-        if tensor.device != query.device:
-            raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
+        check_kind(name, table, query)
+    check_device("table_rows", table_rows, query)
 
 
 # It reads numbers of the masks on the host, which a CUDA graph would keep as they were.

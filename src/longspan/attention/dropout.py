@@ -2,16 +2,15 @@
 
 So the backward draws the forward's mask again, in any order and any block size, and nothing of the size of the weights
 is stored. A stateful generator draws about 0.13 billion masks a second on two cores, several times slower than the
-attention itself; this hash draws more than a billion (docs/log.md).
+attention itself.
+
+Rows and keys are hashed well, as there are few of them, and a weight's hash is the product of its row's and its key's
+modulo 2^32: multiplicative hashing, whose upper bits are close to independent for any two keys if the multiplier is odd
+and random (Dietzfelbinger et al., "A Reliable Randomized Algorithm for the Closest-Pair Problem", 1997).
 """
 
 import torch
 from torch import Tensor
-
-# Odd 32-bit multipliers with good avalanche, as signed ints (found by search: C. Wellons, "Prospecting for hash
-# functions").
-MULTIPLIER_1 = 0x7FEB352D
-MULTIPLIER_2 = 0x846CA68B - 2**32
 
 
 class Dropout:
@@ -21,8 +20,8 @@ class Dropout:
         self.keep = 1.0 - probability
         self.seed = seed
         self.device = device
-        # Half a hash is uniform over -2^30 .. 2^30 - 1; added to this, it is negative if the weight is to be kept.
-        self.offset = -round((2 * self.keep - 1) * 2**30)
+        self.threshold = min(2 * round((2 * self.keep - 1) * 2**30), 2**31 - 1)
+        """A weight is kept if its hash, an odd int32, is below this."""
 
     def stream(self, *key: int) -> "Dropout":
         """Another one with masks of its own: one for each text and group of heads."""
@@ -32,27 +31,28 @@ class Dropout:
         return Dropout(1.0 - self.keep, seed, self.device)
 
     def hashes(self, problems: int, rows: int, keys: int) -> tuple[Tensor, Tensor]:
-        """Hashes of all rows, int32 ``[P, R, 1]``, and of all keys, int32 ``[keys]``, to be sliced for :meth:`drop`."""
-        row = torch.arange(problems * rows, device=self.device) + _mix64_int(self.seed)
-        return _mix64(row).view(problems, rows, 1), _mix64(torch.arange(keys, device=self.device))
+        """Hashes of all rows, int32 ``[P, R, 1]``, and of all keys, int32 ``[keys]``, to be sliced for :meth:`drop`.
 
-    def drop(self, row_hash: Tensor, key_hash: Tensor, weights: Tensor, x: Tensor, y: Tensor) -> None:
+        All are odd: the product of even ones would have fewer values.
+        """
+        row = torch.arange(problems * rows, device=self.device) + _mix64_int(self.seed)
+        return (_mix64(row) | 1).view(problems, rows, 1), _mix64(torch.arange(keys, device=self.device)) | 1
+
+    def drop(self, row_hash: Tensor, key_hash: Tensor, weights: Tensor, scratch: Tensor) -> None:
         """Zero the dropped ones of ``weights [P, R, n]`` in place.
 
         Args:
             row_hash: int32 ``[P, R, 1]``.
             key_hash: int32 ``[n]``.
             weights: fp32 or fp64.
-            x, y: int32 scratch of the shape of ``weights``.
+            scratch: int32 of the shape of ``weights``.
         """
-        torch.bitwise_xor(row_hash, key_hash, out=x)
-        x.mul_(MULTIPLIER_1)
-        torch.bitwise_right_shift(x, 15, out=y)
-        x.bitwise_xor_(y).mul_(MULTIPLIER_2)
-        # Now a mask of bits, all ones to keep and all zeros to drop: comparing into bools is five times slower.
-        x.bitwise_right_shift_(1).add_(self.offset).bitwise_right_shift_(31)
+        torch.mul(row_hash, key_hash, out=scratch)
+        # Halves, whose difference can't overflow, and then a mask of bits, all ones to keep and all zeros to drop:
+        # comparing into bools is five times slower.
+        scratch.bitwise_right_shift_(1).sub_(self.threshold >> 1).bitwise_right_shift_(31)
         bits = weights.view(torch.int32 if weights.dtype == torch.float32 else torch.int64)
-        bits.bitwise_and_(x)
+        bits.bitwise_and_(scratch)
 
 
 def _mix64(number: Tensor) -> Tensor:

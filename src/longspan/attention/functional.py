@@ -127,7 +127,7 @@ def longformer_attention(
 
     Who attends whom is stated in :class:`AttentionPattern`. Time and memory are ``O(N (left + right + G))``, forward
     and backward; scores and softmax are held in fp32 (fp64 for fp64 inputs). Under ``torch.autocast`` the inputs are
-    cast to its dtype.
+    cast to its dtype, unless the query is fp64.
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.

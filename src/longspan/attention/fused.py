@@ -16,7 +16,7 @@ from torch import Tensor
 from longspan.attention.blocked import Call
 from longspan.attention.blocks import LOG2_E
 from longspan.attention.dropout import Dropout
-from longspan.attention.fused_rows import add_global_rows, global_row_gradients
+from longspan.attention.fused_rows import add_global_rows, global_row_gradients, readable_rows
 from longspan.attention.masks import BatchMasks
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.triton_gradients import column_gradient, local_key_gradient, local_query_gradient, row_terms
@@ -135,8 +135,8 @@ class Launch:
 
     @property
     def threshold(self) -> int:
-        """Below which hash a weight is kept: where half of it and what :meth:`Dropout.drop` adds are negative."""
-        return 0 if self.dropout is None else min(-2 * self.dropout.offset, 2**31 - 1)
+        """Below which hash a weight is kept."""
+        return 0 if self.dropout is None else self.dropout.threshold
 
     def flags(self, tensor: Tensor) -> dict[str, Any]:
         """Compile-time arguments of all kernels."""
@@ -247,11 +247,6 @@ def fused_backward(
     return grads + global_row_gradients(
         grad_out, grad_lse, query, key, value, global_inputs, lse, terms[..., 1], grads, launch
     )
-
-
-def readable_rows(tensor: Tensor) -> Tensor:
-    """The tensor itself if the features of a row lie next to each other, else a copy."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def rows_per_split(length: int, num_globals: int) -> int:

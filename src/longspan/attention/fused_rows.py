@@ -45,7 +45,7 @@ def add_global_rows(
         rows = _Projection.make(global_inputs, query.shape[1], launch).plain_rows()
     else:
         row_query, row_key, row_value = global_inputs or (query, key, value)
-        rows = _Rows(launch.masks.gather(row_query), _flat_features(row_key), _flat_features(row_value), launch)
+        rows = _Rows(launch.masks.gather(row_query), readable_rows(row_key), readable_rows(row_value), launch)
     rows.write(absorbed, out, lse)
 
 
@@ -74,18 +74,25 @@ def global_row_gradients(
     if len(global_inputs) == 7:
         projection = _Projection.make(global_inputs, query.shape[1], launch)
         rows_grad_lse = None if grad_lse is None else masks.gather(grad_lse)
-        return projection.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse)
+        given = projection.backward(rows_grad, rows_delta, rows_lse, rows_grad_lse)
+        return [_laid_out_as(tensor, grad) for tensor, grad in zip(global_inputs, given, strict=True)]
     row_query, row_key, row_value = global_inputs or (query, key, value)
     into = [torch.zeros_like(row_query), torch.empty_like(row_key), torch.empty_like(row_value)]
     into = into if global_inputs else grads
-    rows = _Rows(masks.gather(row_query), _flat_features(row_key), _flat_features(row_value), launch)
-    targets = [_flat_features(grad) for grad in into[1:]]
+    rows = _Rows(masks.gather(row_query), readable_rows(row_key), readable_rows(row_value), launch)
+    targets = [readable_rows(grad) for grad in into[1:]]
     grad_query = rows.backward(rows_grad, rows_delta, rows_lse, None, targets, add=not global_inputs)
     for grad, target in zip(into[1:], targets, strict=True):
         if target is not grad:
             grad.copy_(target)
     masks.scatter(grad_query, into[0])
     return into if global_inputs else []
+
+
+def _laid_out_as(tensor: Tensor, grad: Tensor) -> Tensor:
+    """``grad`` in the memory layout that compiled code, told by the op's fake, counts on."""
+    expected = torch.empty_like(tensor)
+    return grad if grad.stride() == expected.stride() else expected.copy_(grad)
 
 
 def sizes_of(dtype: torch.dtype, features: int, *, rows: int, held: int, shared: int) -> dict[str, int]:
@@ -116,7 +123,7 @@ def _absorbs(hidden: Tensor, features: int, launch: "Launch") -> bool:
 
 def _absorb(inputs: Sequence[Tensor], heads: int, launch: "Launch") -> tuple["_Rows", Tensor]:
     """Rows over hidden states, and what the key's bias adds to their scores, ``[B, H * G]``; inputs as of the op."""
-    hidden = _flat_features(inputs[0])
+    hidden = readable_rows(inputs[0])
     weights = [parameter.contiguous() for parameter in inputs[1:5]]
     masks = launch.masks
     B, _, C = hidden.shape
@@ -144,7 +151,8 @@ def _absorb(inputs: Sequence[Tensor], heads: int, launch: "Launch") -> tuple["_R
     return _Rows(absorbed, keys, keys, launch), key_score
 
 
-def _flat_features(tensor: Tensor) -> Tensor:
+def readable_rows(tensor: Tensor) -> Tensor:
+    """The tensor itself if the features of a row lie next to each other, else a copy."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 

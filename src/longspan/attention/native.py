@@ -21,6 +21,8 @@ HEADERS = tuple(SOURCE.with_name(f"native_{name}.h") for name in ("products", "t
 # No -ffast-math: infinities and NaN mean something here.
 _FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _MACHINES = ("-march=native", "-mcpu=native", "")
+_temporary: list[Path] = []
+"""Folders that are gone once the library is loaded."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +51,9 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         _log.info("the compiled attention can't be used, the blocked path is taken: %s", error)
         return None
+    finally:  # the system keeps what is loaded
+        while _temporary:
+            shutil.rmtree(_temporary.pop(), ignore_errors=True)
 
 
 def cache_folder() -> Path:
@@ -64,7 +69,8 @@ def cache_folder() -> Path:
 
 
 def _temporary_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="longspan-"))
+    _temporary.append(Path(tempfile.mkdtemp(prefix="longspan-")))
+    return _temporary[-1]
 
 
 def build(compiler: list[str], folder: Path) -> Path:

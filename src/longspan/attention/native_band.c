@@ -41,7 +41,7 @@ typedef struct {
     int64_t heads, length, features, num_globals, left, right, dilation;
     int64_t stretch;                                              /* rows of a unit, in ROWS; backward: see `Edge` */
     float scale, keep;
-    int32_t dtype, causal_globals, drop_offset;
+    int32_t dtype, causal_globals, drop_below;
 } Call;
 
 /* What a thread works in. */
@@ -453,9 +453,7 @@ static void mask_row(const Room *room, const Call *call, const Unit *unit, const
 INLINE Integers kept(const Call *call, int32_t row_hash, const int32_t *key_hash) {
     Integers keys;
     memcpy(&keys, key_hash, sizeof keys);
-    Integers x = (Integers)((Naturals)(keys ^ row_hash) * 0x7FEB352Du);
-    x = (Integers)((Naturals)(x ^ (x >> 15)) * 0x846CA68Bu);
-    return ((x >> 1) + call->drop_offset) >> 31;
+    return (Integers)((Naturals)keys * (uint32_t)row_hash) < call->drop_below;
 }
 
 static int32_t row_hash(const Call *call, const Unit *unit, int64_t row) {

@@ -54,7 +54,7 @@ class _Call(Structure):
         ("keep", c_float),
         ("dtype", c_int32),
         ("causal_globals", c_int32),
-        ("drop_offset", c_int32),
+        ("drop_below", c_int32),
     )
 
 
@@ -115,7 +115,7 @@ class NativeBand:
             row_hash, key_hash = dropout.hashes(self.heads * dilation, residues.n, residues.n + G)
             self._give_array("row_hash", row_hash)
             self._give_array("key_hash", key_hash)
-            self.call.keep, self.call.drop_offset = dropout.keep, dropout.offset
+            self.call.keep, self.call.drop_below = dropout.keep, dropout.threshold
 
     def forward(self, out: Tensor, lse: Tensor) -> None:
         """Write ``out [h, N, D]`` and ``lse [h, N]``; rows that are not local become 0 and -inf."""

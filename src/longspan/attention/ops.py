@@ -134,8 +134,7 @@ def attention_backward_op(
 
 @attention_op.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=dtype)
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
 
 
 @attention_backward_op.register_fake

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from longspan.attention.integers import plain_integers
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -199,6 +201,7 @@ def _is_window(value: object) -> bool:
 
 def _per_head(value: Any, num_heads: int, name: str, is_one: Callable[[object], bool], kind: str) -> tuple[Any, ...]:
     """One value for all heads, or one per head, as a tuple of ``num_heads`` values."""
+    value = plain_integers(value)
     values = (value,) * num_heads if is_one(value) else value
     if not isinstance(values, (tuple, list)) or not all(is_one(item) for item in values):
         raise TypeError(f"{name} must be {kind}, or a list of one per head, got {value!r}")

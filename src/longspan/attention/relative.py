@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from longspan.attention.autocast import autocast_dtype, without_autocast
-from longspan.attention.checks import check_are_tensors, check_call, check_like_query, check_tensors
+from longspan.attention.band import compute_dtype
+from longspan.attention.checks import check_are_tensors, check_call, check_kind, check_tensors
 from longspan.attention.native_band import suits
 from longspan.attention.native_relative import native_relative_backward, native_relative_forward
 from longspan.attention.pattern import AttentionPattern, Window
@@ -41,7 +42,8 @@ def relative_attention(
         ((query[i] + content_bias) @ key[i - k * d] + (query[i] + position_bias) @ positions[k]) * scale
 
     Exact values and gradients, of the positions and biases as well, in ``O(N * left)`` time and ``O(N + left)`` memory;
-    scores and softmax are held in fp32 (fp64 for fp64). Under ``torch.autocast`` the inputs are cast to its dtype.
+    scores and softmax are held in fp32 (fp64 for fp64). Under ``torch.autocast`` the inputs are cast to its dtype,
+    unless the query is fp64.
 
     Args:
         query, key, value: ``[B, H, N, D]``, any strides, float64, float32, bfloat16 or float16.
@@ -72,7 +74,6 @@ def relative_attention(
             tensor.to(dtype) for tensor in (query, key, value, positions, content_bias, position_bias)
         )
     check_tensors(query, key, value)
-    check_like_query("value", value, query)
     check_call(query, None, key_mask, dropout_p, scale)
     if backend not in get_args(RelativeBackend):
         raise ValueError(f"backend must be one of {', '.join(get_args(RelativeBackend))}, got {backend!r}")
@@ -108,7 +109,7 @@ def relative_attention(
 def relative_reference(query: Tensor, key: Tensor, value: Tensor, positions: Positions, call: RelativeCall) -> Tensor:
     """The definition with dense ``N x N`` scores, quadratic; arguments as :func:`relative_forward`, without a past."""
     N = query.shape[2]
-    wide = torch.promote_types(query.dtype, torch.float32)
+    wide = compute_dtype(query.dtype)
     q, k, v, table, content_bias, position_bias = (
         tensor.to(wide)
         for tensor in (query, key, value, positions.table, positions.content_bias, positions.position_bias)
@@ -144,13 +145,11 @@ def _check_positions(
         if bias.shape != (H, D):
             raise ValueError(f"{name} must have shape [H, D] = [{H}, {D}], got {list(bias.shape)}")
     for name, tensor in (("positions", positions), ("content_bias", content_bias), ("position_bias", position_bias)):
-        if tensor.dtype != query.dtype:
-            raise TypeError(f"{name} is {tensor.dtype} but query is {query.dtype}; cast them to one dtype")
-        if tensor.device != query.device:
-            raise ValueError(f"{name} is on {tensor.device} but query is on {query.device}; move them to one device")
+        check_kind(name, tensor, query)
 
 
-@torch.library.custom_op("longspan::relative_attention", mutates_args=())
+# It reads the mask and the seed on the host, which a CUDA graph would keep as they were.
+@torch.library.custom_op("longspan::relative_attention", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def relative_op(
     query: Tensor,
     key: Tensor,
@@ -173,7 +172,7 @@ def relative_op(
         return forward(query, key, value, Positions(positions, content_bias, position_bias), call)
 
 
-@torch.library.custom_op("longspan::relative_attention_backward", mutates_args=())
+@torch.library.custom_op("longspan::relative_attention_backward", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def relative_backward_op(
     grad_out: Tensor,
     query: Tensor,
@@ -201,8 +200,7 @@ def relative_backward_op(
 
 @relative_op.register_fake
 def _(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=dtype)
+    return torch.empty_like(query), query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
 
 
 @relative_backward_op.register_fake

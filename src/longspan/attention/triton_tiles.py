@@ -8,11 +8,6 @@ Legend: B texts, H heads, N tokens, D features; a *place* counts the tokens of o
 import triton
 import triton.language as tl
 
-from longspan.attention.dropout import MULTIPLIER_1, MULTIPLIER_2
-
-_FIRST_MULTIPLIER = tl.constexpr(MULTIPLIER_1)
-_SECOND_MULTIPLIER = tl.constexpr(MULTIPLIER_2)
-
 
 @triton.jit
 def find_tile(heads, N, H, tiles, SIZE: tl.constexpr):
@@ -172,9 +167,7 @@ def find_span(
 @triton.jit
 def kept(row_hash, key_hash, threshold):
     """Which weights dropout keeps, as :meth:`longspan.attention.dropout.Dropout.drop` decides it."""
-    x = (row_hash ^ key_hash) * _FIRST_MULTIPLIER
-    x = (x ^ (x >> 15)) * _SECOND_MULTIPLIER
-    return x < threshold
+    return row_hash * key_hash < threshold
 
 
 @triton.jit

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig, PreTrainedModel
 
 from longspan.convert.bart_checkpoint import build_led, lengthen_bart_checkpoint
 from longspan.convert.bart_families import BART_FAMILIES, ORIGINAL, BartFamily, bart_family_named
 from longspan.convert.checkpoint import Lengthening, LongCheckpoint, PerLayer, Positions
-from longspan.convert.source import find_source, read_fields, read_generation
+from longspan.convert.source import find_source, make_config, read_fields, read_generation
 from longspan.convert.weights import LazyTensor, in_memory, open_weights
 from longspan.models import LEDConfig
 
@@ -151,13 +150,7 @@ def _config(family: BartFamily, fields: dict[str, Any], directory: Path) -> Pret
             "attention_window": doubled,
             "attention_dilation": fields.get("attention_dilation") or 1,
         }
-    try:
-        return family.config_class.from_dict(fields)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(
-            f"{directory / 'config.json'} is not a valid {family.model_type} configuration "
-            f"({' '.join(str(error).split())})"
-        ) from error
+    return make_config(family.config_class, fields, directory / "config.json")
 
 
 def _read_architecture(family: BartFamily, fields: dict[str, Any], tensors: dict[str, LazyTensor]) -> str:

@@ -1,6 +1,5 @@
 """From an encoder-decoder's configuration and tensors to an LED's, without holding more than a few tensors."""
 
-import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
@@ -13,12 +12,10 @@ from transformers.initialization import no_init_weights
 
 from longspan import models
 from longspan.convert.bart_families import BartFamily
-from longspan.convert.checkpoint import Lengthening, LongCheckpoint, warn_of_windows
+from longspan.convert.checkpoint import Lengthening, LongCheckpoint, check_longer, warn_of_windows
 from longspan.convert.positions import random_positions, tile_positions
-from longspan.convert.weights import LazyTensor, some_of
+from longspan.convert.weights import LazyTensor, check_layout
 from longspan.models import LEDConfig
-
-logger = logging.getLogger(__name__)
 
 _DEFAULT_WINDOW = 1024  # the paper's, section 7
 _ENCODER_POSITIONS = "encoder.embed_positions.weight"
@@ -90,7 +87,8 @@ def lengthen_bart_checkpoint(
             table = _position_table(named, name, family.reserved_rows, config.d_model)
             learned = table.shape[0] - family.reserved_rows
         positions = learned if positions is None else positions
-        _check_longer(name, positions, learned, config.model_type, asked.allow_shorter)
+        argument = "max_positions" if name == _ENCODER_POSITIONS else "max_decoder_positions"
+        check_longer(config, positions, learned, asked, argument)
         if table is None:
             load = partial(sinusoidal_positions, positions, config.d_model, dtype)
         else:
@@ -139,9 +137,7 @@ def build_led(long: LongCheckpoint) -> PreTrainedModel:
     """The model, on the CPU and in training mode, sharing no memory with where its tensors came from."""
     with no_init_weights():
         model: PreTrainedModel = getattr(models, long.architecture)(long.config)
-    weights = {
-        name: tensor.load().clone(memory_format=torch.contiguous_format) for name, tensor in long.tensors.items()
-    }
+    weights = {name: tensor.copy() for name, tensor in long.tensors.items()}
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     if long.generation_config is not None:
@@ -181,15 +177,6 @@ def _position_table(named: Mapping[str, LazyTensor], name: str, reserved: int, w
     return table
 
 
-def _check_longer(name: str, positions: int, learned: int, model_type: str, allow_shorter: bool) -> None:
-    if positions < learned and not allow_shorter:
-        argument = "max_positions" if name == _ENCODER_POSITIONS else "max_decoder_positions"
-        raise ValueError(
-            f"{argument} is {positions} but the {model_type} model has {learned} already; ask for at least as many; "
-            "lengthen_bart(..., allow_shorter=True) drops the last ones"
-        )
-
-
 def _learned_positions(table: LazyTensor, reserved: int, positions: int, std: float, asked: Lengthening) -> Tensor:
     """LED's table has no reserved rows: row 0 is the first token's."""
     rows = table.load()[reserved:]
@@ -225,7 +212,7 @@ def _settle_embeddings(named: dict[str, LazyTensor], *, tied: bool) -> bool:
     if not present:
         raise ValueError("the weights have no shared.weight: there are no word embeddings")
     shared = named[present[0]]
-    if tied and all(_equal(shared, named[name]) for name in present[1:]):
+    if tied and all(shared.equals(named[name]) for name in present[1:]):
         for name in present:
             del named[name]
         named["shared.weight"] = shared
@@ -235,10 +222,6 @@ def _settle_embeddings(named: dict[str, LazyTensor], *, tied: bool) -> bool:
     if "final_logits_bias" in named:
         named.setdefault("lm_head.weight", shared)
     return False
-
-
-def _equal(one: LazyTensor, other: LazyTensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.load(), other.load())
 
 
 def _long_config(family: BartFamily, config: PretrainedConfig, asked: Lengthening) -> LEDConfig:
@@ -264,16 +247,8 @@ def _check_layout(architecture: str, config: LEDConfig, tensors: Mapping[str, La
     """Every tensor of the class that will hold them is there, in its shape."""
     with torch.device("meta"), no_init_weights():
         model = getattr(models, architecture)(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected: dict[str, Tensor] = model.state_dict()
     if config.tie_word_embeddings:
         copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
-        expected = {name: shape for name, shape in expected.items() if not name.endswith(copies)}
-    if missing := [name for name in expected if name not in tensors]:
-        raise ValueError(f"the weights lack {len(missing)} of {architecture}'s tensors: {some_of(missing)}")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)} but the config says {list(shape)}: correct one of them"
-            )
-    if beyond := [name for name in tensors if name not in expected]:
-        logger.warning("%s has no place for %d of the tensors: %s", architecture, len(beyond), some_of(beyond))
+        expected = {name: tensor for name, tensor in expected.items() if not name.endswith(copies)}
+    check_layout(architecture, expected, tensors)

@@ -8,13 +8,15 @@ from typing import Any, Literal, get_args
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from longspan import models
+from longspan.attention.integers import plain_integers
 from longspan.convert.families import Family, long_architecture
 from longspan.convert.positions import random_positions, tile_positions
-from longspan.convert.weights import LazyTensor, some_of
+from longspan.convert.weights import LazyTensor, check_layout
 from longspan.models import LongformerConfig
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ PerLayer = int | Sequence[int] | Sequence[Sequence[int]]
 DEFAULT_WINDOW = 512
 DEFAULT_POSITIONS = 4096
 """Tokens that the paper's Longformer reads (section 5)."""
-_POSITION_TABLE = "embeddings.position_embeddings.weight"
+POSITION_TABLE = "embeddings.position_embeddings.weight"
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
 _GLOBAL = ("query_global", "key_global", "value_global")
 # Buffers that old versions of transformers saved with the weights.
@@ -65,6 +67,8 @@ class Lengthening:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("max_positions", "attention_window", "attention_dilation"):
+            object.__setattr__(self, name, plain_integers(getattr(self, name)))
         if isinstance(self.max_positions, bool) or not isinstance(self.max_positions, int):
             raise TypeError(f"max_positions must be an integer, got {self.max_positions!r}")
         if self.max_positions < 1:
@@ -108,16 +112,16 @@ def lengthen_checkpoint(
     """
     check_encoder(config)
     long_name = long_architecture(architecture)
-    named = _canonical(tensors, family)
+    named = canonical_names(tensors, family)
     reserved = family.reserved_rows(config)
-    table = _position_table(named, config, reserved)
+    table = position_table(named, config, reserved)
     # kiddothe2b's Longformers have a last row that no text reaches; their model_max_length tells.
     learned = min(table.shape[0] - reserved, getattr(config, "model_max_length", None) or table.shape[0])
-    check_longer(config, learned, asked)
+    check_longer(config, asked.max_positions, learned, asked)
     is_long = family.has_global_projections or any(name.rpartition(".")[0].endswith(_GLOBAL) for name in named)
     long_config = _long_config(family, config, reserved + asked.max_positions, asked, is_long)
     long_config.architectures = [long_name]
-    named[_POSITION_TABLE] = long_positions(table, reserved, learned, config.initializer_range, asked)
+    named[POSITION_TABLE] = long_positions(table, reserved, learned, config.initializer_range, asked)
     if not is_long:
         named |= _global_projections(named)
     if any(name.startswith("lm_head.") for name in named):
@@ -176,21 +180,30 @@ def check_encoder(config: PretrainedConfig, *, may_be_rotary: bool = False) -> N
         raise ValueError(f"position_embedding_type is {kind!r}; only 'absolute' position tables can be lengthened")
 
 
-def check_longer(config: PretrainedConfig, learned: int, asked: Lengthening) -> None:
+def check_longer(
+    config: PretrainedConfig, positions: int, learned: int, asked: Lengthening, argument: str = "max_positions"
+) -> None:
     """Refuse to drop learned positions unless told to.
+
+    Args:
+        config: the source's.
+        positions: how many are asked for, by the argument of that name.
+        learned: how many the source has.
+        asked: whether that is allowed.
+        argument: its name.
 
     Raises:
         ValueError: the source has more positions than asked.
     """
-    if asked.max_positions < learned and not asked.allow_shorter:
+    if positions < learned and not asked.allow_shorter:
         raise ValueError(
-            f"max_positions is {asked.max_positions} but the {config.model_type} model has {learned} "
-            "already; ask for at least as many; lengthen(..., allow_shorter=True) drops the last ones"
+            f"{argument} is {positions} but the {config.model_type} model has {learned} already; ask for at least as "
+            "many; lengthen(..., allow_shorter=True) drops the last ones"
         )
 
 
-def _canonical(tensors: Mapping[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
-    """Names without the encoder's prefix; LayerNorms by their present names; no buffers."""
+def canonical_names(tensors: Mapping[str, LazyTensor], family: Family) -> dict[str, LazyTensor]:
+    """An encoder's tensors by names without its prefix; LayerNorms by their present names; no buffers."""
     named = {}
     for name, tensor in tensors.items():
         bare = name.removeprefix(family.weight_prefix)
@@ -202,19 +215,24 @@ def _canonical(tensors: Mapping[str, LazyTensor], family: Family) -> dict[str, L
     return named
 
 
-def _position_table(named: Mapping[str, LazyTensor], config: PretrainedConfig, reserved: int) -> LazyTensor:
-    if _POSITION_TABLE not in named:
-        raise ValueError(f"the weights have no {_POSITION_TABLE}, so there are no positions to lengthen")
-    table = named[_POSITION_TABLE]
+def position_table(named: Mapping[str, LazyTensor], config: PretrainedConfig, reserved: int) -> LazyTensor:
+    """The learned positions, of which so many rows stand before the first token's.
+
+    Raises:
+        ValueError: there are none, or not as many as the configuration says.
+    """
+    if POSITION_TABLE not in named:
+        raise ValueError(f"the weights have no {POSITION_TABLE}, so there are no positions to lengthen")
+    table = named[POSITION_TABLE]
     expected = (config.max_position_embeddings, config.hidden_size)
     if table.shape != expected:
         raise ValueError(
-            f"{_POSITION_TABLE} has shape {list(table.shape)} but the config says {list(expected)} "
+            f"{POSITION_TABLE} has shape {list(table.shape)} but the config says {list(expected)} "
             "(max_position_embeddings, hidden_size): correct one of them"
         )
     if table.shape[0] <= reserved:
         raise ValueError(
-            f"{_POSITION_TABLE} has {table.shape[0]} rows, of which pad_token_id {config.pad_token_id} "
+            f"{POSITION_TABLE} has {table.shape[0]} rows, of which pad_token_id {config.pad_token_id} "
             f"reserves {reserved}: no position is left"
         )
     return table
@@ -255,17 +273,13 @@ def _settle_decoder(named: dict[str, LazyTensor], *, tied: bool) -> bool:
     """
     weight, embeddings = named.get("lm_head.decoder.weight"), named.get(_WORD_EMBEDDINGS)
     if tied and weight is not None and embeddings is not None:
-        tied = _equal(weight, embeddings)
+        tied = weight.equals(embeddings)
     if bias := named.get("lm_head.decoder.bias", named.get("lm_head.bias")):
         named["lm_head.bias"] = named["lm_head.decoder.bias"] = bias
     if tied:
         named.pop("lm_head.decoder.weight", None)
         named.pop("lm_head.decoder.bias", None)
     return tied
-
-
-def _equal(one: LazyTensor, other: LazyTensor) -> bool:
-    return one.shape == other.shape and torch.equal(one.load(), other.load())
 
 
 def _long_config(
@@ -309,18 +323,8 @@ def _check_layout(architecture: str, config: LongformerConfig, tensors: Mapping[
     layout_config.attention_window = DEFAULT_WINDOW  # no shape depends on it, and stock classes refuse some
     with torch.device("meta"), no_init_weights():
         model = longformer_class(architecture)(layout_config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected: dict[str, Tensor] = model.state_dict()
     if config.tie_word_embeddings:
-        expected = {name: shape for name, shape in expected.items() if not name.startswith("lm_head.decoder.")}
-
+        expected = {name: tensor for name, tensor in expected.items() if not name.startswith("lm_head.decoder.")}
     # Models are often made without the pooler: the encoder then works without.
-    if missing := [n for n in expected if n not in tensors and not n.startswith("pooler.")]:
-        raise ValueError(f"the weights lack {len(missing)} of {architecture}'s tensors: {some_of(missing)}")
-    for name, shape in expected.items():
-        if name in tensors and tensors[name].shape != shape:
-            raise ValueError(
-                f"{name} has shape {list(tensors[name].shape)} but the config says {list(shape)}: correct one of them"
-            )
-    beyond = [n for n in tensors if n not in expected and not n.startswith("longformer.pooler.")]
-    if beyond:
-        logger.warning("%s has no place for %d of the tensors: %s", architecture, len(beyond), some_of(beyond))
+    check_layout(architecture, expected, tensors, may_lack=("pooler.",), unused=("longformer.pooler.",))

@@ -1,7 +1,6 @@
 """A checkpoint directory made long on disk, tensor by tensor."""
 
 import errno
-import os
 import secrets
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from longspan.convert.lengthening import default_positions, read_long_checkpoint
 from longspan.convert.source import LICENSE_FILES, find_source, read_fields
 from longspan.convert.tokenizer_files import copy_tokenizer
 from longspan.convert.weights import Progress, write_safetensors
-from longspan.data.atomic import check_writable
+from longspan.data.atomic import check_writable, flush_directory, publish_directory
 
 
 def convert_directory(
@@ -94,9 +93,8 @@ def convert_directory(
         for pattern in LICENSE_FILES:
             for path in source.glob(pattern):
                 shutil.copyfile(path, partial / path.name)
-        for path in (*partial.iterdir(), partial):
-            _sync(path)
-        _move(partial, place)
+        flush_directory(partial)
+        publish_directory(partial, place)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _disk_full(place.parent, needed, shutil.disk_usage(place.parent).free) from error
@@ -121,36 +119,6 @@ def _check_places(source: Path, target: Path, force: bool) -> None:
             raise FileExistsError(f"{target} exists already; pass force=True (--force) to replace it")
         if not (target / "config.json").is_file():
             raise FileExistsError(f"{target} has no config.json, so it is not a model's; it is not replaced")
-
-
-def _move(partial: Path, place: Path) -> None:
-    """Puts ``partial`` in its place; what was there goes only when the new one is."""
-    old = None
-    if place.is_dir() and any(place.iterdir()):
-        old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
-        place.rename(old)
-    try:
-        if old is None and place.is_dir():
-            place.rmdir()
-        partial.rename(place)
-    except BaseException:
-        if old is not None:
-            old.rename(place)
-        raise
-    _sync(place.parent)
-    if old is not None:
-        shutil.rmtree(old)
-
-
-def _sync(path: Path) -> None:
-    """Has the disk confirm a file, or a directory's entries where the system can (Windows cannot)."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _disk_full(parent: Path, needed: int, free: int) -> OSError:

@@ -1,7 +1,5 @@
 """RoBERTa's weights as HAT's (Chalkidis et al. 2022, section 3.4)."""
 
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +7,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from longspan.convert.checkpoint import POSITION_TABLE, canonical_names, check_encoder, position_table
 from longspan.convert.families import FAMILIES
 from longspan.convert.source import find_source, read_config, read_fields
 from longspan.convert.tokenizer_files import copy_tokenizer
-from longspan.convert.weights import LazyTensor, in_memory, open_weights
-from longspan.data.atomic import check_writable
+from longspan.convert.weights import LazyTensor, check_layout, in_memory, open_weights
+from longspan.data.atomic import atomic_directory, check_writable
 from longspan.models.hat import HATModel
 from longspan.models.hat_configuration import HATConfig
 
-_POSITIONS = "embeddings.position_embeddings.weight"
 _CARRIED = (
     "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "hidden_dropout_prob",
     "attention_probs_dropout_prob", "type_vocab_size", "initializer_range", "layer_norm_eps", "pad_token_id",
@@ -49,8 +47,8 @@ def hat_from_roberta(
         The model in evaluation mode, in the source's number type.
 
     Raises:
-        FileNotFoundError: no such directory or name. ValueError: another family, more blocks than layers, or fewer
-            positions than a segment or than segments.
+        FileNotFoundError: no such directory or name. ValueError: another family, a decoder or quantized, more blocks
+            than layers, fewer positions than a segment or than segments, or weights missing or of the wrong shape.
     """
     if isinstance(model_or_directory, PreTrainedModel):
         config, tensors = model_or_directory.config, in_memory(model_or_directory.state_dict())
@@ -62,6 +60,7 @@ def hat_from_roberta(
         raise ValueError(
             f"a HAT can't be made from a {config.model_type!r} model; it takes the weights of {', '.join(FAMILIES)}"
         )
+    check_encoder(config)
     fields = {name: getattr(config, name) for name in _CARRIED if getattr(config, name, None) is not None}
     blocks = config.num_hidden_layers if encoder_layout is None else encoder_layout.count("|") + 1
     if blocks > config.num_hidden_layers:
@@ -77,16 +76,18 @@ def hat_from_roberta(
         max_sentences=max_segments,
     )
     model = HATModel(hat_config)
-    bare = {name.removeprefix(family.weight_prefix): tensor for name, tensor in tensors.items()}
+    named = canonical_names(tensors, family)
     first = family.reserved_rows(config)
-    table = bare[_POSITIONS].load()
+    table = position_table(named, config, first).load()
     if table.shape[0] < first + max(segment_length, max_segments):
         raise ValueError(
             f"the source has {table.shape[0] - first} positions, fewer than a segment's {segment_length} tokens or "
             f"the {max_segments} segments; lower them"
         )
-    weights = {name: _begin_as(name, bare, table, first, hat_config) for name in model.state_dict()}
-    model.load_state_dict(weights, assign=True)
+    beginnings = {name: _beginning(name, named, table, first, hat_config) for name in model.state_dict()}
+    begun = {name: tensor for name, tensor in beginnings.items() if tensor is not None}
+    check_layout("HATModel", model.state_dict(), begun)
+    model.load_state_dict({name: tensor.copy() for name, tensor in begun.items()}, assign=True)
     return model.eval()
 
 
@@ -102,39 +103,38 @@ def convert_to_hat(source: str | Path, target: str | Path, **options: Any) -> Pa
         FileNotFoundError, ValueError: as :func:`hat_from_roberta`. FileExistsError: ``target`` is there already.
         OSError: it can't be written.
     """
-    directory, target = find_source(source), Path(target)
+    directory, target = find_source(source), Path(target).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; give a new directory")
     check_writable(target, "the target")
     family = FAMILIES.get(read_fields(directory).get("model_type", ""))
     model = hat_from_roberta(directory, **options)
     length = model.config.max_sentence_length * model.config.max_sentences
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir()
-        model.save_pretrained(partial)
-        copy_tokenizer(directory, partial, None if family is None else family.tokenizer_class, length)
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_directory(target, "the model") as folder:
+        model.save_pretrained(folder)
+        copy_tokenizer(directory, folder, None if family is None else family.tokenizer_class, length)
     return target
 
 
-def _begin_as(name: str, bare: dict[str, LazyTensor], table: Tensor, first: int, config: HATConfig) -> Tensor:
-    """What a tensor of HAT begins as.
+def _beginning(
+    name: str, named: dict[str, LazyTensor], table: Tensor, first: int, config: HATConfig
+) -> LazyTensor | None:
+    """What a tensor of HAT begins as; None where the source has no such.
 
     Args:
         name: of the tensor.
-        bare: the source's tensors, named without its prefix.
+        named: the source's tensors, named without its prefix.
         table: its positions.
         first: the row of its first position.
         config: HAT's.
     """
-    if name == _POSITIONS:
-        return table[: first + config.max_sentence_length].clone()
-    if name.endswith(".position_embeddings.weight"):
-        return torch.cat([torch.zeros_like(table[:1]), table[first : first + config.max_sentences]])
+    rows = None
+    if name == POSITION_TABLE:
+        rows = table[: first + config.max_sentence_length]
+    elif name.endswith(".position_embeddings.weight"):
+        rows = torch.cat([torch.zeros_like(table[:1]), table[first : first + config.max_sentences]])
+    if rows is not None:
+        return in_memory({name: rows})[name]
     for kind in (".sentence_encoder.", ".document_encoder."):
         name = name.replace(kind, ".")
-    return bare[name].load().clone()
+    return named.get(name)

@@ -53,7 +53,7 @@ def lengthen_kept(source: PreTrainedModel, family: KeptFamily, asked: Lengthenin
     model_class: Any = type(source) if family.long_config_class is None else _class_named(long.architecture)
     with no_init_weights():
         model = model_class(long.config)
-    model.load_state_dict({name: tensor.load().clone() for name, tensor in long.tensors.items()}, assign=True)
+    model.load_state_dict({name: tensor.copy() for name, tensor in long.tensors.items()}, assign=True)
     model.tie_weights(missing_keys=set(), recompute_mapping=False)  # but what differs, as a flan-T5's two heads
     if source.can_generate():
         model.generation_config = deepcopy(source.generation_config)
@@ -105,7 +105,7 @@ def kept_checkpoint(
     reserved = family.reserved_rows(config) if table is not None else 0
     reads: int | None = getattr(config, family.length_field, None)
     learned = 0 if reads is None else reads - reserved
-    check_longer(config, learned, asked)
+    check_longer(config, asked.max_positions, learned, asked)
     long_config = deepcopy(config) if family.long_config_class is None else _long_config(family, config, tensors)
     setattr(long_config, family.length_field, reserved + asked.max_positions)
     if asked.attention_window is not None or not family.has_own_window:

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -23,7 +21,7 @@ from longspan.convert.checkpoint import (
 from longspan.convert.families import KEPT_FAMILIES, KeptFamily, family_named, known_architecture
 from longspan.convert.kept_class import kept_checkpoint, lengthen_kept, load_kept
 from longspan.convert.source import find_source, read_architecture, read_config, read_fields, read_generation
-from longspan.convert.weights import LazyTensor, in_memory, open_weights
+from longspan.convert.weights import in_memory, open_weights
 
 
 def lengthen(
@@ -192,11 +190,7 @@ def _build(long: LongCheckpoint) -> PreTrainedModel:
     wanted = model.state_dict().keys()
     # Copies, since one tensor may be given under two names (local and global) and may be the source's own
     # memory.
-    weights = {name: _copy(tensor) for name, tensor in long.tensors.items() if name in wanted}
+    weights = {name: tensor.copy() for name, tensor in long.tensors.items() if name in wanted}
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     return model
-
-
-def _copy(tensor: LazyTensor) -> Tensor:
-    return tensor.load().clone(memory_format=torch.contiguous_format)

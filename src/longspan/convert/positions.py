@@ -9,13 +9,11 @@ from torch import Tensor
 
 
 def tile_positions(table: Tensor, max_positions: int, *, reserved: int, learned: int) -> Tensor:
-    """Repeats the learned rows from the first on until ``max_positions`` are there, the last repeat cut as
-    needed.
+    """Repeats the learned rows from the first on until ``max_positions`` are there, the last repeat cut as needed.
 
-    The first guess that Longformer makes of its new positions: local structure is right everywhere but at the
-        seams (paper, section 5 and Table 5). Row ``reserved + i`` of the result is row ``reserved + i %
-        learned`` of the table. Unlike the notebook of allenai/longformer, the reserved rows are filled too,
-        and any length is possible.
+    The first guess that Longformer makes of its new positions: local structure is right everywhere but at the seams
+    (paper, section 5 and Table 5). Row ``reserved + i`` of the result is row ``reserved + i % learned`` of the table.
+    Unlike the notebook of allenai/longformer, the reserved rows are filled too, and any length is possible.
 
     Args:
         table: ``[P, H]``, any dtype.
@@ -33,8 +31,7 @@ def tile_positions(table: Tensor, max_positions: int, *, reserved: int, learned:
 def random_positions(
     table: Tensor, max_positions: int, *, reserved: int, learned: int, std: float, seed: int
 ) -> Tensor:
-    """Keeps the learned rows and draws those beyond from a normal distribution, as a new model would have
-    them.
+    """Keeps the learned rows and draws those beyond from a normal distribution, as a new model would have them.
 
     The first row of Longformer's Table 5 ("random new positions"), which copying is measured against.
 

@@ -94,11 +94,21 @@ def read_config(directory: Path) -> PretrainedConfig:
         fields["model_type"] = "roberta"  # allenai/longformer's own files name no type
     if fields.get("model_type") is None:
         raise ValueError(f"{path} names no model_type; set it to the model's, for example roberta")
-    family = family_named(fields["model_type"])
+    return make_config(family_named(fields["model_type"]).config_class, fields, path)
+
+
+def make_config(config_class: type[PretrainedConfig], fields: dict[str, Any], path: Path) -> PretrainedConfig:
+    """The configuration that the fields of a file make.
+
+    Raises:
+        ValueError: they make none.
+    """
     try:
-        return family.config_class.from_dict(fields)
+        config: PretrainedConfig = config_class.from_dict(fields)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ValueError(f"{path} is not a valid {family.model_type} configuration ({_one_line(error)})") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a valid {config_class.model_type} configuration ({reason})") from error
+    return config
 
 
 def read_architecture(config: PretrainedConfig, tensor_names: Iterable[str]) -> str:
@@ -143,7 +153,3 @@ def read_generation(config: PretrainedConfig, fields: dict[str, Any], directory:
     known = set(settings.to_dict()) - {"transformers_version", "output_attentions", "output_hidden_states"}
     settings.update(**{name: value for name, value in fields.items() if name in known})
     return settings
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

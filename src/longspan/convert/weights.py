@@ -1,6 +1,7 @@
 """Checkpoints read and written one tensor at a time."""
 
 import json
+import logging
 import pickle
 import struct
 import zipfile
@@ -16,6 +17,8 @@ from torch import Tensor
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
+
+_log = logging.getLogger(__name__)
 
 # The format's names of dtypes (safetensors README, "Format").
 _DTYPE_NAMES = {
@@ -56,6 +59,14 @@ class LazyTensor:
     def nbytes(self) -> int:
         """Bytes of its values."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def copy(self) -> Tensor:
+        """Its values, contiguous and in memory of their own."""
+        return self.load().clone(memory_format=torch.contiguous_format)
+
+    def equals(self, other: "LazyTensor") -> bool:
+        """Whether both have the same shape and values."""
+        return self.shape == other.shape and torch.equal(self.load(), other.load())
 
 
 def in_memory(tensors: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
@@ -202,6 +213,38 @@ def _write_values(file: BinaryIO, name: str, tensor: LazyTensor) -> None:
             f"{name} was announced as {tensor.dtype} {list(tensor.shape)} and is {values.dtype} {list(values.shape)}"
         )
     file.write(values.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def check_layout(
+    architecture: str,
+    expected: Mapping[str, Tensor],
+    tensors: Mapping[str, LazyTensor],
+    *,
+    may_lack: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
+) -> None:
+    """See that tensors are those of the class that will hold them, and warn of those that it has no place for.
+
+    Args:
+        architecture: the class's name.
+        expected: its tensors by name, without values.
+        tensors: what it will hold.
+        may_lack: what names of tensors begin with that it works without.
+        unused: what names of tensors begin with whose loss nobody need know of.
+
+    Raises:
+        ValueError: one is missing or has another shape.
+    """
+    if missing := [name for name in expected if name not in tensors and not name.startswith(may_lack)]:
+        raise ValueError(f"the weights lack {len(missing)} of {architecture}'s tensors: {some_of(missing)}")
+    for name, tensor in expected.items():
+        if name in tensors and tensors[name].shape != tuple(tensor.shape):
+            raise ValueError(
+                f"{name} has shape {list(tensors[name].shape)} but the config says {list(tensor.shape)}: correct one "
+                "of them"
+            )
+    if beyond := [name for name in tensors if name not in expected and not name.startswith(unused)]:
+        _log.warning("%s has no place for %d of the tensors: %s", architecture, len(beyond), some_of(beyond))
 
 
 def some_of(names: Iterable[str], most: int = 3) -> str:

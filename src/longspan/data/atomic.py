@@ -73,16 +73,21 @@ def staging_directory(target: Path) -> Path:
 
 
 def publish_directory(staging: Path, target: Path) -> None:
-    """Rename a finished folder to its place, replacing what is there."""
+    """Rename a finished folder to its place; what is there goes only when the new one is."""
+    old = None
     if target.exists():
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        target.replace(old)
-        staging.replace(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        staging.replace(target)
+        target.rename(old)
+    try:
+        staging.rename(target)
+    except BaseException:
+        if old is not None:
+            old.rename(target)
+        raise
     _flush(target.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def atomic_text(target: Path, text: str, what: str) -> None:
@@ -108,6 +113,7 @@ def flush_directory(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             _flush(path)
+    _flush(folder)
 
 
 def is_write_error(error: BaseException) -> bool:

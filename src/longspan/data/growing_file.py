@@ -1,5 +1,6 @@
 """A file of lines that grows while a process may be killed."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,7 +55,7 @@ def lines_done(partial: Path, begun: Path, plan: str, resume: bool, *, chunk: in
     """How many lines a process that was stopped left to go on with; what was begun by another plan is dropped.
 
     Args:
-        partial: the file that grows.
+        partial: the file that grows; it is there afterwards.
         begun: holds the plan that it was begun with.
         plan: everything that the lines depend on.
         resume: False drops what there is.
@@ -65,6 +66,7 @@ def lines_done(partial: Path, begun: Path, plan: str, resume: bool, *, chunk: in
         return whole_lines(partial, chunk)
     partial.unlink(missing_ok=True)
     atomic_text(begun, plan, "the plan of the predictions")
+    partial.touch()
     return 0
 
 
@@ -84,3 +86,38 @@ def whole_lines(file: Path, chunk: int) -> int:
                     whole, end = lines, place
         stream.truncate(end)
     return whole
+
+
+def append_lines(partial: Path, lines: bytes, output: Path, what: str) -> None:
+    """Have the system put more lines on the disk.
+
+    Args:
+        partial: the file that grows.
+        lines: what to put at its end.
+        output, what: name in messages the file that it becomes, and what it holds: ``"the predictions"``.
+
+    Raises:
+        OSError: they couldn't be written, for instance because the disk is full. What was there before is kept.
+    """
+    with _told(output, what), partial.open("ab") as stream:
+        stream.write(lines)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def publish(partial: Path, output: Path, what: str) -> None:
+    """Give a file that has grown its name. Raises as :func:`append_lines`."""
+    with _told(output, what):
+        partial.replace(output)
+
+
+@contextmanager
+def _told(output: Path, what: str) -> Iterator[None]:
+    """One sentence about a failed write."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{what} could not be written to {output}: {error.strerror or error}; what was made is kept: make room, "
+            "then run the same command again to go on from there"
+        ) from error

@@ -20,7 +20,8 @@ def read_lines(file: Path) -> Iterator[str]:
     A byte-order mark is no part of the text.
 
     Raises:
-        ValueError: bytes that aren't UTF-8, with line and offset; or a damaged gzip file. OSError: it can't be read.
+        ValueError: bytes that aren't UTF-8 or are zero, with line and offset; or a damaged gzip file.
+        OSError: it can't be read.
     """
     packed = file.name.lower().endswith(".gz")
     stream: IO[bytes] = gzip.open(file, "rb") if packed else file.open("rb")  # type: ignore[assignment]  # noqa: SIM115
@@ -43,4 +44,9 @@ def _decode(line: bytes, place: str, offset: int) -> str:
             f"{place} is not UTF-8 text: byte {line[error.start]:#04x} at offset {offset + error.start:,} can't be "
             f"decoded; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
         ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{place} is not text: it holds a zero byte at offset {offset + line.index(0):,}, as UTF-16, tables and "
+            f"programs do; write its text into a UTF-8 file"
+        )
     return text if offset else text.removeprefix("\ufeff")

@@ -92,9 +92,9 @@ def read_documents(
 
     Raises:
         FileNotFoundError: see :func:`find_files`.
-        ValueError: bytes that aren't UTF-8 (with line and offset), JSON that doesn't parse or names a field twice
-            (with the line), half a character, a missing or wrongly typed text field (with the fields there are), a
-            damaged gzip or parquet file, a file that can't be read.
+        ValueError: bytes that aren't UTF-8, or are zero (with line and offset), JSON that doesn't parse or names a
+            field twice (with the line), half a character, a missing or wrongly typed text field (with the fields there
+            are), a damaged gzip or parquet file, a file that can't be read.
     """
     for file in find_files(paths):
         kind = extension(file)

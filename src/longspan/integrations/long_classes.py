@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from longspan.models.inputs import check_mask_values
+
 _log = logging.get_logger(__name__)
 _MASK = "global_attention_mask"
 
@@ -27,17 +29,31 @@ class LayerMasks(NamedTuple):
 
     @classmethod
     def of(cls, mask: Tensor) -> "LayerMasks":
-        """From the merged form.
-
-        Raises:
-            ValueError: the mask has another number of dimensions.
-        """
-        if mask.dim() != 2:
-            raise ValueError(
-                f"attention_mask must have shape [B, N] and mark padding, got {list(mask.shape)}; who attends whom is "
-                "set by config.attention_window and global_attention_mask"
-            )
+        """From the merged form."""
         return cls(mask > 0, mask > 1)
+
+
+def check_padding_mask(attention_mask: Tensor | None, shape: torch.Size | None) -> None:
+    """See that a mask marks padding, and no pairs of tokens.
+
+    Args:
+        attention_mask: None where there is none.
+        shape: of the tokens; None: not known.
+
+    Raises:
+        TypeError: no tensor. ValueError: another shape, negative numbers or NaN.
+    """
+    if attention_mask is None:
+        return
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"attention_mask must be a tensor [B, N], got {type(attention_mask).__name__}")
+    if shape is not None and attention_mask.shape != shape:
+        raise ValueError(
+            f"attention_mask must have shape [B, N] and mark padding, here {list(shape)}, got "
+            f"{list(attention_mask.shape)}; who attends whom is set by config.attention_window and "
+            "global_attention_mask"
+        )
+    check_mask_values("attention_mask", attention_mask)
 
 
 def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor, shape: torch.Size | None) -> Tensor:
@@ -49,10 +65,11 @@ def merged_mask(attention_mask: Tensor | None, global_attention_mask: Tensor, sh
         shape: of the tokens; None: not known.
 
     Raises:
-        TypeError: no tensor. ValueError: shapes that differ.
+        TypeError: no tensor. ValueError: shapes that differ, negative numbers or NaN.
     """
     if not isinstance(global_attention_mask, Tensor):
         raise TypeError(f"global_attention_mask must be a tensor [B, N], got {type(global_attention_mask).__name__}")
+    check_mask_values(_MASK, global_attention_mask)
     is_global = global_attention_mask > 0
     for name, expected in (("attention_mask", getattr(attention_mask, "shape", None)), ("input", shape)):
         if expected is not None and expected != is_global.shape:
@@ -75,10 +92,10 @@ def with_global_mask(stock_forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(stock_forward)
     def forward(self: Any, *args: Any, global_attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        mask, shape = given.get("attention_mask"), _tokens_shape(given)
+        check_padding_mask(mask, shape)
         if global_attention_mask is not None:
-            given["attention_mask"] = merged_mask(
-                given.get("attention_mask"), global_attention_mask, _tokens_shape(given)
-            )
+            given["attention_mask"] = merged_mask(mask, global_attention_mask, shape)
         return stock_forward(self, **given)
 
     return _showing_mask(forward, signature)

@@ -11,6 +11,7 @@ import transformers
 from huggingface_hub.dataclasses import strict
 
 from longspan.integrations.layer_windows import read_pattern
+from longspan.models.configuration import PlainWindows
 from longspan.models.global_policies import parse_policy
 
 NAME = "longspan_distance"
@@ -18,7 +19,7 @@ NAME = "longspan_distance"
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class LongConfiguration:
+class LongConfiguration(PlainWindows):
     """A base of the configurations: their windows, and how they are written.
 
     Args:

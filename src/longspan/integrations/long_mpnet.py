@@ -10,6 +10,7 @@ from transformers.models.mpnet import modeling_mpnet as stock
 from longspan.attention.distance import distance_attention
 from longspan.integrations.long_classes import LayerMasks, LongClass, check_positions, refuse_weights, with_global_mask
 from longspan.integrations.long_configuration import LongMPNetConfig
+from longspan.models.inputs import one_input
 
 
 class PositionBias(NamedTuple):
@@ -93,9 +94,7 @@ def _encode(
     **kwargs: Any,
 ) -> tuple[Any, ...] | BaseModelOutputWithPooling:
     """As ``transformers.MPNetModel.forward``, which would build a mask of ``N x N``."""
-    given = input_ids if inputs_embeds is None else inputs_embeds
-    if given is None or (input_ids is not None and inputs_embeds is not None):
-        raise ValueError("give either input_ids or inputs_embeds")
+    given = one_input(input_ids, inputs_embeds)
     if position_ids is None:
         check_positions(given.shape[1], self.embeddings.position_embeddings, self.embeddings.padding_idx + 1)
     mask = torch.ones(given.shape[:2], device=given.device) if attention_mask is None else attention_mask

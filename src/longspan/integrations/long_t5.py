@@ -15,12 +15,14 @@ from longspan.attention.distance import distance_attention
 from longspan.integrations.long_classes import (
     LayerMasks,
     LongClass,
+    check_padding_mask,
     handing_on_global_mask,
     merged_mask,
     refuse_weights,
 )
 from longspan.integrations.long_configuration import NAME, LongspanMT5Config, LongspanT5Config, LongspanUMT5Config
 from longspan.models.global_policies import resolve_global_mask
+from longspan.models.inputs import one_input
 
 
 class TextLayout(NamedTuple):
@@ -123,9 +125,8 @@ class _Encoder:
         Raises:
             TypeError, ValueError: inputs that contradict each other, or masks of another shape.
         """
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        if given is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("give either input_ids or inputs_embeds")
+        given = one_input(input_ids, inputs_embeds)
+        check_padding_mask(attention_mask, given.shape[:2])
         config = self.long_config
         wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         refuse_weights(config.output_attentions if output_attentions is None else output_attentions)

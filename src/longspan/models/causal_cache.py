@@ -47,6 +47,8 @@ class HeadRing:
         """Store the tokens ``[B, h, M, D]`` from position ``first`` on, as many as will be seen."""
         assert self.keys is not None
         assert self.values is not None
+        if key_mask is not None:  # padding may hold anything, even NaN, which a weight of 0 would not stop
+            key, value = (tensor.masked_fill(~key_mask[:, None, :, None], 0.0) for tensor in (key, value))
         count = min(key.shape[2], self.dilation * self.places)
         index = self._places(torch.arange(first + key.shape[2] - count, first + key.shape[2], device=key.device))
         self.keys.flatten(2, 3).index_copy_(2, index, key[:, :, -count:].detach())
@@ -86,7 +88,7 @@ class HeadRing:
         if self.real is not None:
             hidden = hidden | ~self.real[:, None, None, ring]
         scores = (scores * scale).masked_fill(hidden, -torch.inf)
-        weights = scores.softmax(-1).nan_to_num(0.0)  # a row of padding sees nothing
+        weights = scores.softmax(-1).masked_fill(hidden, 0.0)  # a row of padding sees nothing
         return (weights @ self.values[:, :, ring].to(wide)).to(query.dtype)
 
     def select(self, index: Tensor) -> None:
@@ -196,6 +198,10 @@ class RollingLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Refused: the keys of a row are not one tensor; see :meth:`attend`."""
         raise NotImplementedError("a rolling cache has no update; the model calls attend")
+
+    def crop(self, max_length: int) -> None:
+        """Refused: the keys that an earlier token sees may be gone."""
+        raise NotImplementedError("a rolling cache can't be cut back to an earlier token; read the text anew")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """``(keys, position of the first)`` that ``query_length`` further rows see."""

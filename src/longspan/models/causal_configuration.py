@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 
 from longspan.attention import AttentionPattern
 from longspan.models.cache_names import CACHE
-from longspan.models.configuration import spread_over_layers, warn_of_misspelt
+from longspan.models.configuration import PlainWindows, check_activation, spread_over_layers, warn_of_misspelt
 
 PositionEncoding = Literal["relative", "rotary"]
 """How a layer knows distances: Transformer-XL's relative sinusoids, or rotated queries and keys."""
@@ -34,7 +34,7 @@ _PAPER_DILATED_HEADS = 2
 
 
 @strict
-class LongformerCausalConfig(PreTrainedConfig):
+class LongformerCausalConfig(PlainWindows, PreTrainedConfig):
     """Configuration of :class:`LongformerForCausalLM`, a decoder of causal windows (Beltagy et al. 2020, section 4).
 
     Args:
@@ -139,6 +139,7 @@ class LongformerCausalConfig(PreTrainedConfig):
         for name, least in (("vocab_size", 2), ("num_hidden_layers", 1), ("intermediate_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        check_activation("hidden_act", self.hidden_act)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")

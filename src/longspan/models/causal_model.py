@@ -13,9 +13,9 @@ from longspan.models.cache_names import CACHE, one_cache
 from longspan.models.causal_cache import RollingCache
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
-from longspan.models.inputs import can_inspect, check_embeds, check_ids, check_loss_arguments
+from longspan.models.inputs import check_embeds, check_ids, check_loss_arguments, one_input, read_masks
 from longspan.models.loading import ClearLoading
-from longspan.models.losses import check_token_labels
+from longspan.models.losses import IGNORED, check_token_labels, label_count
 from longspan.models.own_attention import OwnAttention
 
 
@@ -100,15 +100,12 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}")
-        if input_ids is not None:
-            rows = self.embed_tokens.num_embeddings
-            check_ids("input_ids", input_ids, rows, "is it encoded with this model's alphabet?")
-            return self.embed_tokens(input_ids)
-        assert inputs_embeds is not None
-        check_embeds(inputs_embeds, self.config.hidden_size, self.norm.weight)
-        return inputs_embeds
+        given = one_input(input_ids, inputs_embeds)
+        if input_ids is None:
+            check_embeds(given, self.config.hidden_size, self.norm.weight)
+            return given
+        check_ids("input_ids", given, self.embed_tokens.num_embeddings, "is it encoded with this model's alphabet?")
+        return self.embed_tokens(given)
 
     def _cache(self, given: RollingCache | None, use_cache: bool | None) -> RollingCache | None:
         if given is not None:
@@ -183,7 +180,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
                 the installed ``transformers`` uses (:mod:`longspan.models.cache_names`); these tokens go on there.
             inputs_embeds: ``[B, N, C]`` in place of the embeddings.
             labels: int ``[B, N]``, the same tokens as ``input_ids`` and -100 where no loss is wanted: position i is
-                scored on label i + 1. The loss is the mean cross-entropy in nats.
+                scored on label i + 1. The loss is the mean cross-entropy in nats; 0 if there is none.
             use_cache: return a cache for the tokens that follow; ``None``: as the configuration, but not while
                 gradients are recorded.
             output_attentions: not available, must not be True.
@@ -220,6 +217,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             check_token_labels(labels, logits.shape[-1], "[B, N]", logits.shape[:2])
+            count = label_count(labels[:, 1:] != IGNORED, loss_arguments.get("num_items_in_batch"))
+            loss_arguments["num_items_in_batch"] = count
             loss = self.loss_function(logits, labels.long(), vocab_size=logits.shape[-1], **loss_arguments)
         output = CausalLMOutputWithPast(
             loss=loss,
@@ -239,6 +238,4 @@ def _key_mask(attention_mask: Tensor | None, like: Tensor, seen: int) -> Tensor 
         got = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
         expected = f"[{B}, {N}]" + (f" or, with the {seen} cached tokens, [{B}, {seen + N}]" if seen else "")
         raise ValueError(f"attention_mask must have shape [B, N] = {expected}, got {got}")
-    mask = attention_mask[:, -N:].to(like.device)
-    mask = mask if mask.dtype == torch.bool else mask > 0
-    return None if can_inspect(mask) and bool(mask.all()) else mask
+    return read_masks(attention_mask[:, -N:].to(like.device), None, like)[0]

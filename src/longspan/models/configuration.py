@@ -13,12 +13,21 @@ from transformers.activations import ACT2FN
 
 from longspan.attention import Window
 from longspan.attention.functional import Backend
+from longspan.attention.integers import plain_integers
 from longspan.models.global_policies import parse_policy
 from longspan.models.pooling import check_pooling
 
 
+class PlainWindows:
+    """A base of configurations: windows and dilations of any library's integers are held as Python's, for JSON."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_ours = name in ("attention_window", "attention_dilation")
+        super().__setattr__(name, plain_integers(value) if is_ours else value)
+
+
 @strict
-class LongformerConfig(transformers.LongformerConfig):
+class LongformerConfig(PlainWindows, transformers.LongformerConfig):
     """Configuration of a Longformer encoder; a superset of ``transformers.LongformerConfig``.
 
     It reads every ``config.json`` that Hugging Face's Longformer reads, keeps keys it doesn't know, and what
@@ -116,13 +125,7 @@ class LongformerConfig(transformers.LongformerConfig):
             ValueError: the configuration is another model's, or an original of allenai/longformer, whose weights would
                 silently be replaced by random ones.
         """
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"this is the configuration of a {model_type!r} model, not of a {cls.model_type!r}; to make "
-                f"a RoBERTa-like encoder long, use longspan.lengthen"
-            )
-        refuse_original(config_dict)
+        refuse_other(config_dict, "longformer", "a RoBERTa-like encoder")
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
@@ -211,12 +214,23 @@ class LongformerConfig(transformers.LongformerConfig):
         return (window // 2, window // 2), dilation
 
 
-def refuse_original(config_dict: dict[str, Any]) -> None:
-    """See that a ``config.json`` without a ``model_type`` isn't one of allenai/longformer's own.
+def refuse_other(config_dict: dict[str, Any], model_type: str, source: str) -> None:
+    """See that a ``config.json`` is of a type, and where it names none, isn't one of allenai/longformer's own.
+
+    Args:
+        config_dict: its content.
+        model_type: the type.
+        source: what a model of it can be made from, for a refusal.
 
     Raises:
-        ValueError: it is.
+        ValueError: it is another's.
     """
+    given = config_dict.get("model_type", model_type)
+    if given != model_type:
+        raise ValueError(
+            f"this is the configuration of a {given!r} model, not of type {model_type!r}; to make {source} "
+            "long, use longspan.lengthen"
+        )
     if "model_type" not in config_dict and config_dict.get("attention_mode") is not None:
         raise ValueError(
             "this is the configuration of an original of allenai/longformer, whose windows count one side and "

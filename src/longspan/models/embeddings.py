@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from longspan.models.configuration import LongformerConfig
-from longspan.models.inputs import check_embeds, check_ids, has_values
+from longspan.models.inputs import check_embeds, check_ids, has_values, one_input
 
 
 class LongformerEmbeddings(nn.Module):
@@ -56,14 +56,8 @@ class LongformerEmbeddings(nn.Module):
             ValueError: neither or both inputs, an id out of range, an empty input, or more tokens than
                 positions.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}")
-        if input_ids is not None:
-            check_ids("input_ids", input_ids, self.word_embeddings.num_embeddings, "is the tokenizer this model's?")
-            inputs_embeds = self.word_embeddings(input_ids)
-        assert inputs_embeds is not None
-        check_embeds(inputs_embeds, self.word_embeddings.embedding_dim, self.LayerNorm.weight)
-
+        given = self.check(input_ids, inputs_embeds, token_type_ids)
+        inputs_embeds = self.word_embeddings(given) if input_ids is not None else given
         if position_ids is None:
             position_ids = self._count_positions(input_ids, inputs_embeds)
         else:
@@ -73,10 +67,27 @@ class LongformerEmbeddings(nn.Module):
         if token_type_ids is None:
             embeddings = embeddings + self.token_type_embeddings(position_ids.new_zeros(1, 1))  # + [1, 1, C]
         else:
-            rows = self.token_type_embeddings.num_embeddings
-            check_ids("token_type_ids", token_type_ids, rows, "type_vocab_size counts the types", inputs_embeds)
             embeddings = embeddings + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(embeddings))
+
+    def check(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        """See that inputs are what :meth:`forward` takes, before they are taken apart for it.
+
+        Returns:
+            The ids or the embeddings, whichever are given.
+
+        Raises:
+            TypeError, ValueError: as :meth:`forward`.
+        """
+        given = one_input(input_ids, inputs_embeds)
+        if input_ids is None:
+            check_embeds(given, self.word_embeddings.embedding_dim, self.LayerNorm.weight)
+        else:
+            check_ids("input_ids", given, self.word_embeddings.num_embeddings, "is the tokenizer this model's?")
+        if token_type_ids is not None:
+            rows = self.token_type_embeddings.num_embeddings
+            check_ids("token_type_ids", token_type_ids, rows, "type_vocab_size counts the types", given)
+        return given
 
     def _count_positions(self, input_ids: Tensor | None, inputs_embeds: Tensor) -> Tensor:
         """Position ids, int64: ``[B, N]`` from ids, ``[1, N]`` from embeddings."""

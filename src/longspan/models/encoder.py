@@ -15,7 +15,7 @@ from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.fused_linear import apply_linear
 from longspan.models.global_policies import resolve_global_mask
-from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
+from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.loading import ClearLoading
 from longspan.models.own_attention import OwnAttention
 from longspan.models.segment_reading import plan_pieces
@@ -298,14 +298,7 @@ class LongformerModel(LongformerPreTrainedModel):
                 raise ValueError(
                     f"{name} is not available with config.reading_length, which reads texts in pieces; leave it out"
                 )
-        like = input_ids if input_ids is not None else inputs_embeds
-        if like is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if like is None else 'both'}")
-        if inputs_embeds is not None:
-            check_embeds(inputs_embeds, self.config.hidden_size, self.embeddings.LayerNorm.weight)
-        else:
-            words = self.embeddings.word_embeddings.num_embeddings
-            check_ids("input_ids", like, words, "is the tokenizer this model's?")
+        like = self.embeddings.check(input_ids, inputs_embeds, token_type_ids)
         key_mask, global_mask = read_masks(attention_mask, global_attention_mask, like)
         real = torch.ones(like.shape[:2], dtype=torch.bool, device=like.device) if key_mask is None else key_mask
         config = self.config
@@ -319,7 +312,7 @@ class LongformerModel(LongformerPreTrainedModel):
         pad = self.embeddings.padding_idx
         embedded = self.embeddings(
             None if input_ids is None else pieces.take(input_ids, pad),
-            None if token_type_ids is None else pieces.take(token_type_ids),
+            None if token_type_ids is None else pieces.take(token_type_ids.expand(like.shape[:2])),
             None,
             None if inputs_embeds is None else pieces.take(inputs_embeds),
         )

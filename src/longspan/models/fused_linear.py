@@ -10,6 +10,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from transformers.activations import GELUActivation
 
@@ -49,6 +50,7 @@ def is_plain(module: nn.Module) -> bool:
         and not module._forward_pre_hooks
         and not module._backward_hooks
         and not module._backward_pre_hooks
+        and not _has_any_global_hook()
     )
 
 

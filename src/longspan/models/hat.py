@@ -19,6 +19,7 @@ from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.encoder import LongformerIntermediate, LongformerSelfOutput
 from longspan.models.hat_configuration import HATConfig
 from longspan.models.inputs import read_masks
+from longspan.models.loading import ClearLoading
 from longspan.models.own_attention import OwnAttention
 
 
@@ -157,7 +158,7 @@ class HATEncoder(nn.Module):
         return [*states, hidden_states.flatten(1, 2)[:, :length]]
 
 
-class HATPreTrainedModel(OwnAttention, PreTrainedModel):
+class HATPreTrainedModel(OwnAttention, ClearLoading, PreTrainedModel):
     """What all HAT models share."""
 
     config: HATConfig
@@ -219,9 +220,7 @@ class HATModel(HATPreTrainedModel):
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if given is None else 'both'}")
+        given = self.embeddings.check(input_ids, inputs_embeds, token_type_ids)
         batch, length = given.shape[:2]
         segment = self.config.max_sentence_length
         segments = -(-length // segment)
@@ -239,6 +238,7 @@ class HATModel(HATPreTrainedModel):
             """``[B, N, ...]`` as segments ``[B * S, K, ...]``."""
             if tensor is None:
                 return None
+            tensor = tensor.expand(batch, length, *tensor.shape[2:])
             filled = F.pad(tensor, (0, 0) * (tensor.dim() - 2) + (0, missing), value=fill)
             return filled.reshape(batch * segments, segment, *tensor.shape[2:])
 

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from longspan.models.configuration import warn_of_misspelt
+from longspan.models.configuration import check_activation, check_at_least, check_pad_token, warn_of_misspelt
 from longspan.models.pooling import check_pooling
 
 RELEASED_LAYOUT = "S|S|SD|S|S|SD|S|S|SD|S|S|SD"
@@ -70,11 +70,12 @@ class HATConfig(PreTrainedConfig):
         warn_of_misspelt(self, kwargs)
         if self.pad_token_id is None:
             raise ValueError("pad_token_id must be set, positions are counted from it; RoBERTa's is 1")
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "type_vocab_size", "max_sentences")
+        check_at_least(self, dict.fromkeys(sizes, 1) | {"max_sentence_length": 2, "num_hidden_layers": 0})
+        check_pad_token(self)
+        check_activation("hidden_act", self.hidden_act)
         self.max_position_embeddings = self.max_sentence_length + self.pad_token_id + 1
         self.encoder_layout = self._read_layout(self.encoder_layout)
-        for name, least in (("max_sentence_length", 2), ("max_sentences", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
@@ -106,4 +107,11 @@ class HATConfig(PreTrainedConfig):
             raise ValueError(
                 f"encoder_layout has {held} blocks for num_hidden_layers {self.num_hidden_layers}; give one each"
             )
+        kinds = {"sentence_encoder", "document_encoder"}
+        for number, block in layout.items():
+            if not isinstance(block, dict) or not kinds <= set(block):
+                raise ValueError(
+                    f"encoder_layout's block {number} is {block!r}; give it a sentence_encoder and a document_encoder, "
+                    "each true or false"
+                )
         return layout

@@ -206,12 +206,13 @@ class HATForMultipleChoice(HATHead):
             TypeError, ValueError: as :meth:`HATModel.forward`, or labels of another shape or out of range.
         """
         like = input_ids if input_ids is not None else inputs_embeds
-        mask = join_choices("attention_mask", attention_mask, 3)
+        flat_ids, flat_embeds = join_choices("input_ids", input_ids), join_choices("inputs_embeds", inputs_embeds)
+        mask = join_choices("attention_mask", attention_mask, like)
         encoded = self.encode(
-            join_choices("input_ids", input_ids, 3),
+            flat_ids,
             mask,
-            join_choices("token_type_ids", token_type_ids, 3),
-            join_choices("inputs_embeds", inputs_embeds, 4),
+            join_choices("token_type_ids", token_type_ids, like),
+            flat_embeds,
             output_hidden_states,
             loss_arguments,
         )

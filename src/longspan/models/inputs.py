@@ -22,6 +22,20 @@ def has_values(tensor: Tensor) -> bool:
     return not tensor.is_meta and not is_fake(tensor)
 
 
+def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, of: str = "") -> Tensor:
+    """The one of the two that is given; ``of`` begins their names in a refusal.
+
+    Raises:
+        ValueError: neither is given, or both are.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"give {of}input_ids or {of}inputs_embeds, not {given}")
+    given_one = input_ids if inputs_embeds is None else inputs_embeds
+    assert given_one is not None
+    return given_one
+
+
 def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None = None) -> None:
     """Integer ids ``[B, N]`` (``[1, N]`` serves all texts) in ``0 .. size - 1``; the range is checked on a CPU only.
 
@@ -134,6 +148,15 @@ def _check_mask(name: str, mask: Tensor, like: Tensor) -> None:
         )
     if mask.device != like.device:
         raise ValueError(f"{name} is on {mask.device} but the input is on {like.device}; move it there")
+    check_mask_values(name, mask)
+
+
+def check_mask_values(name: str, mask: Tensor) -> None:
+    """A mask of any shape, bool or numbers from 0 up; looked at on a CPU, and elsewhere if it is floating.
+
+    Raises:
+        ValueError: it holds negative numbers, as an additive mask does, or NaN.
+    """
     # Ordinary callers pass integers; for the rare floating mask a wait for the device is worth a wrong
     # result.
     is_seen = has_values(mask) if mask.is_floating_point() else can_inspect(mask)

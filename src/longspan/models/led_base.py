@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from longspan.models.fused_linear import apply_linear
+from longspan.models.inputs import check_embeds, check_ids, one_input
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.loading import ClearLoading
 
@@ -108,6 +109,15 @@ class LEDStack(LEDPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
         self.embed_tokens = value
+
+    def _embed_tokens(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, of: str = "") -> Tensor:
+        """Word embeddings ``[B, N, C]`` of ids, or those that are given instead; ``of`` begins their names."""
+        given = one_input(input_ids, inputs_embeds, of)
+        if input_ids is not None:
+            check_ids(f"{of}input_ids", given, self.embed_tokens.num_embeddings, "is the tokenizer this model's?")
+            given = self.embed_tokens(given) * self.embed_scale
+        check_embeds(given, self.config.d_model, self.embed_positions.weight)
+        return given
 
     def _embed(self, inputs_embeds: Tensor, positions: Tensor) -> Tensor:
         """``[B, N, C]`` and the position ids ``[N]`` to what the first layer reads."""

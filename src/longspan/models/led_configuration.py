@@ -9,16 +9,17 @@ from transformers import PreTrainedConfig
 from longspan.attention.functional import Backend
 from longspan.models.configuration import (
     LongformerConfig,
+    PlainWindows,
     check_activation,
     check_at_least,
     check_pad_token,
-    refuse_original,
+    refuse_other,
     warn_of_misspelt,
 )
 
 
 @strict
-class LEDConfig(transformers.LEDConfig):
+class LEDConfig(PlainWindows, transformers.LEDConfig):
     """Configuration of an LED (Beltagy et al. 2020, section 7); a superset of ``transformers.LEDConfig``.
 
     It reads every ``config.json`` that Hugging Face's LED reads and keeps keys it doesn't know. What it writes
@@ -72,13 +73,7 @@ class LEDConfig(transformers.LEDConfig):
             ValueError: the configuration is another model's, or an original of allenai/longformer, whose weights would
                 silently be replaced by random ones.
         """
-        model_type = config_dict.get("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"this is the configuration of a {model_type!r} model, not of an {cls.model_type!r}; to make a "
-                f"BART-like model long, use longspan.lengthen"
-            )
-        refuse_original(config_dict)
+        refuse_other(config_dict, "led", "a BART-like model")
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

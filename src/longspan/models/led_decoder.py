@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from longspan.attention.exporting import is_exporting
 from longspan.models.cache_names import CACHE
-from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
+from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -124,16 +124,7 @@ class LEDDecoder(LEDStack):
         if use_cache is None:
             use_cache = config.use_cache and not is_exporting()  # a graph's outputs are tensors
 
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "neither" if input_ids is None else "both"
-            raise ValueError(f"give decoder_input_ids or decoder_inputs_embeds, not {given}")
-        if input_ids is not None:
-            size = self.embed_tokens.num_embeddings
-            check_ids("decoder_input_ids", input_ids, size, "is the tokenizer this model's?")
-            inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
-        assert inputs_embeds is not None
-        check_embeds(inputs_embeds, config.d_model, self.embed_positions.weight)
-
+        inputs_embeds = self._embed_tokens(input_ids, inputs_embeds, "decoder_")
         if self.training and any(layer.gradient_checkpointing for layer in self.layers):
             use_cache, past_key_values = False, None  # the layer runs twice and would write twice
         if use_cache and past_key_values is None:

@@ -7,7 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput
 
 from longspan.attention import survey_masks
-from longspan.models.inputs import can_inspect, check_embeds, check_ids, read_masks
+from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.led_attention import LEDEncoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -92,13 +92,7 @@ class LEDEncoder(LEDStack):
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return_dict = config.return_dict if return_dict is None else return_dict
 
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(f"give input_ids or inputs_embeds, not {'neither' if input_ids is None else 'both'}")
-        if input_ids is not None:
-            check_ids("input_ids", input_ids, self.embed_tokens.num_embeddings, "is the tokenizer this model's?")
-            inputs_embeds = self.embed_tokens(input_ids) * self.embed_scale
-        assert inputs_embeds is not None
-        check_embeds(inputs_embeds, config.d_model, self.embed_positions.weight)
+        inputs_embeds = self._embed_tokens(input_ids, inputs_embeds)
         length, longest = inputs_embeds.shape[1], self.embed_positions.num_embeddings
         if length > longest:
             raise ValueError(

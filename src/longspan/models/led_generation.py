@@ -12,8 +12,8 @@ from transformers.models.led.modeling_led import LEDSeq2SeqLMOutput
 
 from longspan.models.inputs import check_loss_arguments
 from longspan.models.led_base import LEDPreTrainedModel
-from longspan.models.led_model import LEDModel, shift_tokens_right
-from longspan.models.losses import IGNORED, check_token_labels
+from longspan.models.led_model import LEDModel, rest_of, shift_tokens_right
+from longspan.models.losses import check_token_labels, token_classification_loss
 
 _OF_THE_TEXT = ("encoder_outputs", "attention_mask", "global_attention_mask")
 
@@ -127,10 +127,8 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
         if labels is not None:
             hint = ", as the decoder's input"
             check_token_labels(labels, logits.shape[-1], "[B, T]", logits.shape[:2], hint)
-            loss = _token_loss(logits, labels.to(logits.device).long(), **loss_arguments)
-        output = LEDSeq2SeqLMOutput(
-            loss=loss, logits=logits, **{key: value for key, value in outputs.items() if key != "last_hidden_state"}
-        )
+            loss = token_classification_loss(logits, labels, **loss_arguments)
+        output = LEDSeq2SeqLMOutput(loss=loss, logits=logits, **rest_of(outputs))
         return output if return_dict else output.to_tuple()
 
     # Hooks of generate: masks are the decoder's own business, and texts are not copied for each of their beams.
@@ -159,19 +157,3 @@ class LEDForConditionalGeneration(LEDPreTrainedModel, GenerationMixin):
             own = past_key_values.self_attention_cache
         own.reorder_cache(beam_idx)
         return past_key_values
-
-
-def _token_loss(
-    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, ignore_index: int = IGNORED
-) -> Tensor:
-    """Cross-entropy of ``[B, T, V]`` against ``[B, T]``, summed over labelled positions and divided by their number.
-
-    Their number is ``num_items_in_batch`` if given, else counted; without any the loss is 0, not NaN.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    total = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=ignore_index, reduction="sum")
-    if num_items_in_batch is None:
-        return total / (labels != ignore_index).sum().clamp(min=1)
-    return total / (
-        num_items_in_batch.to(total.device) if isinstance(num_items_in_batch, Tensor) else num_items_in_batch
-    )

@@ -10,11 +10,11 @@ from transformers.models.led.modeling_led import (
     LEDSeq2SeqSequenceClassifierOutput,
 )
 
-from longspan.models.inputs import has_values
+from longspan.models.inputs import check_ids, has_values, read_masks
 from longspan.models.led_base import LEDPreTrainedModel
-from longspan.models.led_model import LEDModel, shift_tokens_right
+from longspan.models.led_model import LEDModel, rest_of, shift_tokens_right
 from longspan.models.losses import classification_loss, question_answering_loss
-from longspan.models.question_answering import with_two_labels
+from longspan.models.question_answering import check_positions, with_two_labels
 
 
 class LEDForQuestionAnswering(LEDPreTrainedModel):
@@ -66,8 +66,9 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
             rest of :meth:`LEDModel.forward`.
 
         Raises:
-            TypeError, ValueError: as :meth:`LEDModel.forward`.
+            TypeError, ValueError: as :meth:`LEDModel.forward`, or one kind of positions without the other.
         """
+        check_positions(start_positions, end_positions)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         outputs = self.led(
             input_ids,
@@ -78,7 +79,7 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
             global_attention_mask=global_attention_mask,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=False if start_positions is not None and end_positions is not None else use_cache,
+            use_cache=False if start_positions is not None else use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
@@ -88,7 +89,7 @@ class LEDForQuestionAnswering(LEDPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             loss = question_answering_loss(start_logits, end_logits, start_positions, end_positions)
         output = LEDSeq2SeqQuestionAnsweringModelOutput(
-            loss=loss, start_logits=start_logits.contiguous(), end_logits=end_logits.contiguous(), **_rest(outputs)
+            loss=loss, start_logits=start_logits.contiguous(), end_logits=end_logits.contiguous(), **rest_of(outputs)
         )
         return output if return_dict else output.to_tuple()
 
@@ -189,7 +190,7 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         logits = self.classification_head(hidden_states[rows, last])
         loss = None if labels is None else classification_loss(labels, logits, self.config)
-        output = LEDSeq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **_rest(outputs))
+        output = LEDSeq2SeqSequenceClassifierOutput(loss=loss, logits=logits, **rest_of(outputs))
         return output if return_dict else output.to_tuple()
 
     def _decoder_inputs(
@@ -199,8 +200,10 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         eos, pad = self.config.eos_token_id, self.config.pad_token_id
         eos = eos[0] if isinstance(eos, list) else eos
         longest = self.config.max_decoder_position_embeddings
+        check_ids("input_ids", input_ids, self.led.shared.num_embeddings, "is the tokenizer this model's?")
         if input_ids.shape[1] > longest:
-            is_token = torch.ones_like(input_ids) if attention_mask is None else (attention_mask > 0).long()
+            key_mask, _ = read_masks(attention_mask, None, input_ids)
+            is_token = torch.ones_like(input_ids) if key_mask is None else key_mask.long()
             count = is_token.sum(1, keepdim=True)  # [B, 1]
             first = is_token.argsort(dim=1, descending=True, stable=True)[:, :longest]  # tokens in order, then padding
             kept = input_ids.gather(1, first).masked_fill(is_token.gather(1, first) == 0, pad)
@@ -217,10 +220,6 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         last = input_ids.shape[1] - 1 - is_eos.flip(1).int().argmax(1)  # [B]
         decoder_input_ids = shift_tokens_right(input_ids, pad, self.config.decoder_start_token_id)
         return decoder_input_ids, decoder_attention_mask, last
-
-
-def _rest(outputs: Any) -> dict[str, Any]:
-    return {key: value for key, value in outputs.items() if key != "last_hidden_state"}
 
 
 def _last_token(decoder_attention_mask: Tensor | None) -> Tensor | int:

@@ -157,6 +157,11 @@ class LEDModel(LEDPreTrainedModel):
         return output if return_dict else output.to_tuple()
 
 
+def rest_of(outputs: LEDSeq2SeqModelOutput) -> dict[str, Any]:
+    """What a head hands on of the outputs that it reads: all but the last hidden state."""
+    return {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+
+
 def shift_tokens_right(ids: Tensor, pad_token_id: int | None, decoder_start_token_id: int | None) -> Tensor:
     """What the decoder reads to predict ``ids``: the start token and all of them but the last.
 

@@ -185,7 +185,7 @@ def _elementwise(
         losses = F.mse_loss(logits, labels, reduction="none")
     else:
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _divide(losses.masked_fill(~labelled, 0.0).sum(), labelled, num_items)
+    return losses.masked_fill(~labelled, 0.0).sum() / label_count(labelled, num_items)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | None, ignored: int) -> Tensor:
@@ -209,13 +209,21 @@ def _cross_entropy(logits: Tensor, labels: Tensor, num_items: Tensor | int | Non
             )
     logits = _at_least_float(logits.reshape(-1, classes))
     total = F.cross_entropy(logits, labels, ignore_index=ignored, reduction="sum")
-    return _divide(total, labelled, num_items)
+    return total / label_count(labelled, num_items)
 
 
-def _divide(total: Tensor, labelled: Tensor, num_items: Tensor | int | None) -> Tensor:
-    if num_items is None:
-        return total / labelled.sum().clamp(min=1)
-    return total / (num_items.to(total.device) if isinstance(num_items, Tensor) else num_items)
+def label_count(labelled: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
+    """What a sum over labels is divided by: at least 1, so that without a label the loss is 0, not NaN.
+
+    Args:
+        labelled: bool, True where a label is, of any shape.
+        num_items_in_batch: the number in all batches whose gradients are accumulated, if it is known.
+    """
+    if num_items_in_batch is None:
+        return labelled.sum().clamp(min=1)
+    if isinstance(num_items_in_batch, Tensor):
+        return num_items_in_batch.to(labelled.device).clamp(min=1)
+    return max(num_items_in_batch, 1)
 
 
 def _at_least_float(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.fused_linear import apply_linear
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_loss_arguments
-from longspan.models.losses import IGNORED, check_token_labels
+from longspan.models.losses import IGNORED, check_token_labels, label_count
 
 
 class LongformerLMHead(nn.Module):
@@ -148,10 +148,7 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
             else:
                 logits = self.lm_head(hidden_states)
                 scored, labels = self._scored(hidden_states, logits, labels, labelled)
-            if loss_arguments.get("num_items_in_batch") is None:
-                # The mean over labelled positions, written so that a batch without any has a loss of 0, not
-                # NaN.
-                loss_arguments["num_items_in_batch"] = labelled.sum().clamp(min=1)
+            loss_arguments["num_items_in_batch"] = label_count(labelled, loss_arguments.get("num_items_in_batch"))
             loss = self.loss_function(scored, labels, vocab_size=logits.shape[-1], **loss_arguments)
 
         output = LongformerMaskedLMOutput(

@@ -131,14 +131,14 @@ class LongformerForMultipleChoice(LongformerHead):
                 dimension for the choices, or labels of another shape or out of range.
         """
         like = input_ids if input_ids is not None else inputs_embeds
-        flat_ids, flat_embeds = join_choices("input_ids", input_ids, 3), join_choices("inputs_embeds", inputs_embeds, 4)
-        attention_mask = join_choices("attention_mask", attention_mask, 3)
+        flat_ids, flat_embeds = join_choices("input_ids", input_ids), join_choices("inputs_embeds", inputs_embeds)
+        attention_mask = join_choices("attention_mask", attention_mask, like)
         encoded = self.encode(
             flat_ids,
             attention_mask,
-            join_choices("global_attention_mask", global_attention_mask, 3),
-            join_choices("token_type_ids", token_type_ids, 3),
-            join_choices("position_ids", position_ids, 3),
+            join_choices("global_attention_mask", global_attention_mask, like),
+            join_choices("token_type_ids", token_type_ids, like),
+            join_choices("position_ids", position_ids, like),
             flat_embeds,
             output_attentions,
             output_hidden_states,
@@ -162,13 +162,24 @@ class LongformerForMultipleChoice(LongformerHead):
         return self.finish(output, return_dict)
 
 
-def join_choices(name: str, tensor: Tensor | None, dimensions: int) -> Tensor | None:
-    """Join batch and choices: ``[B, M, N, ...]`` to ``[B * M, N, ...]``."""
+def join_choices(name: str, tensor: Tensor | None, like: Tensor | None = None) -> Tensor | None:
+    """Join batch and choices: ``[B, M, N, ...]`` to ``[B * M, N, ...]``.
+
+    Args:
+        name: what the tensor is called in a refusal.
+        tensor: the input's ids, embeddings, or something of each token.
+        like: the input ``[B, M, N, ...]``, whose B, M and N it must have.
+
+    Raises:
+        TypeError: not a tensor. ValueError: another shape.
+    """
     if tensor is None:
         return None
-    form = "[B, M, N]" if dimensions == 3 else "[B, M, N, C]"
+    form = "[B, M, N, C]" if name == "inputs_embeds" else "[B, M, N]"
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor {form}, got {type(tensor).__name__}")
-    if tensor.dim() != dimensions:
+    if tensor.dim() != 3 + (name == "inputs_embeds"):
         raise ValueError(f"{name} must have shape {form}, with M choices for each question, got {list(tensor.shape)}")
+    if like is not None and tensor.shape != like.shape[:3]:
+        raise ValueError(f"{name} must have shape [B, M, N] = {list(like.shape[:3])}, got {list(tensor.shape)}")
     return tensor.flatten(0, 1)

@@ -92,4 +92,4 @@ class Pooling(nn.Module):
             index = real.long().argmax(1)
         # Not take_along_dim, which fixes the sizes of an exported graph.
         picked = hidden_states.gather(1, index[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]  # [B, C]
-        return picked if self.name == "cls" else picked * real.any(1, keepdim=True)
+        return picked if self.name == "cls" else picked.masked_fill(~real.any(1, keepdim=True), 0.0)

@@ -66,9 +66,7 @@ class LongformerForQuestionAnswering(LongformerHead):
             TypeError, ValueError: as :meth:`LongformerModel.forward`, an unknown argument, or one kind of
                 positions without the other.
         """
-        if (start_positions is None) != (end_positions is None):
-            missing = "start_positions" if start_positions is None else "end_positions"
-            raise ValueError(f"{missing} is missing; give start_positions and end_positions, or neither")
+        check_positions(start_positions, end_positions)
         encoded = self.encode(
             input_ids,
             attention_mask,
@@ -94,6 +92,17 @@ class LongformerForQuestionAnswering(LongformerHead):
             global_attentions=encoded.global_attentions,
         )
         return self.finish(output, return_dict)
+
+
+def check_positions(start_positions: Tensor | None, end_positions: Tensor | None) -> None:
+    """See that an answer's start and end are both given, or neither.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    if (start_positions is None) != (end_positions is None):
+        missing = "start_positions" if start_positions is None else "end_positions"
+        raise ValueError(f"{missing} is missing; give start_positions and end_positions, or neither")
 
 
 def with_two_labels(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from longspan.report.curves import Bar, draw_bars
+from longspan.report.curves import Bar, Panel, draw_bars, draw_panels
 from longspan.report.page import Table, render_page, write_page
 from longspan.report.pictures import image_uri
 
@@ -43,7 +43,9 @@ class FinetuningPage:
     summary: str
     """A sentence under it: task, model, examples."""
     metrics: Table
-    """Metric, value and interval."""
+    """Metric, value and, where it is known, interval."""
+    training: Sequence[Panel] = ()
+    """Curves of the training."""
     labels: Sequence[str] = ()
     """Of the confusion matrix."""
     confusion: Sequence[Sequence[int]] = ()
@@ -82,6 +84,7 @@ def write_finetuning_page(path: Path, page: FinetuningPage) -> None:
             picture = image_uri(draw_bars(bars, title="By length in tokens (examples)", unit=page.score_name))
     values = {
         "page": page,
+        "picture_of_training": image_uri(draw_panels(page.training)) if page.training else None,
         "picture_by_length": picture,
         "matrix": _matrix(page),
         "confusions": _confusions(page),

@@ -15,10 +15,10 @@ _ALONE = ("yes", "no", "noanswer")
 class HotpotPrediction:
     """What is predicted for one question."""
 
-    answer: str
-    """The answer."""
-    supporting_facts: tuple[tuple[str, int], ...]
-    """The evidence, ``(title, number of the sentence)``."""
+    answer: str | None
+    """The answer; None: none is predicted, which an empty one is not."""
+    supporting_facts: tuple[tuple[str, int], ...] | None
+    """The evidence, ``(title, number of the sentence)``; None: none is predicted."""
 
 
 def answer_overlap(prediction: str, truth: str) -> Overlap:
@@ -39,7 +39,7 @@ def evidence_overlap(prediction: Sequence[tuple[str, int]], truth: Sequence[tupl
 def evaluate_hotpotqa(
     questions: Sequence[HotpotQuestion], predictions: Mapping[str, HotpotPrediction]
 ) -> dict[str, float]:
-    """The official scores, each averaged over all questions; one without a prediction counts 0.
+    """The official scores, each averaged over all questions; what isn't predicted counts 0.
 
     Joint precision and recall are the products of answer's and evidence's, the joint F1 is theirs, and a joint exact
     match is both at once.
@@ -63,16 +63,18 @@ def evaluate_hotpotqa(
         prediction = predictions.get(question.id)
         if prediction is None:
             continue
-        answer = answer_overlap(prediction.answer, question.answer)
-        evidence = evidence_overlap(prediction.supporting_facts, question.supporting_facts)
-        joint = _overlap(answer.precision * evidence.precision, answer.recall * evidence.recall)
-        answer_em = exact_match(prediction.answer, question.answer)
-        evidence_em = set(prediction.supporting_facts) == set(question.supporting_facts)
-        for part, em, overlap in (
-            ("", answer_em, answer),
-            ("sp_", evidence_em, evidence),
-            ("joint_", answer_em and evidence_em, joint),
-        ):
+        scored: dict[str, tuple[bool, Overlap]] = {}
+        if prediction.answer is not None:
+            em = exact_match(prediction.answer, question.answer)
+            scored[""] = em, answer_overlap(prediction.answer, question.answer)
+        if prediction.supporting_facts is not None:
+            em = set(prediction.supporting_facts) == set(question.supporting_facts)
+            scored["sp_"] = em, evidence_overlap(prediction.supporting_facts, question.supporting_facts)
+        if len(scored) == 2:
+            (answer_em, answer), (evidence_em, evidence) = scored.values()
+            joint = _overlap(answer.precision * evidence.precision, answer.recall * evidence.recall)
+            scored["joint_"] = answer_em and evidence_em, joint
+        for part, (em, overlap) in scored.items():
             for name, value in zip(("em", "f1", "prec", "recall"), (float(em), *overlap), strict=True):
                 totals[f"{part}{name}"] += value
     return {name: total / len(questions) for name, total in totals.items()}
@@ -89,8 +91,12 @@ def write_hotpotqa_predictions(path: str | Path, predictions: Mapping[str, Hotpo
     Raises:
         OSError: it couldn't be written.
     """
-    answers = {name: prediction.answer for name, prediction in predictions.items()}
-    evidence = {name: [list(fact) for fact in prediction.supporting_facts] for name, prediction in predictions.items()}
+    answers = {name: made.answer for name, made in predictions.items() if made.answer is not None}
+    evidence = {
+        name: [list(fact) for fact in made.supporting_facts]
+        for name, made in predictions.items()
+        if made.supporting_facts is not None
+    }
     write_json(path, {"answer": answers, "sp": evidence}, "the HotpotQA predictions")
 
 
@@ -104,12 +110,12 @@ def read_hotpotqa_predictions(path: str | Path) -> dict[str, HotpotPrediction]:
     answers, evidence = take(top, "answer", dict, str(path)), take(top, "sp", dict, str(path))
     predictions = {}
     for name in dict.fromkeys([*answers, *evidence]):
-        facts = take(evidence, name, list, f"{path} 'sp'") if name in evidence else []
-        for fact in facts:
+        facts = take(evidence, name, list, f"{path} 'sp'") if name in evidence else None
+        for fact in facts or ():
             if not (isinstance(fact, list) and len(fact) == 2 and isinstance(fact[0], str) and type(fact[1]) is int):
                 raise ValueError(f"{path} 'sp': {name!r} holds {fact}; it must be [title, number of the sentence]")
         predictions[name] = HotpotPrediction(
-            answer=take(answers, name, str, f"{path} 'answer'") if name in answers else "",
-            supporting_facts=tuple((fact[0], fact[1]) for fact in facts),
+            answer=take(answers, name, str, f"{path} 'answer'") if name in answers else None,
+            supporting_facts=None if facts is None else tuple((fact[0], fact[1]) for fact in facts),
         )
     return predictions

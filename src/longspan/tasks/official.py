@@ -41,6 +41,18 @@ class Layout(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemView:
+    """An item with what is predicted for it, to read."""
+
+    asked: str
+    """The question, or the text."""
+    right: str
+    """What is right."""
+    predicted: str
+    """What is predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OfficialTask(ABC):
     """A task with its settings, which are the fields of its class."""
 
@@ -54,6 +66,8 @@ class OfficialTask(ABC):
     """Of a file of predictions."""
     target: ClassVar[str] = "label"
     """What items are learnt from and scored against is called so."""
+    confused: ClassVar[tuple[str, ...]] = ()
+    """Labels of which an item has one, and of which :meth:`view` tells the right and the predicted one."""
     all_have_targets: ClassVar[bool] = True
     """Whether every item must have one to be learnt from and scored; False: at least one of a set."""
 
@@ -176,6 +190,14 @@ class OfficialTask(ABC):
         """What is encoded one by one: the items, or their parts, for rows of at most ``max_length`` tokens."""
         return list(items)
 
+    def evidence_texts(self, items: Iterable[Any]) -> Iterable[tuple[str, str]]:
+        """Name and text of what items only name, and what is read anew whenever they are encoded.
+
+        Raises:
+            FileNotFoundError, ValueError: a text can't be read.
+        """
+        return ()
+
     def check(self, layout: Any, units: Sequence[Any], reading_length: int | None) -> None:  # noqa: B027
         """See before a training that its units can be encoded: texts can be read, what rows repeat leaves room.
 
@@ -216,6 +238,19 @@ class OfficialTask(ABC):
     @abstractmethod
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         """The official scores, the recipe's ``metric`` among them; all are better when greater."""
+
+    def score_item(self, item: Any, predictions: Mapping[str, Any]) -> float:
+        """The metric of one item, in 0 .. 1.
+
+        Args:
+            item: with its target.
+            predictions: of all items.
+        """
+        return self.score([item], {key: predictions[key] for key in self.keys(item)})[self.recipe.metric]
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        """An item with its prediction, see :meth:`score_item`; here of items that hold a question and an answer."""
+        return ItemView(asked=item.question, right=item.answer, predicted=predictions[item.id])
 
     def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
         """Write predictions in the official form, or where there is none as a JSON object of key to answer."""

@@ -12,7 +12,7 @@ from longspan.tasks.coreference_head import CoreferenceSizes
 from longspan.tasks.coreference_layout import CoreferenceLayout, decode_coreference
 from longspan.tasks.coreference_metric import evaluate_coreference
 from longspan.tasks.coreference_model import LongformerForCoreference
-from longspan.tasks.official import Decoded, OfficialTask, Split
+from longspan.tasks.official import Decoded, ItemView, OfficialTask, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,18 @@ class Coreference(OfficialTask, CoreferenceSizes):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         return evaluate_coreference(items, predictions)
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        """The beginnings of the text and of its clusters."""
+        words = [word for sentence in item.sentences for word in sentence]
+        right, found = (
+            "; ".join(
+                " = ".join(" ".join(words[mention.first : mention.last + 1]) for mention in sorted(cluster))
+                for cluster in sorted(clusters, key=min)
+            )
+            for clusters in (item.clusters, predictions[item.key])
+        )
+        return ItemView(asked=" ".join(words), right=right, predicted=found)
 
     def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
         coreference.write_conll(path, items, predictions)

@@ -24,11 +24,24 @@ from longspan.tasks import contract_nli, ecthr_arg, ecthr_violation, hub, hyperp
 from longspan.tasks.documents import DocumentLayout, split_by_seed
 from longspan.tasks.hat_layouts import SegmentedDocumentLayout
 from longspan.tasks.label_scores import score_classes, score_label_sets
-from longspan.tasks.official import Decoded, OfficialTask, Split, labelled
+from longspan.tasks.official import Decoded, ItemView, OfficialTask, Split, labelled
 from longspan.tasks.sequences import NO_LABEL
 
 SEGMENT_LENGTH = 128
 """Tokens of a segment, its header included, in the tasks that have segments (Chalkidis et al. 2022)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InSegments(OfficialTask):
+    """Tasks whose texts are divided into segments that end at sentences, and so hold padding."""
+
+    attend_inner_padding: bool = False
+    """Have the padding inside segments attended, as ``kiddothe2b/longformer-base-4096`` and its finetuned models very
+    probably did in training, see ``longspan.data.SegmentLayout``."""
+
+    def segment_layout(self, tokenizer: Any, max_length: int) -> SegmentLayout:
+        """The segments of rows of at most ``max_length`` tokens."""
+        return _segments(tokenizer, max_length, attend_inner_padding=self.attend_inner_padding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,9 @@ class _OneLabel(OfficialTask):
         values = {"accuracy": scores.accuracy, "micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1}
         return {**values, "f1": scores.f1[-1]} if len(self.labels) == 2 else values
 
+    def score_item(self, item: Any, predictions: Mapping[str, Any]) -> float:
+        return float(predictions[item.id] == self.labels[item.label])
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Documents(_OneLabel):
@@ -72,6 +88,9 @@ class _Documents(_OneLabel):
     def layout(self, tokenizer: Any, max_length: int) -> DocumentLayout:
         return DocumentLayout(tokenizer, max_length)
 
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        return ItemView(asked=item.text, right=self.labels[item.label], predicted=predictions[item.id])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperpartisan(_Documents):
@@ -82,7 +101,7 @@ class Hyperpartisan(_Documents):
 
     name = "hyperpartisan"
     recipe = hyperpartisan.RECIPE
-    labels = hyperpartisan.LABELS
+    labels = confused = hyperpartisan.LABELS
     suffix = ".txt"
     clean: bool = True
     """Clean the texts as the authors' code does."""
@@ -115,7 +134,7 @@ class Imdb(_Documents):
 
     name = "imdb"
     recipe = imdb.RECIPE
-    labels = imdb.LABELS
+    labels = confused = imdb.LABELS
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return imdb.read_imdb(*self._split_folder(source))
@@ -156,14 +175,14 @@ def _text_of(document: Any) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContractNLI(_OneLabel):
+class ContractNLI(_OneLabel, _InSegments):
     """See :mod:`longspan.tasks.contract_nli`. Sources: ``train.json``, ``dev.json``, ``test.json``;
     ``hub:kiddothe2b/contract-nli:contractnli_b``.
     """
 
     name = "contract-nli"
     recipe = contract_nli.RECIPE
-    labels = contract_nli.LABELS
+    labels = confused = contract_nli.LABELS
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return contract_nli.read_contract_nli(source, annotated=split != "test")  # what is predicted needs no label
@@ -182,11 +201,14 @@ class ContractNLI(_OneLabel):
         return HATForSequenceClassification
 
     def layout(self, tokenizer: Any, max_length: int) -> contract_nli.ContractLayout:
-        return contract_nli.ContractLayout(tokenizer, _segments(tokenizer, max_length))
+        return contract_nli.ContractLayout(tokenizer, self.segment_layout(tokenizer, max_length))
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        return ItemView(asked=item.hypothesis, right=self.labels[item.label], predicted=predictions[item.id])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Choices(_OneLabel):
+class _Choices(_OneLabel, _InSegments):
     """Multiple choice over an article in segments."""
 
     labels = ("A", "B", "C", "D")
@@ -201,7 +223,12 @@ class _Choices(_OneLabel):
         return HATForMultipleChoice
 
     def layout(self, tokenizer: Any, max_length: int) -> race.ChoiceLayout:
-        return race.ChoiceLayout(tokenizer, _segments(tokenizer, max_length))
+        return race.ChoiceLayout(tokenizer, self.segment_layout(tokenizer, max_length))
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        right, found = item.label, self.labels.index(predictions[item.id])
+        shown = [f"{self.labels[number]}: {item.options[number]}" for number in (right, found)]
+        return ItemView(asked=item.question, right=shown[0], predicted=shown[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,9 +335,18 @@ class EcthrArg(OfficialTask):
         scores = score_label_sets(found, right, none_class=True)
         return {"micro_f1": scores.micro_f1, "macro_f1": scores.macro_f1, "accuracy": scores.accuracy}
 
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        """The labels of the paragraphs, of those that have any."""
+        right = [[ecthr_arg.LABELS[number] for number in labels] for labels in item.labels]
+        shown = [
+            "; ".join(f"{number}: {', '.join(labels)}" for number, labels in enumerate(of, start=1) if labels)
+            for of in (right, predictions[item.id])
+        ]
+        return ItemView(asked=" ".join(item.paragraphs), right=shown[0], predicted=shown[1])
+
 
 @dataclass(frozen=True, kw_only=True)
-class EcthrViolation(OfficialTask):
+class EcthrViolation(_InSegments):
     """See :mod:`longspan.tasks.ecthr_violation`. Sources: ``ecthr.jsonl`` of LexGLUE, of which the part whose
     ``data_type`` is ``train``, ``dev`` or ``test`` is read, if its lines say so; ``hub:coastalcph/lex_glue:ecthr_b``.
     """
@@ -323,6 +359,10 @@ class EcthrViolation(OfficialTask):
     segments: bool = True
     """Lay texts out in segments, as Chalkidis et al. (2022); else as ``<s> text </s>``, as their comparison with
     ``allenai/longformer-base-4096``. A HAT has segments always."""
+
+    def __post_init__(self) -> None:
+        if self.attend_inner_padding and not self.segments:
+            raise ValueError("attend_inner_padding is true, but segments is false; texts have padding in segments only")
 
     def read(self, source: str, split: Split) -> list[Any]:
         other = "a" if self.variant == "b" else "b"
@@ -354,7 +394,7 @@ class EcthrViolation(OfficialTask):
         return HATForSequenceClassification
 
     def hat_layout(self, tokenizer: Any, max_length: int) -> ecthr_violation.CaseLayout:
-        return ecthr_violation.CaseLayout(tokenizer, _segments(tokenizer, max_length))
+        return ecthr_violation.CaseLayout(tokenizer, self.segment_layout(tokenizer, max_length))
 
     def layout(self, tokenizer: Any, max_length: int) -> ecthr_violation.CaseLayout:
         if self.segments:
@@ -373,6 +413,10 @@ class EcthrViolation(OfficialTask):
         labelled(self.name, items, (item.labels for item in items))
         return ecthr_violation.score_ecthr_violation(items, predictions)
 
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        right = ", ".join(ecthr_violation.LABELS[number] for number in item.labels)
+        return ItemView(asked=" ".join(item.paragraphs), right=right, predicted=", ".join(predictions[item.id]))
+
 
 def _named(labels: Sequence[str], problem_type: str) -> dict[str, Any]:
     """The fields of a configuration that name a head's labels."""
@@ -381,7 +425,10 @@ def _named(labels: Sequence[str], problem_type: str) -> dict[str, Any]:
     return {"id2label": named, "label2id": label2id, "problem_type": problem_type}
 
 
-def _segments(tokenizer: Any, max_length: int) -> SegmentLayout:
+def _segments(tokenizer: Any, max_length: int, *, attend_inner_padding: bool = False) -> SegmentLayout:
     return SegmentLayout.for_tokenizer(
-        tokenizer, segment_length=SEGMENT_LENGTH, max_segments=max(1, max_length // SEGMENT_LENGTH)
+        tokenizer,
+        segment_length=SEGMENT_LENGTH,
+        max_segments=max(1, max_length // SEGMENT_LENGTH),
+        attend_inner_padding=attend_inner_padding,
     )

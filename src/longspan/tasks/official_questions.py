@@ -12,7 +12,7 @@ from longspan.tasks import hotpotqa, hub, triviaqa, wikihop
 from longspan.tasks.hotpotqa_decoding import decode_hotpotqa
 from longspan.tasks.hotpotqa_metric import HotpotPrediction, evaluate_hotpotqa, write_hotpotqa_predictions
 from longspan.tasks.hotpotqa_model import LongformerForHotpotQA
-from longspan.tasks.official import Decoded, OfficialTask, Split
+from longspan.tasks.official import Decoded, ItemView, OfficialTask, Split
 from longspan.tasks.triviaqa_model import LongformerForTriviaQA
 from longspan.tasks.wikihop_model import LongformerForWikiHop
 
@@ -55,6 +55,9 @@ class WikiHop(OfficialTask):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         return wikihop.evaluate_wikihop(items, predictions)
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        return ItemView(asked=item.query, right=item.answer, predicted=predictions[item.id])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,12 @@ class TriviaQA(OfficialTask):
         """A question with each of its documents."""
         return [(question, document, evidence) for question, evidence in items for document in question.documents]
 
+    def evidence_texts(self, items: Iterable[Any]) -> Iterable[tuple[str, str]]:
+        named = dict.fromkeys((document, folder) for question, folder in items for document in question.documents)
+        for document, folder in named:
+            if document.text is None:
+                yield f"{document.folder}/{document.filename}", document.read(folder)
+
     def check(self, layout: triviaqa.TriviaQALayout, units: Sequence[Any], reading_length: int | None) -> None:
         """Reads every document once, as each epoch of the training does."""
         for document, evidence in dict.fromkeys((document, evidence) for _, document, evidence in units):
@@ -129,6 +138,14 @@ class TriviaQA(OfficialTask):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         return triviaqa.evaluate_triviaqa([question for question, _ in items], predictions)
+
+    def score_item(self, item: Any, predictions: Mapping[str, Any]) -> float:
+        return super().score_item(item, predictions) / 100  # the official script's are per cent
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        question, _ = item
+        found = dict.fromkeys(predictions[key] for key in question.keys)
+        return ItemView(asked=question.question, right=" | ".join(question.aliases), predicted=" | ".join(found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +190,7 @@ class HotpotQA(OfficialTask):
         decoded: list[Decoded] = []
         for at, example in enumerate(examples):
             made = decode_hotpotqa(example, *(output[name][at] for name in names))
-            facts = [list(fact) for fact in made.supporting_facts]
+            facts = [list(fact) for fact in made.supporting_facts or ()]
             decoded.append([example.question.id, {"answer": made.answer, "supporting_facts": facts}])
         return decoded
 
@@ -187,6 +204,14 @@ class HotpotQA(OfficialTask):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         return evaluate_hotpotqa(items, predictions)
+
+    def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
+        """The answers with their evidence."""
+        right, found = (
+            f"{of.answer} ({', '.join(f'{title} {number}' for title, number in sorted(of.supporting_facts))})"
+            for of in (item, predictions[item.id])
+        )
+        return ItemView(asked=item.question, right=right, predicted=found)
 
     def write(self, path: Path, items: Sequence[Any], predictions: Mapping[str, Any]) -> None:
         write_hotpotqa_predictions(path, predictions)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longspan.models.losses import label_count
 from longspan.tasks.sequences import NO_POSITION
 
 
@@ -112,7 +113,7 @@ def marginal_span_loss(
         answered = has_answer if answered is None else answered | has_answer
     total = (losses[0] + losses[1]).sum() / 2
     assert answered is not None
-    return total / (answered.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+    return total / label_count(answered, num_items_in_batch)
 
 
 def _marked(positions: Tensor, length: int) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.longformer.modeling_longformer import LongformerQuestionAnsweringModelOutput
 
-from longspan.models.question_answering import LongformerForQuestionAnswering
+from longspan.models.question_answering import LongformerForQuestionAnswering, check_positions
 from longspan.tasks.spans import marginal_span_loss
 
 
@@ -49,9 +49,7 @@ class LongformerForTriviaQA(LongformerForQuestionAnswering):
         Raises:
             TypeError, ValueError: as there, or positions of another shape.
         """
-        if (start_positions is None) != (end_positions is None):
-            missing = "start_positions" if start_positions is None else "end_positions"
-            raise ValueError(f"{missing} is missing; give start_positions and end_positions, or neither")
+        check_positions(start_positions, end_positions)
         encoded = self.encode(
             input_ids,
             attention_mask,

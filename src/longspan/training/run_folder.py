@@ -208,8 +208,10 @@ def check_same(folder: Path, file: Path, recipe: Settings) -> None:
     """
     begun = read_fields(file)
     for name, value in yaml.safe_load(yaml.safe_dump(recipe.to_dict())).items():
-        # A field that didn't exist yet when the run was begun had its default.
-        default = getattr(type(recipe), name, None)
+        # A field that didn't exist yet when the run was begun had its default; a published task's are its class's.
+        kinds = (type(recipe), type(getattr(recipe, "task", None)))
+        owner = next((kind for kind in kinds if name in getattr(kind, "__dataclass_fields__", {})), None)
+        default = getattr(owner, name, None)
         before = begun.get(name, list(default) if isinstance(default, tuple) else default)
         if name not in recipe.FREE_FIELDS and before != value:
             raise ValueError(

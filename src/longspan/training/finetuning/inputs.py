@@ -8,22 +8,27 @@ from pathlib import Path
 from longspan.bundled import model_source
 from longspan.data.atomic import atomic_text
 
-ORDER = "the order of train"
-"""Name of the digest of the training examples in order: a seed draws places in it."""
-
 _FILE = "inputs.json"
+_ORDER = "the order of "
 _MODEL_FILES = ("config.json", "*.safetensors", "*.bin", "tokenizer*.json", "vocab.*", "merges.txt")
 
 
-def digest_items(items: Iterable[object], *, in_order: bool = False) -> str:
-    """A digest of examples, of what they hold; where they were read from doesn't matter.
+def digest_items(name: str, items: Iterable[object], *, in_order: bool = False) -> dict[str, str]:
+    """Digests of examples, of what they hold; where they were read from doesn't matter.
 
     Args:
+        name: of the examples, as ``train``.
         items: the examples.
-        in_order: another order has another digest.
+        in_order: also one of their order, as for training examples, in which a seed draws places.
+
+    Returns:
+        The digests under their names.
     """
     each = [hashlib.sha256(repr(item).encode("utf-8", "surrogatepass")).digest() for item in items]
-    return hashlib.sha256(b"".join(each if in_order else sorted(each))).hexdigest()
+    digests = {name: hashlib.sha256(b"".join(sorted(each))).hexdigest()}
+    if in_order:
+        digests[_ORDER + name] = hashlib.sha256(b"".join(each)).hexdigest()
+    return digests
 
 
 def digest_model(model: str) -> str:
@@ -46,7 +51,7 @@ def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
 
     Args:
         folder: of the training.
-        digests: name of an input, such as ``train`` or :data:`ORDER`, to its digest.
+        digests: name of an input, such as ``train``, to its digest. One that wasn't noted then is noted now.
         begun: whether there is something to go on with.
 
     Raises:
@@ -57,7 +62,7 @@ def check_inputs(folder: Path, digests: Mapping[str, str], begun: bool) -> None:
         before = json.loads(file.read_text(encoding="utf-8"))
         for name, digest in digests.items():
             if before.get(name, digest) != digest:
-                changed = name if name.startswith(ORDER) else f"what {name} holds"
+                changed = name if name.startswith(_ORDER) else f"what {name} holds"
                 raise ValueError(
                     f"{changed} has changed since the run in {folder} was begun; put it back to resume, or choose "
                     f"another output_dir"

@@ -1,7 +1,6 @@
 """Predictions of a finetuned model: for examples in memory, and for files of any size as a stream."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -13,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from longspan.data.atomic import write_error_message
 from longspan.data.examples import Example, read_examples
 from longspan.data.examples_files import find_record_files
-from longspan.data.growing_file import alone, check_output, lines_done, stamp
+from longspan.data.growing_file import alone, append_lines, check_output, lines_done, publish, stamp
 from longspan.data.json_text import to_json
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
@@ -187,17 +185,11 @@ def predict_files(
         examples = islice(read_examples(paths, task.task, columns=columns, with_target=False), done, None)
         bar = progress_bar("predict", "examples", shown=progress, total=total, initial=done)
         try:
-            with partial.open("ab") as stream:
-                while chunk := list(islice(examples, _CHUNK)):
-                    for line in _lines(predictor, chunk, done):
-                        stream.write(line)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                    done += len(chunk)
-                    bar.update(len(chunk))
-            partial.replace(output)
-        except OSError as error:
-            raise OSError(write_error_message(error, output, "the predictions")) from error
+            while chunk := list(islice(examples, _CHUNK)):
+                append_lines(partial, b"".join(_lines(predictor, chunk, done)), output, "the predictions")
+                done += len(chunk)
+                bar.update(len(chunk))
+            publish(partial, output, "the predictions")
         finally:
             bar.close()
         begun.unlink(missing_ok=True)

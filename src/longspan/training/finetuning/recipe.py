@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from longspan.data.examples import TaskName, task_columns
 from longspan.training.finetuning.metrics import DEFAULT_METRICS, METRICS
+from longspan.training.finetuning.task import check_threshold
 from longspan.training.recipe import Precision
 from longspan.training.recipe_fields import (
     check_at_least,
@@ -148,8 +149,8 @@ class FinetuneRecipe:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but only task {only!r} has one, not {self.task!r}; leave it out"
                 )
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, such as 0.5")
+        if self.threshold is not None:
+            check_threshold(self.threshold)
         if self.pooling is not None and self.task in ("sequential", "tokens", "qa"):
             raise ValueError(
                 f"pooling is {self.pooling!r}, but task {self.task!r} has no vector of a text; leave it out"

@@ -19,7 +19,7 @@ from longspan.data.examples import Example, TaskName, collect_labels, labels_of,
 from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.training.finetuning.encoding import EncodedExample, ExampleEncoder
-from longspan.training.finetuning.inputs import ORDER, digest_items, digest_models
+from longspan.training.finetuning.inputs import digest_items, digest_models
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER, score
 from longspan.training.finetuning.prediction import Predictor
 from longspan.training.finetuning.recipe import FinetuneRecipe
@@ -200,10 +200,9 @@ def finetune(
     def train(seed: int, place: Path) -> None:
         _train_seed(recipe, place, seed, task, tokenizer, encoded, callbacks, progress)
 
-    held = {name: [(row.inputs, row.target) for row in rows] for name, rows in splits.items()}
-    digests = {name: digest_items(rows) for name, rows in held.items()}
-    digests[ORDER] = digest_items(held["train"], in_order=True)
-    digests |= digest_models(model=recipe.model, tokenizer=recipe.tokenizer)
+    digests = digest_models(model=recipe.model, tokenizer=recipe.tokenizer)
+    for name, rows in splits.items():
+        digests |= digest_items(name, ((row.inputs, row.target) for row in rows), in_order=name == "train")
     runs = train_seeds(folder, recipe, recipe.seeds, train, arguments, resume, digests)
     result = FinetuneResult(task=task, metric=recipe.metric_name, seeds=runs, lengths=lengths)
     if arguments.process_index == 0:

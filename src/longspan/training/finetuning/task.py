@@ -38,6 +38,16 @@ _HEADS: dict[TaskName, str] = {
 }
 
 
+def check_threshold(threshold: float) -> None:
+    """See that a label can be given from this probability on, and needn't be.
+
+    Raises:
+        ValueError: it is no such probability.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1, such as 0.5")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetunedTask:
     """A task as one model does it."""
@@ -70,8 +80,7 @@ class FinetunedTask:
         check_task(self.task)
         object.__setattr__(self, "labels", tuple(self.labels))
         check_at_least(self, max_length=8, segment_length=2, overlap=0, max_answer_tokens=1)
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold is {self.threshold}; it must lie between 0 and 1, such as 0.5")
+        check_threshold(self.threshold)
         if self.layout not in ("plain", "segments"):
             raise ValueError(f"layout is {self.layout!r}; it must be 'plain' or 'segments'")
         if self.layout == "segments" and self.task in ("qa", "tokens"):

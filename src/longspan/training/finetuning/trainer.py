@@ -248,6 +248,19 @@ def early_stopping(
     return [callback]
 
 
+def read_history(model: str | Path) -> list[dict[str, float]]:
+    """What was logged while a seed's model was trained: ``epoch`` with ``loss``, or with metrics as ``eval_f1``.
+
+    Args:
+        model: its folder; nothing is known of one without the checkpoints beside it.
+    """
+    newest = newest_checkpoint(Path(model).resolve().parent / "checkpoints")
+    if newest is None:
+        return []
+    history: list[dict[str, float]] = json.loads((newest / "trainer_state.json").read_text("utf-8"))["log_history"]
+    return history
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is whole: ``Trainer`` writes its state last."""
     found = []

@@ -47,7 +47,7 @@ class Stage:
     learning_rate: float
     """AdamW's learning rate, constant after the warmup."""
     window_scale: int = 1
-    """The windows of the model's configuration are multiplied by this."""
+    """The windows of the model's configuration are multiplied by this; above 1, none may be wider than a sequence."""
     sequences_per_step: int = 16
     """Sequences of one optimizer step, over all processes."""
     micro_batch: int = 1
@@ -163,7 +163,14 @@ class LanguageModelRecipe:
         check_seeds("seed", self.seed)
         if self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"eps is {self.eps} and betas {self.betas}; use values such as 1e-8 and [0.9, 0.999]")
-        self.configuration(self.stages[0], vocab_size=256)
+        for number, stage in enumerate(self.stages, start=1):
+            widest = _widest(self.configuration(stage, vocab_size=256).attention_window)
+            if stage.window_scale > 1 and widest > stage.sequence_length:
+                raise ValueError(
+                    f"stage {number}: window_scale is {stage.window_scale:,}, so the widest window has {widest:,} "
+                    f"keys, more than the sequence_length of {stage.sequence_length:,}, and is never filled; lower "
+                    f"window_scale, or raise sequence_length"
+                )
 
     def configuration(self, stage: Stage, vocab_size: int) -> LongformerCausalConfig:
         """The model's configuration in a stage.
@@ -228,6 +235,10 @@ def _stage(value: object, number: int) -> Stage:
         return Stage(**value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"stage {number}: {error}") from error
+
+
+def _widest(window: Any) -> int:
+    return max(map(_widest, window)) if isinstance(window, (list, tuple)) else int(window)
 
 
 def _scaled(window: Any, factor: int) -> Any:

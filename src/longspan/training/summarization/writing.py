@@ -1,7 +1,6 @@
 """A model that writes summaries, and whole files of texts summarized as a stream."""
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longspan.data.atomic import atomic_text, write_error_message
-from longspan.data.growing_file import alone, check_output
+from longspan.data.atomic import atomic_text
+from longspan.data.growing_file import alone, append_lines, check_output, publish, whole_lines
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
@@ -227,7 +226,7 @@ def summarize_files(
         if force:
             partial.forget()
         examples = iter(read_summarization_examples(paths, columns, with_summary=False, split="test"))
-        done = partial.begin(settings, examples)
+        done = partial.begin(settings, examples, batch_size)
         started = time.perf_counter()
         written = 0
         with progress_bar("summarize", "texts", shown=progress, initial=done) as bar:
@@ -267,8 +266,8 @@ class _Partial:
         self.lines_file.unlink(missing_ok=True)
         self.settings_file.unlink(missing_ok=True)
 
-    def begin(self, settings: dict[str, Any], examples: Iterator[SummarizationExample]) -> int:
-        """Take as many examples as there are lines already, and see that they are the ones."""
+    def begin(self, settings: dict[str, Any], examples: Iterator[SummarizationExample], batch_size: int) -> int:
+        """Take as many examples as whole batches have lines already, and see that they are the ones."""
         has_lines = self.lines_file.is_file() and self.lines_file.stat().st_size > 0
         if not has_lines or not self.settings_file.is_file():  # what failed before its first summary binds nobody
             self.lines_file.unlink(missing_ok=True)
@@ -281,32 +280,22 @@ class _Partial:
                     f"the summaries for {self.output} were begun with {name} {begun.get(name)!r}, and now it is "
                     f"{value!r}; put it back to go on, or pass force=True (--force) to begin anew"
                 )
-        done = size = 0
+        done = whole_lines(self.lines_file, batch_size)
         with self.lines_file.open("rb") as stream:
             for line in stream:
-                if not line.endswith(b"\n"):  # torn by a kill
-                    break
                 origin, example = json.loads(line)["origin"], next(examples, None)
                 if example is None or example.origin != origin:
                     raise ValueError(
                         f"the summaries for {self.output} were begun with other texts: {origin} was there; pass "
                         "force=True (--force) to begin anew"
                     )
-                done, size = done + 1, size + len(line)
-        os.truncate(self.lines_file, size)
         return done
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        try:
-            with self.lines_file.open("a", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise OSError(write_error_message(error, self.output, "a summary")) from error
+        append_lines(self.lines_file, text.encode(), self.output, "the summaries")
 
     def finish(self) -> None:
         self.lines_file.touch()
-        self.lines_file.replace(self.output)
+        publish(self.lines_file, self.output, "the summaries")
         self.settings_file.unlink()

@@ -1,21 +1,58 @@
 """Scores and official predictions of a trained model, from official files; predictions can be stopped and resumed."""
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from longspan.bundled import model_source
-from longspan.data.atomic import write_error_message
-from longspan.data.growing_file import alone, check_output, lines_done, stamp
+from longspan.data.growing_file import alone, append_lines, check_output, lines_done, stamp
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
 from longspan.tasks.official import Decoded, Split
 from longspan.training.recipe import Precision
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialEvaluation:
+    """A model's predictions for annotated items of a published task."""
+
+    saved: SavedTask
+    """The task as the model does it."""
+    items: Sequence[Any]
+    """What is predicted, with targets."""
+    predictions: Mapping[str, Any]
+    """Key to answer."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The official scores."""
+        return self.saved.task.score(self.items, self.predictions)
+
+    def confusion(self) -> NDArray[np.int64] | None:
+        """Counts ``[right label, predicted label]``; None for tasks whose items don't have one of a few labels."""
+        labels = self.saved.task.confused
+        counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+        for item in self.items if labels else ():
+            view = self.saved.task.view(item, self.predictions)
+            counts[labels.index(view.right), labels.index(view.predicted)] += 1
+        return counts if labels else None
+
+    def errors(self, most: int = 20) -> list[Any]:
+        """The items that are predicted worst, the worst first; none that is right."""
+        task = self.saved.task
+        scored = [(task.score_item(item, self.predictions), number) for number, item in enumerate(self.items)]
+        worst = (self.items[number] for score, number in sorted(scored) if score < 1)
+        views = ((item, task.view(item, self.predictions)) for item in worst)
+        # Some metrics have no 1 for an item that has no label, and gets none.
+        return list(islice((item for item, view in views if view.right != view.predicted), most))
 
 
 def evaluate_official(
@@ -29,7 +66,23 @@ def evaluate_official(
     max_items: int | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """The official scores of a model for a published task.
+    """The official scores of a model for a published task; arguments and faults as :func:`judge_official`."""
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "max_items": max_items}
+    return judge_official(model, sources, saved=saved, split=split, progress=progress, **options).scores
+
+
+def judge_official(
+    model: str | Path,
+    sources: str | Path | Sequence[str | Path],
+    *,
+    saved: SavedTask | None = None,
+    split: Split = "eval",
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    max_items: int | None = None,
+    progress: bool = True,
+) -> OfficialEvaluation:
+    """A model's predictions for annotated items of a published task, with its official scores.
 
     Args:
         model: its folder, or with ``saved`` a hub name.
@@ -55,7 +108,7 @@ def evaluate_official(
         decoded = predictor.decode(units, bar.update)
     finally:
         bar.close()
-    return task.score(items, task.collect(decoded))
+    return OfficialEvaluation(saved=saved, items=items, predictions=task.collect(decoded))
 
 
 def predict_official(
@@ -79,7 +132,7 @@ def predict_official(
         model: folder of a model for a published task, or with ``saved`` a hub name.
         sources: official file or files or folders, or ``hub:NAME[:CONFIG]``; answers aren't needed.
         output: the file to write, whose name ends as the task's predictions do.
-        saved, split, batch_size, precision, progress: as :func:`evaluate_official`.
+        saved, split, batch_size, precision, progress: as :func:`judge_official`.
         resume: go on with what is there; else begin anew.
 
     Returns:
@@ -114,14 +167,10 @@ def predict_official(
         done = lines_done(partial, begun, plan, resume, chunk=CHUNK)
         bar = progress_bar("predict", "units", shown=progress, total=len(units), initial=done)
         try:
-            with partial.open("ab") as stream:
-                for first in range(done, len(units), CHUNK):
-                    for decoded in predictor.decode(units[first : first + CHUNK], bar.update):
-                        stream.write((json.dumps(decoded, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-        except OSError as error:
-            raise OSError(write_error_message(error, output, "the predictions")) from error
+            for first in range(done, len(units), CHUNK):
+                chunk = predictor.decode(units[first : first + CHUNK], bar.update)
+                made = "".join(json.dumps(decoded, ensure_ascii=False) + "\n" for decoded in chunk)
+                append_lines(partial, made.encode("utf-8", "surrogatepass"), output, "the predictions")
         finally:
             bar.close()
         lines = partial.read_bytes().decode("utf-8", "surrogatepass").split("\n")

@@ -14,11 +14,12 @@ from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import to_json
 from longspan.models import read_config
 from longspan.tasks.official import Split
-from longspan.training.finetuning.inputs import ORDER, digest_items, digest_models
+from longspan.training.finetuning.inputs import check_inputs, digest_items, digest_models
 from longspan.training.finetuning.seeds import SeedResults, train_seeds
 from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
+from longspan.training.reading_layout import attends_inner_padding
 from longspan.training.recipe_fields import check_step
 from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.plan import TaskPlan
@@ -76,7 +77,13 @@ def finetune_task(
     arguments = _training_arguments(plan, folder, plan.recipe.seeds[0])
     saved = SavedTask(task=plan.task, max_length=plan.recipe.max_length)
     with loading(plan.model):
-        read_config(plan.model)  # before what takes longer
+        config = read_config(plan.model)  # before what takes longer
+    if getattr(plan.task, "attend_inner_padding", None) is False and attends_inner_padding(config):
+        logger.warning(
+            "Model %s was pretrained with the padding inside segments attended, and the task doesn't have it so; to "
+            "read texts as in pretraining: --set attend_inner_padding=true",
+            plan.model,
+        )
     data = _read(plan, plan.recipe.seeds[0])
     tokenizer, network = _load(plan, saved, plan.recipe.seeds[0])
     # What is read in pieces has positions for a piece only.
@@ -92,17 +99,14 @@ def finetune_task(
         logger.info("Task %s: %s.", plan.task.name, counts)
 
     def train(seed: int, place: Path) -> None:
-        items = data if plan.eval or seed == plan.recipe.seeds[0] else _read(plan, seed)
+        items = data
+        if not plan.eval and seed != plan.recipe.seeds[0]:
+            items = _read(plan, seed)
+            if arguments.process_index == 0:
+                check_inputs(folder, _digest_data(items, f" of seed {seed}"), begun=True)
         _train_seed(plan, place, seed, saved, items, callbacks, progress)
 
-    of_roles: dict[str, list[Any]] = {str(role): items for role, items in data.items()}
-    if not plan.eval:  # what a seed draws is drawn out of the same items
-        of_roles = {"train": [item for items in data.values() for item in items]} if plan.max_items is None else {}
-    order = ORDER if plan.eval else f"{ORDER} of seed {plan.recipe.seeds[0]}"  # each seed draws other items
-    digests = {role: digest_items(items) for role, items in of_roles.items()}
-    digests[order] = digest_items(data["train"], in_order=True)
-    first_stage = getattr(plan.task, "first_stage", None)
-    digests |= digest_models(model=plan.model, tokenizer=plan.tokenizer, first_stage=first_stage)
+    digests = _digests(plan, data) if arguments.process_index == 0 else {}
     runs = train_seeds(folder, plan, plan.recipe.seeds, train, arguments, resume, digests)
     result = TaskResult(plan=plan, metric=plan.recipe.metric, seeds=runs)
     if arguments.process_index == 0:
@@ -120,6 +124,22 @@ def _read(plan: TaskPlan, seed: int) -> dict[Split, list[Any]]:
         if sources[role] and not (role in data and role == "train"):
             data[role] = plan.task.read_all(sources[role], role, apart=role != "train")
     return {role: items[: plan.max_items] for role, items in data.items()}
+
+
+def _digests(plan: TaskPlan, data: dict[Split, list[Any]]) -> dict[str, str]:
+    """Of all that the first seed is trained with, but for its recipe."""
+    first_stage = getattr(plan.task, "first_stage", None)
+    digests = digest_models(model=plan.model, tokenizer=plan.tokenizer, first_stage=first_stage)
+    digests |= _digest_data(data, "" if plan.eval else f" of seed {plan.recipe.seeds[0]}")
+    texts = plan.task.evidence_texts([item for items in data.values() for item in items])
+    return digests | digest_items("evidence", texts)
+
+
+def _digest_data(data: dict[Split, list[Any]], whose: str) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for role, items in data.items():
+        digests |= digest_items(role + whose, items, in_order=role == "train")
+    return digests
 
 
 def _load(plan: TaskPlan, saved: SavedTask, seed: int) -> "tuple[PreTrainedTokenizerBase, PreTrainedModel]":
