@@ -35,6 +35,8 @@ def test_bytes_and_characters_come_back(text_file: Path, tmp_path: Path) -> None
     assert len(as_characters.symbols) == len(TEXT)
     assert as_characters.alphabet.characters == "".join(sorted(set(TEXT)))
     assert as_characters.alphabet.decode(as_characters.symbols) == TEXT
+    with pytest.raises(ValueError, match="the text holds half of a character"):
+        as_bytes.alphabet.encode("a \ud800")
     assert isinstance(as_characters.symbols, np.memmap)
     assert as_bytes.digest != as_characters.digest
 

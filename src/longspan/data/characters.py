@@ -20,6 +20,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import check_characters
 from longspan.data.paths import path_list
 from longspan.data.text import visible_files
 
@@ -91,9 +92,10 @@ class Alphabet:
         """The symbols of a text.
 
         Raises:
-            ValueError: a character that the alphabet lacks.
+            ValueError: a character that the alphabet lacks, or half of one.
         """
         if self.characters is None:
+            check_characters(text, "the text")
             return np.frombuffer(text.encode("utf-8"), np.uint8)
         codes = _codes(text)
         known = _codes(self.characters)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from longspan.data.json_text import check_characters
 from longspan.data.layout import TextLayout
 from longspan.data.segments import SegmentLayout
 from longspan.data.tokenization import tokenize_with_offsets
@@ -71,8 +72,9 @@ def fill_masks(
 
     Raises:
         ValueError: the tokenizer or the text has no mask token, the text has more tokens than the model has positions,
-            or ``segment_length`` is 1.
+            it holds half of a character, or ``segment_length`` is 1.
     """
+    check_characters(text, "the text")
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     if tokenizer.mask_token_id is None:
