@@ -40,8 +40,8 @@ def test_a_small_ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     seconds = dict.fromkeys(ROWS, 0.2) | {"full": 0.1}
     monkeypatch.setattr(ablation, "step_seconds", lambda rows, *_, **__: {name: seconds[name] for name in rows})
     (tmp_path / "text.txt").write_text("the court held that the clause is void. " * 100)
-    arguments = ["--text", str(tmp_path / "text.txt"), "--output", str(tmp_path / "runs"), "--rows",
-                 "increasing,decreasing,rotary,full", "--threads", str(torch.get_num_threads()),
+    arguments = ["--text", str(tmp_path / "text.txt"), "--output", str(tmp_path / "runs"), "--rows", "rotary,full",
+                 "--threads", str(torch.get_num_threads()),
                  "--results", str(tmp_path / "results")]  # fmt: skip
     ablation.main([*arguments, "--seeds", "0"])
 
@@ -55,21 +55,19 @@ def test_a_small_ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
     monkeypatch.setattr(ablation, "train_language_model", counted)
     ablation.main([*arguments, "--seeds", "0,1"])
-    assert trained == [f"{name}-seed-1" for name in ("increasing", "decreasing", "rotary", "full")]
+    assert trained == [f"{name}-seed-1" for name in ("rotary", "full")]
 
     (written,) = (tmp_path / "results").glob("*.json")
     rows = json.loads(written.read_text())["rows"]
-    assert {name: row["steps"] for name, row in rows.items()} == {
-        "increasing": 6, "decreasing": 6, "rotary": 6, "full": 12,
-    }  # fmt: skip
+    assert {name: row["steps"] for name, row in rows.items()} == {"rotary": 6, "full": 12}
     for row in rows.values():
         assert all(0 < bits < 9 for bits in row["bits_per_character"])
         assert [curve[-1] for curve in row["curves"]] == [
             [row["steps"] * 48, bits] for bits in row["bits_per_character"]
         ]
-    assert [point[0] for point in rows["increasing"]["curves"][0]] == [2 * 48, 4 * 48, 6 * 48]
+    assert [point[0] for point in rows["rotary"]["curves"][0]] == [2 * 48, 4 * 48, 6 * 48]
     assert written.with_suffix(".png").stat().st_size > 10_000
-    table = capsys.readouterr().out.strip().splitlines()[-4:]
+    table = capsys.readouterr().out.strip().splitlines()[-2:]
     assert [line.split(" | ")[1] for line in table] == [ROWS[name].label for name in rows]
 
 

@@ -30,7 +30,12 @@ def _led() -> tuple[Any, Callable[[], Any], dict[str, Any]]:
     return model, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()), inputs
 
 
-@pytest.mark.parametrize("make", [_causal, _led])
+def _decoder() -> tuple[Any, Callable[[], Any], dict[str, Any]]:
+    decoder = build_ours("ForConditionalGeneration").get_decoder()
+    return decoder, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()), {"input_ids": IDS}
+
+
+@pytest.mark.parametrize("make", [_causal, _led, _decoder])
 def test_both_names_are_taken(make: Callable[[], Any]) -> None:
     model, new_cache, inputs = make()
     for part in (model, model.base_model):

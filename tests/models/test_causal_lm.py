@@ -154,6 +154,26 @@ def test_without_a_label_the_loss_is_zero(num_items: Any) -> None:
     assert model(ids[:, :1], labels=ids[:, :1]).loss == 0  # nothing follows
 
 
+def test_labels_that_are_shifted_already() -> None:
+    """Parts of a text, each with the cache of the ones before, lose no label: their losses add up to the whole's."""
+    model, ids = build_causal(), random_ids(2, 30)
+    labels = F.pad(ids[:, 1:], (0, 1), value=-100)
+    whole = model(ids, labels=ids)
+    with torch.no_grad():
+        total, cache = 0.0, None
+        for part, targets in zip(ids.split(7, 1), labels.split(7, 1), strict=True):
+            given = {"shift_labels": targets, "num_items_in_batch": 58}
+            output = model(part, past_key_values=cache, use_cache=True, return_dict=True, **given)
+            total, cache = total + output.loss, output[CACHE]
+    torch.testing.assert_close(total, whole.loss.detach())
+    other = model(ids, labels=ids.flip(1), shift_labels=labels)
+    torch.testing.assert_close(other.loss, whole.loss)
+    with pytest.raises(ValueError, match=r"shift_labels must have shape \[B, N\] = \[2, 30\], got \[2, 29\]"):
+        model(ids, shift_labels=ids[:, 1:])
+    with pytest.raises(ValueError, match=r"shift_labels hold 11, neither a token in 0 \.\. 10"):
+        model(ids, shift_labels=torch.full_like(ids, 11))
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradient_checkpointing_gives_the_same_gradients(encoding: str) -> None:
     model = build_causal(position_encoding=encoding, hidden_dropout_prob=0.1, **MIXED).train()

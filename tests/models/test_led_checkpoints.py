@@ -145,6 +145,15 @@ def test_from_a_stock_configuration_and_in_bfloat16(tmp_path: Path) -> None:
     assert LEDForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+def test_a_stock_configuration_keeps_how_the_decoder_attends() -> None:
+    config = transformers.LEDConfig(**SIZES)
+    assert LEDModel(config).config._attn_implementation == "sdpa"
+    chosen = LEDModel._from_config(config, attn_implementation="eager")
+    given = LEDModel(transformers.LEDConfig(**SIZES, attn_implementation="eager"))
+    for model in (chosen, given):
+        assert model.config._attn_implementation == model.decoder.config._attn_implementation == "eager"
+
+
 def test_fresh_weights_are_initialised() -> None:
     torch.manual_seed(0)
     model = LEDForConditionalGeneration(transformers.LEDConfig(**SIZES))

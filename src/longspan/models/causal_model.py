@@ -168,6 +168,7 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: RollingCache | None = None,
+        shift_labels: Tensor | None = None,
         **loss_arguments: Any,
     ) -> tuple[Tensor, ...] | CausalLMOutputWithPast:
         """Predict each next token.
@@ -187,6 +188,8 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
             output_hidden_states: also return the hidden states of every layer.
             return_dict: ``False`` returns a tuple.
             logits_to_keep: compute the logits of the last so many tokens only, or of the tokens it indexes; 0: of all.
+            shift_labels: int ``[B, N]``, in place of ``labels``, which then aren't read: position i is scored on label
+                i. For parts of a text, whose last tokens have a next one, too (``transformers``' name).
             loss_arguments: ``num_items_in_batch``, as ``Trainer`` passes it: the loss is then the sum divided by it.
 
         Returns:
@@ -215,11 +218,18 @@ class LongformerForCausalLM(LongformerCausalPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden_states[:, kept])
         loss = None
-        if labels is not None:
+        targets = None
+        if shift_labels is not None:
+            check_token_labels(shift_labels, logits.shape[-1], "[B, N]", logits.shape[:2], name="shift_labels")
+            targets = loss_arguments["shift_labels"] = shift_labels.long().contiguous()  # transformers views them
+        elif labels is not None:
             check_token_labels(labels, logits.shape[-1], "[B, N]", logits.shape[:2])
-            count = label_count(labels[:, 1:] != IGNORED, loss_arguments.get("num_items_in_batch"))
+            labels = labels.long()
+            targets = labels[:, 1:]
+        if targets is not None:
+            count = label_count(targets != IGNORED, loss_arguments.get("num_items_in_batch"))
             loss_arguments["num_items_in_batch"] = count
-            loss = self.loss_function(logits, labels.long(), vocab_size=logits.shape[-1], **loss_arguments)
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **loss_arguments)
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -79,7 +79,11 @@ class LEDConfig(PlainWindows, transformers.LEDConfig):
     @classmethod
     def from_stock(cls, config: PreTrainedConfig) -> "LEDConfig":
         """Keep this package's configuration as it is, or build one from a ``transformers.LEDConfig``."""
-        return config if isinstance(config, cls) else cls.from_dict(config.to_dict())
+        if isinstance(config, cls):
+            return config
+        ours: LEDConfig = cls.from_dict(config.to_dict())
+        ours._attn_implementation = config._attn_implementation  # not among the values
+        return ours
 
     # Encoder layers and heads go by Longformer's names too (attribute_map), so its reading serves both.
     layer_pattern = LongformerConfig.layer_pattern

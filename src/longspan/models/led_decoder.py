@@ -9,7 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from longspan.attention.exporting import is_exporting
-from longspan.models.cache_names import CACHE
+from longspan.models.cache_names import CACHE, one_cache
 from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
@@ -93,6 +93,7 @@ class LEDDecoder(LEDStack):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: Cache | None = None,
     ) -> tuple[Tensor | Cache, ...] | BaseModelOutputWithPastAndCrossAttentions:
         """Decode a batch of targets.
 
@@ -103,7 +104,8 @@ class LEDDecoder(LEDStack):
                 padding.
             encoder_hidden_states: ``[B, S, C]``; R targets in a row read the same text.
             encoder_attention_mask: ``[B, S]``, 0 marks padding.
-            past_key_values: a cache of earlier tokens, static or growing, which is extended.
+            past_key_values, cache: two names, of which either is given: a cache of earlier tokens, static or growing,
+                which is extended (:mod:`longspan.models.cache_names`).
             inputs_embeds: ``[B * R, T, C]`` in place of the word embeddings.
             use_cache: return a cache, a new one if none is given; not while training with gradient checkpointing.
                 ``None``: as the configuration, but not in ``torch.export``.
@@ -118,6 +120,7 @@ class LEDDecoder(LEDStack):
                 positions, or a number of targets that is no multiple of the number of texts.
         """
         config = self.config
+        past_key_values = one_cache(past_key_values, cache)
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return_dict = config.return_dict if return_dict is None else return_dict

@@ -117,7 +117,12 @@ def question_answering_loss(
 
 
 def check_token_labels(
-    labels: Tensor, vocab_size: int, form: str, shape: Sequence[int] | None = None, hint: str = ""
+    labels: Tensor,
+    vocab_size: int,
+    form: str,
+    shape: Sequence[int] | None = None,
+    hint: str = "",
+    name: str = "labels",
 ) -> None:
     """See that labels are tokens, or -100 where no loss is wanted; the range is looked at on a CPU only.
 
@@ -127,22 +132,23 @@ def check_token_labels(
         form: the names of the dimensions, for a refusal.
         shape: what they must be, if that is known.
         hint: what a refusal adds to the shape.
+        name: what they are called in a refusal.
 
     Raises:
         TypeError: not a tensor. ValueError: another shape, no integers, or out of range.
     """
-    _check_tensor("labels", labels)
+    _check_tensor(name, labels)
     if labels.dim() != 2 or (shape is not None and list(labels.shape) != list(shape)):
         wanted = "" if shape is None else f" = {list(shape)}{hint}"
-        raise ValueError(f"labels must have shape {form}{wanted}, got {list(labels.shape)}")
+        raise ValueError(f"{name} must have shape {form}{wanted}, got {list(labels.shape)}")
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, the index of a token each, got {labels.dtype}")
+        raise ValueError(f"{name} must be integers, the index of a token each, got {labels.dtype}")
     if can_inspect(labels):
         numbers = labels.long()  # -100 is none of uint8's
         wrong = numbers[(numbers != IGNORED) & ((numbers < 0) | (numbers >= vocab_size))]
         if wrong.numel() > 0:
             raise ValueError(
-                f"labels hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {IGNORED} for no loss"
+                f"{name} hold {int(wrong[0])}, neither a token in 0 .. {vocab_size - 1} nor {IGNORED} for no loss"
             )
 
 
