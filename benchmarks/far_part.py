@@ -25,8 +25,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.machine import describe, today
+from benchmarks.records import write_results
 from longspan.data.atomic import atomic_directory, atomic_text
-from longspan.data.json_text import to_json
 from longspan.models import LEDConfig, LEDForConditionalGeneration
 from longspan.training.summarization import SummarizationRecipe, SummarizationResult, finetune_summarization
 from longspan.training.summarization.writing import Summarizer
@@ -218,10 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             }
             record["runs"].append(run)
             print(f"seed {seed}, {length:,} tokens: {run['far']:.1%} of far, {run['near']:.1%} of near", flush=True)
-            options.results.mkdir(parents=True, exist_ok=True)
-            stem = options.results / f"{record['date']}_{machine.name}_far-part"
-            atomic_text(stem.with_suffix(".json"), to_json(record, indent=1) + "\n", "the results")
-            atomic_text(stem.with_suffix(".md"), table(record), "the table")
+            write_results(options.results, f"{record['date']}_{machine.name}_far-part", record, table(record))
     print(table(record))
 
 

@@ -29,10 +29,9 @@ from torch import Tensor
 
 from benchmarks.machine import describe, today
 from benchmarks.measure import fresh_peak, interleave
+from benchmarks.records import write_results
 from benchmarks.workloads import Workload
-from longspan.data.atomic import atomic_text
 from longspan.data.characters import Alphabet
-from longspan.data.json_text import to_json
 from longspan.demo.language_model_speed import time_writing
 from longspan.models import LongformerCausalConfig, LongformerForCausalLM
 from longspan.models.causal_layers import Rotation
@@ -202,9 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "rows": table.rows,
         }
         stem = f"{today()}_{machine.name}_language-model-{what}-float32"
-        options.results.mkdir(parents=True, exist_ok=True)
-        atomic_text(options.results / f"{stem}.json", to_json(record, indent=1) + "\n", "the results")
-        atomic_text(options.results / f"{stem}.md", table.markdown(), "the table")
+        write_results(options.results, stem, record, table.markdown())
         print(f"{table.markdown()}\n", flush=True)
 
 

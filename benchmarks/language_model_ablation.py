@@ -25,10 +25,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from benchmarks.language_model import Task, full_attention
 from benchmarks.machine import describe, today
 from benchmarks.measure import interleave
+from benchmarks.records import write_results
 from benchmarks.workloads import Workload
 from longspan.data.atomic import atomic_text
 from longspan.data.characters import Unit
-from longspan.data.json_text import to_json
 from longspan.report import Curve, Panel, draw_panels
 from longspan.report.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 from longspan.training.language_modelling import LanguageModelRecipe, Stage, train_language_model
@@ -317,9 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows": results,
     }
     stem = f"{today()}_{machine.name}_language-model-ablation-{options.unit}"
-    options.results.mkdir(parents=True, exist_ok=True)
-    atomic_text(options.results / f"{stem}.json", to_json(record, indent=1) + "\n", "the results")
-    atomic_text(options.results / f"{stem}.md", table(results), "the table")
+    write_results(options.results, stem, record, table(results))
     draw(results).savefig(options.results / f"{stem}.png", format="png")
     print(table(results))
 

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.measure import synchronize
+from longspan.demo.machine import processor_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def describe(device: str) -> Machine:
     packages = ("longspan", "transformers", "local-attention", "triton", "numpy")
     versions = {name: _version(name) for name in packages}
     return Machine(
-        processor=_processor(),
+        processor=processor_name(),
         cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         accelerator=torch.cuda.get_device_name(device) if device != "cpu" else None,
@@ -116,15 +117,6 @@ class MatrixRate:
 
     def _blocks(self) -> None:
         torch.bmm(torch.bmm(self.query, self.key), self.value)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

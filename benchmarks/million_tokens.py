@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.cases import BASE, DTYPES, TINY, Size
 from benchmarks.machine import describe, today
 from benchmarks.measure import once, out_of_memory, reset_resident_peak, resident_peak, synchronize
+from benchmarks.records import write_results
 from benchmarks.report import seconds, size
 from benchmarks.workloads import Workload
-from longspan.data.json_text import to_json
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerLayer
 from longspan.models.self_attention import LongformerSelfAttention
@@ -129,12 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rounds": options.rounds,
         "rows": rows,
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"{today()}_{machine.name}_million-tokens-{options.dtype}.json"
-    beside = path.with_suffix(".json.part")
-    beside.write_text(to_json(result, indent=1) + "\n")
-    beside.replace(path)
-    print(f"wrote {path}")
+    stem = f"{today()}_{machine.name}_million-tokens-{options.dtype}"
+    print(f"wrote {write_results(options.output, stem, result)}")
     return 0
 
 

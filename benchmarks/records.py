@@ -1,16 +1,24 @@
 """What one command measured on one machine, row by row: a JSON file of numbers and a table in Markdown beside it."""
 
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, today
 from longspan.data.atomic import atomic_text
 from longspan.data.json_text import to_json
 
 Values = dict[str, Any]
+
+
+def write_results(folder: Path, stem: str, values: Values, table: str | None = None) -> Path:
+    """Write ``<stem>.json`` and, of a table in Markdown, ``<stem>.md``, each whole or not at all; gives the first."""
+    file = folder / f"{stem}.json"
+    atomic_text(file, to_json(values, indent=1) + "\n", "the results")
+    if table is not None:
+        atomic_text(folder / f"{stem}.md", table, "the table")
+    return file
 
 
 class Record:
@@ -26,11 +34,10 @@ class Record:
 
     def __init__(self, what: str, command: str, threads: int, sizes: Values, folder: Path) -> None:
         machine = describe("cpu")
-        date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        self.folder, self.stem = folder, f"{date}_{machine.name}_{what}"
+        self.folder, self.stem = folder, f"{today()}_{machine.name}_{what}"
         self.values: Values = {
             "what": what,
-            "date": date,
+            "date": today(),
             "command": command,
             "machine": machine.as_dict(),
             "threads": threads,
@@ -59,9 +66,7 @@ class Record:
         Args:
             table: the rows in Markdown.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_text(self.folder / f"{self.stem}.json", to_json(self.values, indent=1) + "\n", "the results")
-        atomic_text(self.folder / f"{self.stem}.md", self.markdown(table), "the table")
+        write_results(self.folder, self.stem, self.values, self.markdown(table))
 
     def markdown(self, table: Callable[[list[Values]], str]) -> str:
         """The table under a line that says how it was measured."""

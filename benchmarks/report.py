@@ -14,8 +14,8 @@ from rich.table import Table
 from benchmarks.cases import Case
 from benchmarks.machine import Machine
 from benchmarks.measure import Timing
+from benchmarks.records import write_results
 from benchmarks.session import Row
-from longspan.data.json_text import to_json
 
 COLUMNS = ("N", "who", "time", "min to max", "x ours", "memory", "x ours", "GFLOP/s", "check")
 NARROW_WITHOUT = (3, 6)
@@ -92,15 +92,8 @@ class Report:
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write ``<stem>.json`` and ``<stem>.md``, each in one piece; a run repeated on the same day replaces them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for ending, text in (("json", to_json(self.as_dict(), indent=1) + "\n"), ("md", self.markdown())):
-            path = folder / f"{self.stem}.{ending}"
-            beside = path.with_suffix(f".{ending}.part")
-            beside.write_text(text)
-            beside.replace(path)
-            written.append(path)
-        return written[0], written[1]
+        file = write_results(folder, self.stem, self.as_dict(), self.markdown())
+        return file, file.with_suffix(".md")
 
     def facts(self) -> list[str]:
         """The circumstances, one line each."""

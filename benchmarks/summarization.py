@@ -12,7 +12,6 @@ is not run again, so a stopped call goes on where it was; the tables and ``resul
 """
 
 import argparse
-import datetime
 import json
 import os
 import re
@@ -25,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, today
+from benchmarks.records import write_results
 from benchmarks.summarization_texts import lead, write_texts
 from longspan.convert import convert_directory
-from longspan.data.atomic import atomic_directory, atomic_text
-from longspan.data.json_text import to_json
+from longspan.data.atomic import atomic_directory
 from longspan.data.tokenization import tokenize
 from longspan.demo.small_bart import new_bart
 from longspan.demo.tokenizer import train_tokenizer
@@ -208,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pretraining = json.loads((output / "pretraining" / "result.json").read_text(encoding="utf-8"))
     record: dict[str, Any] = {
         "what": "summarization",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "command": "python -m benchmarks.summarization " + _shown(options),
         "machine": describe("cpu").as_dict(),
         "threads": torch.get_num_threads(),
@@ -229,10 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write(record: dict[str, Any], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{record['date']}_{describe('cpu').name}_summarization"
-    atomic_text(folder / f"{stem}.json", to_json(record, indent=1) + "\n", "the results")
-    atomic_text(folder / f"{stem}.md", table(record), "the table")
+    write_results(folder, f"{record['date']}_{describe('cpu').name}_summarization", record, table(record))
 
 
 def _shown(options: argparse.Namespace) -> str:

@@ -21,6 +21,7 @@ from longspan.tasks.ecthr_arg import read_ecthr_arg
 from longspan.tasks.files import read_json, read_json_lines
 from longspan.tasks.hyperpartisan import LABELS as HYPERPARTISAN_LABELS
 from longspan.tasks.hyperpartisan import read_hyperpartisan, split_hyperpartisan
+from longspan.tasks.imdb import without_breaks
 from longspan.tasks.race import read_race
 
 Record = dict[str, Any]
@@ -57,7 +58,7 @@ def imdb(data: Path, seed: int) -> Splits:
     """The longer half of the reviews: 173 words or more, the median of the training set."""
     held: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
     for _, entry in read_json_lines(data / "imdb" / "imdb.jsonl.gz", "IMDB reviews"):
-        text = re.sub(r"\s*<br\s*/?>\s*", "\n", entry["text"]).strip()
+        text = without_breaks(entry["text"])
         if len(text.split()) >= 173 and entry["label"] in ("neg", "pos"):
             held[entry["split"]].append({"text": text, "label": entry["label"]})
     return Splits(*(_shuffled(held[name], seed) for name in ("train", "val", "test")))

@@ -44,8 +44,8 @@ def read_scores(run: Path, seed: int, examples: Path) -> ExampleScores:
     task = FinetunedTask.load(place / "model")
     encoder = ExampleEncoder(task, load_tokenizer(place / "model"))
     read = list(read_examples([examples], task.task, labels=task.labels or None))
-    lines = (place / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    made = [json.loads(line) for line in lines]
+    with (place / "test_predictions.jsonl").open(encoding="utf-8") as lines:
+        made = [json.loads(line) for line in lines]
     return ExampleScores(
         tokens=np.array([encoder.encode(example).tokens for example in read]),
         scores=np.array(example_scores(task, [example.target for example in read], made)),

@@ -26,12 +26,11 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, today
+from benchmarks.records import write_results
 from benchmarks.task_examples import READERS, Counts, write_examples
 from benchmarks.task_scores import ExampleScores, compare, read_scores
 from longspan.convert.hat import convert_to_hat
-from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName
-from longspan.data.json_text import to_json
 from longspan.training.finetuning import finetune
 from longspan.training.finetuning.recipe import FinetuneRecipe
 
@@ -198,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"{kind} has {wrong[0]!r}; it must be of {', '.join(known)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     machine = describe("cpu")
-    file = options.results / f"{today()}_{machine.name}_tasks.json"
+    stem = f"{today()}_{machine.name}_tasks"
     record: dict[str, Any] = {
         "date": today(),
         "machine": machine.as_dict(),
@@ -217,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 scores.setdefault(name, {}).setdefault(variant, {})[str(seed)] = scored
                 record["differences"][name] = compare(scores[name], first=MODELS[0], longer_than=CUT)
                 record["runs"].setdefault(name, {}).setdefault(variant, {})[str(seed)] = made
-                atomic_text(file, to_json(record, indent=1) + "\n", "the results")
+                write_results(options.results, stem, record)
                 test = made["test"][PLANS[name].metric]
                 took = "" if made["seconds"] is None else f" in {made['seconds']:.0f} s"
                 print(f"{name} {variant} seed {seed}: {PLANS[name].metric} {test:.3f}{took}")

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe, today
+from benchmarks.records import write_results
 from longspan import lengthen
 from longspan.data.atomic import atomic_text
 from longspan.data.json_text import to_json
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     sizes = Sizes(steps=options.steps)
     machine = describe("cpu")
-    file = options.results / f"{today()}_{machine.name}_two-facts.json"
+    stem = f"{today()}_{machine.name}_two-facts"
     record: dict[str, Any] = {
         "date": today(),
         "machine": machine.as_dict(),
@@ -175,11 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for variant in VARIANTS:
             place = options.output / f"{variant}-{seed}-{sizes.steps}.json"
             if not place.is_file():
-                options.output.mkdir(parents=True, exist_ok=True)
                 atomic_text(place, to_json(train(variant, sizes, seed)) + "\n", "the run")
             made = json.loads(place.read_text(encoding="utf-8"))
             record["runs"].setdefault(variant, {})[str(seed)] = made
-            atomic_text(file, to_json(record, indent=1) + "\n", "the results")
+            write_results(options.results, stem, record)
             print(f"{variant} seed {seed}: {made['accuracy']:.1%} right in {made['seconds']:.0f} s")
     print("\n" + table(record))
 

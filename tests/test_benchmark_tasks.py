@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks import tasks
 from benchmarks.task_examples import READERS, Counts, write_examples
-from benchmarks.task_scores import ExampleScores, compare, difference
+from benchmarks.task_scores import ExampleScores, compare, difference, read_scores
 from longspan.models import LongformerConfig, LongformerForMaskedLM
+from longspan.training.finetuning.task import FinetunedTask
 
 FILLER = "the seller held the law of a contract in the court"
 
@@ -171,6 +172,18 @@ def test_a_missing_set_is_named(tmp_path: Path) -> None:
 
 def _scores(tokens: list[int], scores: list[float]) -> ExampleScores:
     return ExampleScores(tokens=np.array(tokens), scores=np.array(scores))
+
+
+def test_predictions_with_line_separators_are_read(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: F811
+    place = tmp_path / "run" / "seed-1"
+    tokenizer.save_pretrained(place / "model")
+    FinetunedTask(task="qa", max_length=64).save(place / "model")
+    answer = "the law\u2028of the court\x85"
+    example = {"question": "what", "context": f"{answer} held", "answers": [answer]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(example, ensure_ascii=False), encoding="utf-8")
+    written = json.dumps({"answer": answer}, ensure_ascii=False) + "\n"
+    (place / "test_predictions.jsonl").write_text(written, encoding="utf-8")
+    assert read_scores(tmp_path / "run", 1, tmp_path / "test.jsonl").scores.tolist() == [1.0]
 
 
 def test_differences_are_of_the_same_examples() -> None:

@@ -114,7 +114,7 @@ def test_pretrain_says_what_is_wrong(tmp_path: Path, roberta_dir: Path, texts: P
     bare = ["--output", tmp_path / "x", "--sequence-length", 32, "--steps", 3]
     assert "is empty; put text files" in sentence(run("pretrain", "--model", roberta_dir, "--train", empty, *bare))
     (texts / "b.txt").write_bytes(b"\xff")
-    assert "b.txt is not UTF-8 text: byte 0xff at offset 0" in sentence(run(*arguments))
+    assert "b.txt line 1 is not UTF-8 text: byte 0xff at offset 0" in sentence(run(*arguments))
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ def test_a_character_model_is_trained_evaluated_and_writes(tmp_path: Path) -> No
     assert wrote.stdout == run("generate", "--model", model, "--prompt", "the", "--characters", 20, "--seed", 1).stdout
     (tmp_path / "latin.txt").write_bytes("a\nnaïve".encode("latin-1"))
     for name, message in [
-        ("latin.txt", "latin.txt line 2 is not UTF-8; convert the file"),
+        ("latin.txt", "latin.txt line 2 is not UTF-8 text"),
         ("gone.txt", "gone.txt does not exist; name a file of text to go on from"),
         ("run", "run is a folder; name a file of text to go on from"),
     ]:

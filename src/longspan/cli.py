@@ -6,7 +6,6 @@ Heavy imports happen inside the verbs, so that ``longspan --help`` is quick.
 import functools
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from longspan import __version__, evaluation_cli, finetuning_cli, summarization_cli
-from longspan.cli_settings import recipe_fields
+from longspan.cli_settings import is_main_process, recipe_fields
 from longspan.evaluation_cli import on_device, refuse_options
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    level = logging.INFO if is_main_process() else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("longspan").setLevel(level)
 
@@ -164,7 +163,7 @@ def pretrain(
 
     plan = training.load_recipe(recipe, **fields) if recipe else make_recipe(fields, "the command line")
     result = training.pretrain(plan, resume=resume)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         if result.metrics:
             typer.echo(result.table)
         typer.echo(f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:,.0f} s: {result.model_dir}")
@@ -395,7 +394,7 @@ def train_lm(
     else:
         plan = make_language_model_recipe(fields, "the command line")
     result = train_language_model(plan, resume=resume)
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         typer.echo(result.table)
         typer.echo(
             f"{result.steps:,} steps, {result.characters:,} characters in {result.seconds:,.0f} s: {result.model_dir}"

@@ -1,7 +1,13 @@
-"""Values given to commands as ``NAME=VALUE``, and the fields of a recipe from options and ``--set``."""
+"""What the verbs share: values given as ``NAME=VALUE``, a recipe's fields from options and ``--set``, who prints."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process or the first of several, the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def pairs(option: str, given: list[str] | None) -> dict[str, str]:

@@ -256,7 +256,6 @@ def refuse_options(options: dict[str, Any], model: str, kind: str) -> None:
 
 def on_device(model: Any) -> Any:
     """The model on the first accelerator there is."""
-    import torch
+    from longspan.training.inference import default_device
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model if device is None else model.to(device)
+    return model.to(default_device())

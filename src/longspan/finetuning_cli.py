@@ -1,14 +1,16 @@
 """The verb ``finetune``, for all tasks, and what ``evaluate`` prints of a model that it made."""
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from longspan.cli_settings import pairs, recipe_fields
+from longspan.cli_settings import is_main_process, pairs, recipe_fields
 from longspan.evaluation_pages import check_report, write_evaluation_page
 from longspan.summarization_cli import finetune_summaries
+
+if TYPE_CHECKING:
+    from longspan.training.finetuning.seeds import SeedResults
 
 
 def finetune(
@@ -76,8 +78,11 @@ def finetune(
         _finetune_official({**(read_fields(recipe) if recipe else {}), **fields}, resume=resume)
         return
     plan = load_finetune_recipe(recipe, **fields) if recipe else make_finetune_recipe(fields, "the command line")
-    result = run(plan, resume=resume)
-    if os.environ.get("RANK", "0") == "0":
+    _print_result(run(plan, resume=resume))
+
+
+def _print_result(result: "SeedResults") -> None:
+    if is_main_process():
         typer.echo(result.table)
         typer.echo(f"best on {result.metric}: {result.best.model_dir}")
 
@@ -97,10 +102,7 @@ def _finetune_official(fields: dict[str, Any], *, resume: bool) -> None:
     """Train a published task by its recipe, with changes."""
     from longspan.training.tasks import finetune_task, make_task_plan
 
-    result = finetune_task(make_task_plan(fields, "the recipe and the command line"), resume=resume)
-    if os.environ.get("RANK", "0") == "0":
-        typer.echo(result.table)
-        typer.echo(f"best on {result.metric}: {result.best.model_dir}")
+    _print_result(finetune_task(make_task_plan(fields, "the recipe and the command line"), resume=resume))
 
 
 def _finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: bool) -> None:

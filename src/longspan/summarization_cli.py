@@ -1,10 +1,11 @@
 """The verbs ``summarize`` and ``demo-led``, and ``finetune`` for summarization: they read options, call and print."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from longspan.cli_settings import is_main_process
 
 
 def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: bool) -> None:
@@ -23,7 +24,7 @@ def finetune_summaries(recipe: Path | None, fields: dict[str, Any], *, resume: b
     else:
         plan = make_summarization_recipe(fields, "the command line")
     result = finetune_summarization(plan, resume=resume)
-    if os.environ.get("RANK", "0") != "0":
+    if not is_main_process():
         return
     if result.metrics is not None:
         scores = ", ".join(f"{name} {result.metrics[name]:.2f}" for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"))
@@ -63,13 +64,11 @@ def summarize(
     force: Annotated[bool, typer.Option("--force", help="Replace the output and start from the beginning.")] = False,
 ) -> None:
     """Summarize the texts of files; run it again to continue where it stopped."""
-    import torch
-
+    from longspan.training.inference import default_device
     from longspan.training.summarization import SummarizationColumns, Summarizer, summarize_files
 
     summarizer = Summarizer.load(model, max_input_length=max_input_length, prefix=prefix)
-    if torch.accelerator.is_available():
-        summarizer.model.to(torch.accelerator.current_accelerator())
+    summarizer.model.to(default_device())
     options: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     result = summarize_files(
         files,

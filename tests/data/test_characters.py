@@ -35,6 +35,8 @@ def test_bytes_and_characters_come_back(text_file: Path, tmp_path: Path) -> None
     assert len(as_characters.symbols) == len(TEXT)
     assert as_characters.alphabet.characters == "".join(sorted(set(TEXT)))
     assert as_characters.alphabet.decode(as_characters.symbols) == TEXT
+    with pytest.raises(ValueError, match="the text holds half of a character"):
+        as_bytes.alphabet.encode("a \ud800")
     assert isinstance(as_characters.symbols, np.memmap)
     assert as_bytes.digest != as_characters.digest
 
@@ -80,6 +82,13 @@ def test_a_folder_is_joined_by_line_breaks_and_leaves_out_what_is_no_text(
         corpus = read(folder, tmp_path)
     assert corpus.alphabet.decode(corpus.symbols) == "x = 'é'\npacked\nprint(1)\n"
     assert "2 files that are no UTF-8 text are left out" in caplog.text
+
+
+def test_a_file_that_ends_within_a_character_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"torn \xc3")
+    (tmp_path / "b.txt").write_text("whole", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text"):
+        CharacterCorpus.of_files([tmp_path / "a.txt", tmp_path / "b.txt"], cache_dir=tmp_path, unit="characters")
 
 
 @pytest.mark.parametrize("kind", ["raw", "zip", "gz"])

@@ -129,7 +129,7 @@ def test_only_own_documents_are_tokenized(
 
 
 def test_txt_files_stream_by_file_or_line(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("\ufeffone\ntwo\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("three", encoding="utf-8")
 
     def texts(unit: str) -> list[str]:
@@ -148,6 +148,9 @@ def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrained
     for name in ("torn.jsonl.gz", "half.jsonl"):
         with pytest.raises(ValueError, match=rf"{name} can't be streamed: .*; without stream the message names file"):
             take(make([str(tmp_path / name)], tokenizer).steps(0, 1, lambda index: True), 1)
+    (tmp_path / "numbers.jsonl").write_text('{"text": 5}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"numbers\.jsonl: field 'text' holds a int, it must be a string"):
+        take(make([str(tmp_path / "numbers.jsonl")], tokenizer).steps(0, 1, lambda index: True), 1)
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"empty\.txt: there is no text to train on; name other text"):
         take(make([str(tmp_path / "empty.txt")], tokenizer).steps(0, 1, lambda index: True), 1)

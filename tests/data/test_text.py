@@ -62,11 +62,11 @@ def test_folders_are_read_in_a_fixed_order_without_hidden_files(tmp_path: Path) 
 def test_undecodable_bytes_name_file_and_offset(tmp_path: Path) -> None:
     whole = tmp_path / "whole.txt"
     whole.write_bytes("café ".encode() + b"\xff rest")
-    with pytest.raises(ValueError, match=r"whole\.txt is not UTF-8 text: byte 0xff at offset 6 "):
+    with pytest.raises(ValueError, match=r"whole\.txt line 1 is not UTF-8 text: byte 0xff at offset 6 "):
         texts_of(whole)
     lines = tmp_path / "lines.jsonl"
     lines.write_bytes(b'{"text": "ok"}\n{"text": "caf\xe9"}\n')
-    with pytest.raises(ValueError, match=r"lines\.jsonl is not UTF-8 text: byte 0xe9 at offset 28 "):
+    with pytest.raises(ValueError, match=r"lines\.jsonl line 2 is not UTF-8 text: byte 0xe9 at offset 28 "):
         texts_of(lines)
     assert lines.read_bytes()[28] == 0xE9
 
@@ -76,7 +76,7 @@ def test_what_is_no_text_though_it_decodes_is_named(tmp_path: Path, txt_document
     """UTF-16 of English without a byte-order mark, and many programs, are valid UTF-8."""
     (tmp_path / "wide.txt").write_bytes("café\n".encode() + "court".encode("utf-16-le"))
     with pytest.raises(
-        ValueError, match=r"wide\.txt is not text: it holds a zero byte at offset 7, as UTF-16, .* UTF-8"
+        ValueError, match=r"wide\.txt line 2 is not text: it holds a zero byte at offset 7, as UTF-16, .* UTF-8"
     ):
         texts_of(tmp_path / "wide.txt", txt_document=txt_document)
 
@@ -135,10 +135,10 @@ def test_changed_bytes_of_a_gzip_file_are_named(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_no_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
 
-    def refuse(_: Path) -> bytes:
+    def refuse(_: Path, _mode: str) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ValueError, match=r"a\.txt can't be read: Permission denied"):
         texts_of(tmp_path)
 
@@ -161,6 +161,8 @@ def test_a_caller_may_give_texts_instead_of_paths(tmp_path: Path) -> None:
     assert [document.text for document in as_documents(["one text", "two"])] == ["one text", "two"]
     assert [document.text for document in as_documents(write_jsonl(tmp_path / "a.jsonl", TEXTS))] == TEXTS
     assert [document.text for document in as_documents([str(tmp_path)])] == TEXTS
+    one_line = "longer than any name of a file " * 20
+    assert [document.text for document in as_documents([one_line])] == [one_line]
     with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
         list(as_documents("gone.txt"))
     with pytest.raises(ValueError, match="text 1 holds half of a character"):

@@ -154,6 +154,8 @@ def test_refusals(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
         _embedder(tokenizer, stride=-3)
     with pytest.raises(TypeError, match="document 1 must be a string, got int"):
         _embedder(tokenizer).encode(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="document 1 holds half of a character"):
+        _embedder(tokenizer).encode(["a", "b \ud800"])
     with pytest.raises(TypeError, match="documents must be a string or several, got int"):
         _embedder(tokenizer).encode(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size is 0"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from longspan.data.segments import SegmentLayout
@@ -75,6 +76,15 @@ def write(path: Path, value: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
     return path
+
+
+def test_a_document_with_tails_is_cut_where_it_is_without(words: PreTrainedTokenizerBase) -> None:
+    words.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)  # offsets with the space before
+    text = "the law held.\n\n the seller held the law.\n\n " * 6
+    segments = SegmentLayout.for_tokenizer(words, segment_length=16, max_segments=None)
+    alone = segments.encode(words, text)
+    assert len(alone.segments) > 4
+    assert encode_with_tails(segments, words, text, ["law"]).segments[:-1] == alone.segments
 
 
 def test_tails_are_the_last_segments(words: PreTrainedTokenizerBase, segments: SegmentLayout) -> None:

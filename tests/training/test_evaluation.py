@@ -29,18 +29,15 @@ def asked(
 ) -> list[tuple[int, int, int]]:
     """(true token, seen token, place among all tokens of text) of every masked token at a sequence length."""
     layout = SequenceLayout.for_tokenizer(tokenizer, length, segment_length=segment)
-    evaluation = MaskedLMEvaluation(tokenizer=tokenizer, layout=layout, batch_size=3, seed=7, max_tokens=max_tokens)
+    evaluation = MaskedLMEvaluation(tokenizer=tokenizer, layout=layout, seed=7, max_tokens=max_tokens)
     found, place = [], 0
-    for pieces in evaluation._batches(Document(text, "") for text in TEXTS):
-        batch = collate([piece.piece for piece in pieces], layout)
-        for row, piece in enumerate(pieces):
-            at = layout.text_positions(len(piece.piece.tokens))
-            for label, seen in zip(
-                batch["labels"][row, at].tolist(), batch["input_ids"][row, at].tolist(), strict=True
-            ):
-                if label != IGNORED:
-                    found.append((label, seen, place))
-                place += 1
+    for piece in evaluation._pieces(Document(text, "") for text in TEXTS):
+        batch = collate([piece.piece], layout)
+        at = layout.text_positions(len(piece.tokens))
+        for label, seen in zip(batch["labels"][0, at].tolist(), batch["input_ids"][0, at].tolist(), strict=True):
+            if label != IGNORED:
+                found.append((label, seen, place))
+            place += 1
     return found
 
 

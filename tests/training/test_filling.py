@@ -1,6 +1,7 @@
 """Filling masks: what the pipeline of ``transformers`` gives, for all masks at once."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_candidates_are_those_of_the_pipeline(roberta_dir: Path, tokenizer: PreT
 def test_a_tokenizer_without_a_mask_token(roberta_dir: Path) -> None:
     with pytest.raises(ValueError, match="ByT5Tokenizer has no mask token; give the tokenizer of a masked"):
         fill_masks(load_masked_lm(roberta_dir), ByT5Tokenizer(), "a <mask>")
+
+
+def test_bytes_of_the_command_line_that_are_no_text(roberta_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """As Python reads them there; the tokenizer's own TypeError names no text."""
+    with pytest.raises(ValueError, match=r"the text holds half of a character, .* at position 3"):
+        fill_masks(load_masked_lm(roberta_dir), tokenizer, os.fsdecode(b"caf\xe9 <mask>"))
 
 
 def test_the_vocabulary_bounds_the_candidates(roberta_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:

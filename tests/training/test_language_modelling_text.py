@@ -61,14 +61,14 @@ def test_temperature_zero_is_greedy(characters: LanguageModel) -> None:
 
 def test_bytes_are_streamed_as_whole_characters(bytes_: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces: list[str] = []
-    wanted = iter("né東𝄞!".encode() * 2)
+    wanted = iter(b"\xff\xff\xff" + "東né𝄞!".encode() * 2)
     monkeypatch.setattr(
         LongformerForCausalLM,
         "forward",
         _saying(bytes_.model, wanted),
     )
-    text = generate_text(bytes_, "x", characters=22, temperature=0, on_text=pieces.append)
-    assert text == "né東𝄞!" * 2
+    text = generate_text(bytes_, "x", characters=25, temperature=0, on_text=pieces.append)
+    assert text == "\ufffd\ufffd\ufffd" + "東né𝄞!" * 2
     assert pieces == list(text)
 
 

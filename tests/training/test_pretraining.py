@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenize
 
 from longspan.data.layout import SequenceLayout
 from longspan.data.masking import Piece, collate, mask_tokens
+from longspan.data.text import Document
 from longspan.training import PretrainInterrupted, PretrainRecipe, PretrainResult, evaluate_masked_lm, load_masked_lm
 from longspan.training import pretrain as pretrain_with_bars
 from longspan.training.freezing import frozen
@@ -472,7 +473,23 @@ def test_a_disk_that_fills_up_is_a_sentence(tmp_path: Path, roberta_dir: Path) -
 def test_text_faults_come_before_training(tmp_path: Path, roberta_dir: Path) -> None:
     make_recipe(tmp_path, roberta_dir)
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"bad\.txt is not UTF-8 text: byte 0xe9 at offset 3"):
+    with pytest.raises(ValueError, match=r"bad\.txt line 1 is not UTF-8 text: byte 0xe9 at offset 3"):
         pretrain(make_recipe(tmp_path, roberta_dir, train=(str(tmp_path / "bad.txt"),)))
     with pytest.raises(ValueError, match="longspan convert"):
         pretrain(make_recipe(tmp_path, roberta_dir, sequence_length=128, output_dir=str(tmp_path / "long")))
+
+
+def test_the_limit_of_evaluation_documents_holds_for_hub_and_files_together(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_hub = [Document(f"of the hub {number}", "") for number in range(2)]
+    monkeypatch.setattr("longspan.training.run_texts.stream_documents", lambda *_, **__: iter(of_hub))
+    file = write_jsonl(tmp_path / "local.jsonl", ["local 0", "local 1", "local 2"])
+    recipe = PretrainRecipe(
+        model="m", train=("hub:a",), eval=("hub:a", str(file)), output_dir=str(tmp_path), sequence_length=16, steps=1,
+        eval_documents=3,
+    )  # fmt: skip
+    layout = SequenceLayout.for_tokenizer(tokenizer, 16)
+    texts = RunTexts(recipe, RunFolder(tmp_path), tokenizer, layout, progress=False)
+    texts.prepare_eval()
+    assert [document.text for document in texts.eval_documents()] == ["of the hub 0", "of the hub 1", "local 0"]

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,13 @@ def test_pdf_files_are_read_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         file.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             list(read_summarization_examples([file], with_summary=False))
+    page = SimpleNamespace(extract_text=lambda: "eine Über-\nübung der EU-\nLänder")
+    monkeypatch.setattr("pypdf.PdfReader", lambda _: SimpleNamespace(is_encrypted=False, pages=[page]))
+    (example,) = read_summarization_examples([file], with_summary=False)
+    assert example.text == "eine Überübung der EU-\nLänder"
+    page.extract_text = lambda: [][0]
+    with pytest.raises(ValueError, match=r"report\.pdf is not a readable PDF file: list index out of range"):
+        list(read_summarization_examples([file], with_summary=False))
     (tmp_path / "x.md").touch()
     with pytest.raises(ValueError, match=r"x\.md has an unknown extension; texts are read from .*, \.txt, \.pdf files"):
         list(read_summarization_examples([tmp_path / "x.md"], with_summary=False))

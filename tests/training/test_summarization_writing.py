@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from summaries import make_led, make_records, save_led, write_records
+from summaries import make_led, make_records, write_records
 from transformers import PreTrainedTokenizerBase
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from longspan.training.summarization.inputs import SummarizationInputs
-from longspan.training.summarization.pipeline import SummarizationPipeline, register_summarization
+from longspan.training.summarization.pipeline import SummarizationPipeline
 from longspan.training.summarization.texts import SummarizationColumns
 from longspan.training.summarization.writing import Summarizer, summarize_files
 
@@ -229,9 +228,8 @@ def test_memory_does_not_grow_with_the_file(
 
 
 def test_the_pipeline_writes_what_the_summarizer_writes(
-    summarizer: Summarizer, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    summarizer: Summarizer, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    folder = save_led(tmp_path, tokenizer)
     text = make_records(1)[0]["text"]
     pipe = SummarizationPipeline(summarizer.model, tokenizer=tokenizer, device=torch.device("cpu"))
     expected = summarizer.summarize([text], **WRITING)
@@ -242,12 +240,3 @@ def test_the_pipeline_writes_what_the_summarizer_writes(
     assert pipe(text, query="price?", **WRITING) == [{"summary_text": asked[0]}]
     with pytest.raises(ValueError, match="max_input_length is 97, but the model reads 96"):
         pipe(text, max_input_length=97)
-
-    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", dict(PIPELINE_REGISTRY.supported_tasks))
-    removed = dict(getattr(transformers.pipelines, "REMOVED_TASKS", {}))
-    monkeypatch.setattr(transformers.pipelines, "REMOVED_TASKS", removed, raising=False)
-    register_summarization()
-    register_summarization()
-    named = transformers.pipeline("summarization", model=str(folder), device="cpu")
-    assert type(named) is SummarizationPipeline
-    assert len(named(text, max_new_tokens=4)) == 1

@@ -18,7 +18,7 @@ def atomic_directory(target: Path, what: str) -> Iterator[Path]:
 
     Args:
         target: where the folder shall be; its parents are made. A folder that is already there is replaced at
-            the end.
+            the end; of a link, the folder that it points to.
         what: names the thing in messages: ``"the checkpoint of step 500"``.
 
     Yields:
@@ -28,13 +28,14 @@ def atomic_directory(target: Path, what: str) -> Iterator[Path]:
         OSError: something couldn't be written, for instance because the disk is full. Nothing half-written is
             left.
     """
-    staging = staging_directory(target)
+    place = _behind_link(target)
+    staging = staging_directory(place)
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         yield staging
         flush_directory(staging)
-        publish_directory(staging, target)
+        publish_directory(staging, place)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
         if is_write_error(error):
@@ -90,17 +91,18 @@ def publish_directory(staging: Path, target: Path) -> None:
 
 
 def atomic_text(target: Path, text: str, what: str) -> None:
-    """Write a small text file whole or not at all.
+    """Write a small text file whole or not at all; of a link, the file that it points to.
 
     Raises:
         OSError: it couldn't be written; the file is as it was before.
     """
-    staging = target.with_name(f".{target.name}.partial")
+    place = _behind_link(target)
+    staging = staging_directory(place)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         staging.write_text(text, encoding="utf-8")
         _flush(staging)
-        staging.replace(target)
+        staging.replace(place)
     except OSError as error:
         staging.unlink(missing_ok=True)
         raise OSError(write_error_message(error, target, what)) from error
@@ -130,6 +132,11 @@ def write_error_message(error: BaseException, target: Path, what: str) -> str:
     else:
         reason = "the write failed; the disk may be full"
     return f"{what} could not be written to {target}: {reason}; nothing half-written is left: make room, then run again"
+
+
+def _behind_link(target: Path) -> Path:
+    """Where a file or folder lies: renaming to a link would replace the link, perhaps to another disk."""
+    return target.resolve() if target.is_symlink() else target
 
 
 def _flush(path: Path) -> None:

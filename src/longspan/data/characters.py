@@ -20,7 +20,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from longspan.data.atomic import atomic_directory, atomic_text
+from longspan.data.json_text import check_characters
 from longspan.data.paths import path_list
+from longspan.data.text import visible_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -90,9 +92,10 @@ class Alphabet:
         """The symbols of a text.
 
         Raises:
-            ValueError: a character that the alphabet lacks.
+            ValueError: a character that the alphabet lacks, or half of one.
         """
         if self.characters is None:
+            check_characters(text, "the text")
             return np.frombuffer(text.encode("utf-8"), np.uint8)
         codes = _codes(text)
         known = _codes(self.characters)
@@ -276,11 +279,7 @@ def _find(paths: list[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            inside = visible_files(path)
             texts = [file for file in inside if _look(file, 1 if _packed(file) else None) is None]
             if not texts:
                 raise FileNotFoundError(f"folder {path} holds no UTF-8 text; put text files into it")
@@ -387,14 +386,15 @@ def _open(file: Path) -> IO[bytes]:
 
 def _joined(files: list[Path]) -> Iterator[tuple[Path, bytes]]:
     """The content of all files, with a line break after each that has none, but for the last."""
-    last = b"\n"
+    before, last = files[0], b"\n"
     for file in files:
         if last != b"\n":
-            yield file, b"\n"
+            # Of the file before: it completes what that ends in, or shows that it ends within a character.
+            yield before, b"\n"
             last = b"\n"
         for piece in _pieces(file):
             yield file, piece
-            last = piece[-1:]
+            before, last = file, piece[-1:]
 
 
 def _texts(files: list[Path]) -> Iterator[str]:

@@ -4,15 +4,13 @@ Reading is lazy, one record at a time, and every error names the file, the line 
 """
 
 import csv
-import gzip
 import re
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from longspan.data.json_text import parse_json
+from longspan.data.lines import known_extension, read_lines
 from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
@@ -78,32 +76,13 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
 
 def extension(file: Path) -> str | None:
     """The one of :data:`EXTENSIONS` that a name ends in, or None."""
-    name = file.name.lower()
-    return next((known for known in EXTENSIONS if name.endswith(known)), None)
-
-
-def _lines(stream: IO[bytes], file: Path) -> Iterator[str]:
-    """Decoded lines with their line ends."""
-    for number, line in enumerate(stream, start=1):
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file} line {number} is not UTF-8 text: byte {line[error.start]:#04x} can't be decoded; convert the "
-                f"file to UTF-8 (iconv -f ENCODING -t UTF-8)"
-            ) from error
-        yield text.removeprefix("\ufeff") if number == 1 else text
+    return known_extension(file, EXTENSIONS)
 
 
 def _read_jsonl(file: Path) -> Iterator[Record]:
-    opened: Any = gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # noqa: SIM115
-    with closing(opened) as stream:
-        try:
-            for number, line in enumerate(_lines(stream, file), start=1):
-                if line.strip():
-                    yield Record(_json_object(line, f"{file} line {number}"), f"{file} line {number}")
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+    for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            yield Record(_json_object(line, f"{file} line {number}"), f"{file} line {number}")
 
 
 def _json_object(line: str, place: str) -> dict[str, Any]:
@@ -115,33 +94,32 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
 
 def _read_csv(file: Path, kind: str) -> Iterator[Record]:
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
-    with file.open("rb") as stream:
-        lines = _lines(stream, file)
-        first, skipped = next(lines, ""), 0
-        separator = "\t" if kind == ".tsv" else _separator(first)
-        if kind == ".csv" and (said := _SAID_SEPARATOR.fullmatch(first.rstrip("\r\n"))):
-            separator, first, skipped = said[1], next(lines, ""), 1
-        # A first line may be the beginning of a quoted name that goes on, so the reader gets it back.
-        reader = csv.reader(_chain(first, lines), delimiter=separator, strict=True)
-        started, columns = 1 + skipped, None
-        try:
-            for cells in reader:
-                place = f"{file} line {started}"
-                started = reader.line_num + 1 + skipped
-                if columns is None:
-                    columns = _header(cells, place)
-                elif any(cell.strip() for cell in cells):
-                    if len(cells) != len(columns):
-                        raise ValueError(
-                            f"{place} has {len(cells)} cells for {len(columns)} columns; put cells that hold "
-                            f"{separator!r} or line breaks between double quotes"
-                        )
-                    yield Record(dict(zip(columns, cells, strict=True)), place)
-        except csv.Error as error:
-            raise ValueError(
-                f"{file} line {started} is not valid CSV: {error}; close every double quote, and write one inside a "
-                f"quoted cell twice"
-            ) from error
+    lines = read_lines(file)
+    first, skipped = next(lines, ""), 0
+    separator = "\t" if kind == ".tsv" else _separator(first)
+    if kind == ".csv" and (said := _SAID_SEPARATOR.fullmatch(first.rstrip("\r\n"))):
+        separator, first, skipped = said[1], next(lines, ""), 1
+    # A first line may be the beginning of a quoted name that goes on, so the reader gets it back.
+    reader = csv.reader(_chain(first, lines), delimiter=separator, strict=True)
+    started, columns = 1 + skipped, None
+    try:
+        for cells in reader:
+            place = f"{file} line {started}"
+            started = reader.line_num + 1 + skipped
+            if columns is None:
+                columns = _header(cells, place)
+            elif any(cell.strip() for cell in cells):
+                if len(cells) != len(columns):
+                    raise ValueError(
+                        f"{place} has {len(cells)} cells for {len(columns)} columns; put cells that hold "
+                        f"{separator!r} or line breaks between double quotes"
+                    )
+                yield Record(dict(zip(columns, cells, strict=True)), place)
+    except csv.Error as error:
+        raise ValueError(
+            f"{file} line {started} is not valid CSV: {error}; close every double quote, and write one inside a "
+            f"quoted cell twice"
+        ) from error
     if columns is None:
         raise ValueError(f"{file} is empty; its first line must name the columns")
 

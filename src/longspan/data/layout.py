@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from longspan.data.segments import SegmentLayout, text_columns
 from longspan.data.sentence_tokens import SentenceStarts
-from longspan.data.tokenization import Tokens
+from longspan.data.tokenization import Tokens, special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -142,25 +142,17 @@ class SequenceLayout(TextLayout):
             ValueError: the tokenizer lacks a mask, padding, first or separator token, or a size is out of
                 range.
         """
-        first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-        separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-        ids = {"cls": first, "sep": separator, "pad": tokenizer.pad_token_id, "mask": tokenizer.mask_token_id}
-        for name, token_id in ids.items():
-            if token_id is None:
-                raise ValueError(
-                    f"the tokenizer has no {name} token, which masked-LM training needs; use the tokenizer "
-                    f"of a masked LM, or tokenizer.add_special_tokens({{'{name}_token': ...}})"
-                )
+        first, separator, pad, mask = special_ids(tokenizer, "masked-LM training needs", ("cls", "sep", "pad", "mask"))
         return cls(
             sequence_length=sequence_length,
             segment_length=segment_length,
             segment_ends=segment_ends,
             attend_inner_padding=attend_inner_padding,
             global_tokens=global_tokens,
-            first_id=ids["cls"],
-            separator_id=ids["sep"],
-            pad_id=ids["pad"],
-            mask_id=ids["mask"],
+            first_id=first,
+            separator_id=separator,
+            pad_id=pad,
+            mask_id=mask,
             special_ids=frozenset(tokenizer.all_special_ids),
             vocabulary=len(tokenizer),
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longspan.data.sentence_tokens import sentence_starts
-from longspan.data.tokenization import tokenize_with_offsets
+from longspan.data.tokenization import special_ids, tokenize_with_offsets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,20 +93,13 @@ class SegmentLayout:
         Raises:
             ValueError: the tokenizer lacks a first, separator or padding token, or a size is out of range.
         """
-        first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-        separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
-        for name, token_id in {"cls": first, "sep": separator, "pad": tokenizer.pad_token_id}.items():
-            if token_id is None:
-                raise ValueError(
-                    f"the tokenizer has no {name} token, which segments need; "
-                    f"use tokenizer.add_special_tokens({{'{name}_token': ...}})"
-                )
+        first, separator, pad = special_ids(tokenizer, "segments need")
         return cls(
             segment_length=segment_length,
             max_segments=max_segments,
             first_id=first,
             separator_id=separator,
-            pad_id=tokenizer.pad_token_id,
+            pad_id=pad,
             attend_inner_padding=attend_inner_padding,
         )
 

@@ -82,7 +82,8 @@ def _open_files(source: str, text_field: str, txt_document: TxtDocument) -> Any:
         return ParquetDatasetReader(names, **options).read()
     if kinds == [".txt"]:
         unit = "document" if txt_document == "file" else "line"
-        dataset = TextDatasetReader(names, sample_by=unit, **options).read()
+        # A byte-order mark is no part of the text.
+        dataset = TextDatasetReader(names, sample_by=unit, encoding="utf-8-sig", **options).read()
         return dataset if text_field == "text" else dataset.rename_column("text", text_field)
     return JsonDatasetReader(names, **options).read()
 
@@ -199,12 +200,12 @@ class StreamedSequences:
             documents = [tokens for tokens in tokenize(self.tokenizer, chunk.texts) if tokens.size]
             joined = [part for tokens in documents for part in (tokens, separator)]
             held.append((chunk.position, np.concatenate([*joined, np.arange(0)])))
-            while sum(len(tokens) for _, tokens in held) - skip >= capacity:
-                text = np.concatenate([tokens for _, tokens in held])[skip : skip + capacity]
+            rest = np.concatenate([tokens for _, tokens in held])[skip:]
+            for first in range(0, len(rest) - capacity + 1, capacity):
                 skip += capacity
                 while len(held) > 1 and skip >= len(held[0][1]):
                     skip -= len(held.pop(0)[1])
-                yield _Cut(SequenceText(text), {**held[0][0], "skip": skip})
+                yield _Cut(SequenceText(rest[first : first + capacity]), {**held[0][0], "skip": skip})
 
     def _chunks(self, begin: Position) -> Iterator[_Chunk]:
         """The kept documents, up to :data:`CHUNK` at a time, pass after pass, never across sources."""
@@ -234,17 +235,14 @@ class StreamedSequences:
                 stream.load_state_dict(state)
             texts: list[str] = []
             for record in stream:
-                text = next(iter(record.values()))
-                if self._keeps(text):
+                text = _text_of(record, self.sources[place])
+                if text and long_enough(text, self.min_length, self.min_length_unit, self.tokenizer):
                     texts.append(text)
                 if len(texts) == CHUNK:
                     yield _Chunk({"pass": number, "source": place, "state": state}, texts)
                     texts, state = [], stream.state_dict()
             if texts:
                 yield _Chunk({"pass": number, "source": place, "state": state}, texts)
-
-    def _keeps(self, text: str | None) -> bool:
-        return bool(text) and long_enough(str(text), self.min_length, self.min_length_unit, self.tokenizer)
 
 
 def long_enough(text: str, min_length: int, unit: LengthUnit, tokenizer: "PreTrainedTokenizerBase") -> bool:
@@ -276,9 +274,18 @@ def stream_documents(
     """The documents of one stream that aren't blank, once, in stored order; see :func:`open_stream`."""
     stream = open_stream(source, split=split, text_field=text_field, txt_document=txt_document)
     for number, record in enumerate(stream, start=1):
-        text = next(iter(record.values()))
+        place = f"{source} {split} row {number}"
+        text = _text_of(record, place)
         if text and not text.isspace():
-            yield Document(text, f"{source} {split} row {number}")
+            yield Document(text, place)
+
+
+def _text_of(record: dict[str, Any], place: str) -> str:
+    """The text of a record of one column, empty for null."""
+    ((field, text),) = record.items()
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"{place}: field {field!r} holds a {type(text).__name__}, it must be a string")
+    return text or ""
 
 
 def is_hub(source: str) -> bool:

@@ -3,14 +3,12 @@
 Reading is lazy, one document at a time, and every error names the file and the place in it.
 """
 
-import gzip
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from longspan.data.json_text import check_characters, parse_json
+from longspan.data.lines import known_extension, read_lines
 from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -34,8 +32,16 @@ class Document(NamedTuple):
 
 def extension(path: Path) -> str | None:
     """The one of :data:`EXTENSIONS` that ``path`` ends in, or None."""
-    name = path.name.lower()
-    return next((known for known in EXTENSIONS if name.endswith(known)), None)
+    return known_extension(path, EXTENSIONS)
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder, at any depth, sorted by path; hidden files and folders are left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
 
 
 def find_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -56,11 +62,7 @@ def find_files(paths: Iterable[str | Path]) -> list[Path]:
     known = ", ".join(EXTENSIONS)
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            inside = visible_files(path)
             readable = [file for file in inside if extension(file)]
             if not readable:
                 others = sorted({file.suffix or file.name for file in inside})
@@ -90,7 +92,7 @@ def read_documents(
 
     Raises:
         FileNotFoundError: see :func:`find_files`.
-        ValueError: bytes that aren't UTF-8, or are zero (with the byte's offset), JSON that doesn't parse or names a
+        ValueError: bytes that aren't UTF-8, or are zero (with line and offset), JSON that doesn't parse or names a
             field twice (with the line), half a character, a missing or wrongly typed text field (with the fields there
             are), a damaged gzip or parquet file, a file that can't be read.
     """
@@ -146,54 +148,24 @@ def _looks_like_path(entry: str) -> bool:
     if "\n" in entry or len(entry) > 4096:
         return False
     path = Path(entry)
-    return extension(path) is not None or path.exists()
-
-
-def _decode(data: bytes, file: Path, offset: int) -> str:
-    """UTF-8 text of ``data``, which starts at byte ``offset`` of the file."""
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        at = offset + error.start
-        raise ValueError(
-            f"{file} is not UTF-8 text: byte {data[error.start]:#04x} at offset {at:,} can't be decoded; "
-            "convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
-        ) from error
-    if "\0" in text:
-        raise ValueError(
-            f"{file} is not text: it holds a zero byte at offset {offset + data.index(0):,}, as UTF-16, tables and "
-            "programs do; write its text into a UTF-8 file"
-        )
-    # A byte-order mark is no part of the text.
-    return text.removeprefix("\ufeff") if offset == 0 else text
-
-
-def _lines(stream: IO[bytes], file: Path) -> Iterator[tuple[int, str]]:
-    """``(line number from 1, text)`` of each line."""
-    offset = 0
-    for number, line in enumerate(stream, start=1):
-        yield number, _decode(line, file, offset).rstrip("\r\n")
-        offset += len(line)
+        return extension(path) is not None or path.exists()
+    except OSError:  # longer than a name can be
+        return False
 
 
 def _read_txt(file: Path, txt_document: TxtDocument) -> Iterator[Document]:
     if txt_document == "file":
-        yield Document(_decode(file.read_bytes(), file, 0), str(file))
+        yield Document("".join(read_lines(file)), str(file))
         return
-    with file.open("rb") as stream:
-        for number, line in _lines(stream, file):
-            yield Document(line, f"{file} line {number}")
+    for number, line in enumerate(read_lines(file), start=1):
+        yield Document(line.rstrip("\r\n"), f"{file} line {number}")
 
 
 def _read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
-    stream: IO[bytes] = gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # type: ignore[assignment]  # noqa: SIM115
-    with closing(stream):
-        try:
-            for number, line in _lines(stream, file):
-                if line.strip():
-                    yield Document(_json_text(line, text_field, file, number), f"{file} line {number}")
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+    for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            yield Document(_json_text(line.rstrip("\r\n"), text_field, file, number), f"{file} line {number}")
 
 
 def _json_text(line: str, text_field: str, file: Path, number: int) -> str:

@@ -62,6 +62,33 @@ def encode_texts(
     )
 
 
+def special_ids(
+    tokenizer: "PreTrainedTokenizerBase", use: str, kinds: Sequence[str] = ("cls", "sep", "pad")
+) -> tuple[int, ...]:
+    """The ids of special tokens; ``bos`` and ``eos`` serve where a tokenizer has no ``cls`` or ``sep``.
+
+    Args:
+        tokenizer: any.
+        use: what they are for, for the message: ``"segments need"``.
+        kinds: which, in the order of the result; by default the first, the separator and the padding token.
+
+    Raises:
+        ValueError: the tokenizer lacks one.
+    """
+    found = []
+    for kind in kinds:
+        token_id = getattr(tokenizer, f"{kind}_token_id")
+        if token_id is None and kind in ("cls", "sep"):
+            token_id = tokenizer.bos_token_id if kind == "cls" else tokenizer.eos_token_id
+        if token_id is None:
+            raise ValueError(
+                f"the tokenizer has no {kind} token, which {use}; use one that has it, or "
+                f"tokenizer.add_special_tokens({{'{kind}_token': ...}})"
+            )
+        found.append(token_id)
+    return tuple(found)
+
+
 class OffsetTokens(NamedTuple):
     """Tokens of one text and where each stands in it."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longspan.data.atomic import atomic_text
-from longspan.demo.corpus import read_files, read_standard_library, split_files, write_corpus
+from longspan.demo.corpus import read_standard_library, split_files, write_corpus
 from longspan.demo.language_model_budget import LanguageModelBudget
 from longspan.demo.language_model_speed import time_writing
 from longspan.demo.language_model_story import table_of_stages, write_language_model_report
@@ -101,13 +101,13 @@ class _Demo:
             excerpt_characters=budget.excerpt_characters,
         )
         write_corpus(corpus, self.text)
-        held_out = b""
-        for name in ("train", "held_out"):
-            text = "\n".join(file.text for file in read_files(self.text / f"{name}.jsonl"))
+        texts = {"train": corpus.train, "held_out": corpus.held_out}
+        joined = {name: "\n".join(file.text for file in files) for name, files in texts.items()}
+        for name, text in joined.items():
             atomic_text(self.folder / f"{name}.txt", text, "the demo's text")
-            held_out = text.encode()
+        held_out = joined["held_out"].encode()
         longest = max(budget.short_context, budget.long_context)
-        if (self.folder / "train.txt").stat().st_size < longest:
+        if len(joined["train"].encode()) < longest:
             raise ValueError(f"the text to train on is shorter than the context of {longest:,} characters; give more")
         return {**corpus.to_dict(), "gzip_bits_per_character": 8 * len(zlib.compress(held_out, 9)) / len(held_out)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longspan.demo.language_model_budget import LanguageModelBudget
-from longspan.demo.machine import describe_machine, stage_table
+from longspan.demo.machine import machine_table, stage_table
 from longspan.demo.stages import Result
 from longspan.demo.windows import draw_windows
 from longspan.report import Curve, Panel, Table, draw_panels, image_uri, render_page, write_page
@@ -107,11 +107,7 @@ def write_language_model_report(
             ],
             "drawn": widest,
             "stage_table": stage_table(seconds, _STAGES),
-            "machine": Table(
-                columns=["machine", ""],
-                rows=[[name, value] for name, value in describe_machine().items()],
-                text_columns=2,
-            ),
+            "machine": machine_table(),
             "total_seconds": sum(seconds.values()),
             "today": datetime.datetime.now(datetime.UTC).date().isoformat(),
         },

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longspan.demo.machine import describe_machine, stage_table
+from longspan.demo.machine import machine_table, stage_table
 from longspan.demo.stages import Result
 from longspan.demo.summaries_budget import SummariesBudget
 from longspan.report import Curve, Panel, Table, draw_panels, image_uri, render_page, write_page
@@ -90,11 +90,7 @@ def write_summaries_report(
             "table": table_of_scores(results, budget),
             "curves": image_uri(_draw_losses(results)),
             "stage_table": stage_table(seconds, _STAGES),
-            "machine": Table(
-                columns=["machine", ""],
-                rows=[[name, value] for name, value in describe_machine().items()],
-                text_columns=2,
-            ),
+            "machine": machine_table(),
             "total_seconds": sum(seconds.values()),
             "today": datetime.datetime.now(datetime.UTC).date().isoformat(),
         },

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForTextEncoding, MT5Config, PreTrai
 
 from longspan.bundled import model_source
 from longspan.data.atomic import atomic_directory
+from longspan.data.json_text import check_characters
 from longspan.integrations.long_configuration import LongConfiguration
 from longspan.models import LongformerConfig, LongformerModel, make_global_attention_mask, read_config, read_tokenizer
 from longspan.models.global_policies import GlobalPolicy, parse_policy
@@ -130,7 +131,8 @@ class DocumentEmbedder:
             float32 ``[D, C]`` on the CPU, in the order of the documents; ``[C]`` for one string.
 
         Raises:
-            TypeError: something else than strings. ValueError: ``batch_size`` below 1.
+            TypeError: something else than strings.
+            ValueError: ``batch_size`` below 1, or a document holds half of a character.
         """
         if isinstance(documents, str):
             return self.encode([documents], batch_size=batch_size)[0]
@@ -143,6 +145,7 @@ class DocumentEmbedder:
         for number, document in enumerate(documents):
             if not isinstance(document, str):
                 raise TypeError(f"document {number} must be a string, got {type(document).__name__}")
+            check_characters(document, f"document {number}")
             encoding = self.tokenizer(document, return_special_tokens_mask=True, truncation=False, verbose=False)
             kept = special_tokens_around(encoding.pop("special_tokens_mask"))
             cuts = split_into_windows(kept, self.max_length, self.stride)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from longspan.data.tokenization import tokenize_with_offsets
+from longspan.data.tokenization import special_ids, tokenize_with_offsets
 from longspan.tasks.coreference import Cluster, CoreferenceDocument, Mention, merge_clusters
-from longspan.tasks.sequences import NO_POSITION, pad, pad_inputs, special_id
+from longspan.tasks.sequences import NO_POSITION, pad, pad_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +55,7 @@ class CoreferenceLayout:
             raise ValueError(f"max_length is {max_length}; use at least 3, two special tokens and text")
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.first_id, self.separator_id, self.pad_id = (special_id(tokenizer, kind) for kind in ("cls", "sep", "pad"))
+        self.first_id, self.separator_id, self.pad_id = special_ids(tokenizer, "this task's layout needs")
 
     def encode(self, document: CoreferenceDocument) -> CoreferenceExample:
         """Lay a document out."""

@@ -6,7 +6,7 @@ Data: the annotated judgments of the European Court of Human Rights of Habernal 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,7 +154,7 @@ class JudgmentLayout:
         ids = [tokenize_with_offsets(self.tokenizer, paragraph).ids for paragraph in judgment.paragraphs]
         row = self.layout.arrange([paragraph[:room] for paragraph in ids], merge=False)
         cut = sum(max(0, len(paragraph) - room) for paragraph in ids)
-        return SegmentedText(**{**vars(row), "truncated": cut}), judgment.labels
+        return replace(row, truncated=cut), judgment.labels
 
     def collate(
         self, examples: Sequence[tuple[SegmentedText, tuple[tuple[int, ...], ...] | None]]

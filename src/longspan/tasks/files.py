@@ -1,13 +1,12 @@
 """JSON files of data sets, read so that whatever is wrong with them is one sentence with the file and the place."""
 
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from longspan.data.atomic import atomic_text
 from longspan.data.json_text import parse_json, to_json
+from longspan.data.lines import read_lines
 
 T = TypeVar("T")
 
@@ -34,16 +33,7 @@ def read_text(path: str | Path, what: str) -> str:
     if not path.exists() or path.is_dir():  # a pipe will do
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {reason}; name a file of {what}")
-    try:
-        data = path.read_bytes()
-        if path.name.endswith(".gz"):
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path} line {line} is not UTF-8; convert the file (iconv -f ENCODING -t UTF-8)") from error
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path} is damaged: {error}; make or fetch the file again") from error
+    return "".join(read_lines(path))
 
 
 def read_json(path: str | Path, what: str) -> Any:

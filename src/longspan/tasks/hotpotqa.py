@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from longspan.data.tokenization import OffsetTokens, tokenize_with_offsets
+from longspan.data.tokenization import OffsetTokens, special_ids, tokenize_with_offsets
 from longspan.tasks.files import check_new, check_object, read_json_entries, take, take_strings
 from longspan.tasks.recipe import TaskRecipe
-from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
+from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs
 from longspan.tasks.spans import find_answers, pad_positions, token_span
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class HotpotLayout:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.markers = marker_ids(tokenizer, MARKERS)
-        self.first_id, self.separator_id, self.pad_id = (special_id(tokenizer, kind) for kind in ("cls", "sep", "pad"))
+        self.first_id, self.separator_id, self.pad_id = special_ids(tokenizer, "this task's layout needs")
 
     def encode(self, question: HotpotQuestion) -> HotpotExample:
         """Lay a question out.

@@ -5,6 +5,7 @@ extra ``train``.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from longspan.data.stream import HUB
@@ -24,11 +25,6 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 """``(place, row)``, the place being for messages."""
 
 _SPLITS = {"train": ("train",), "eval": ("validation", "dev", "val"), "test": ("test",)}
-
-
-def is_hub(source: str) -> bool:
-    """Whether a source names a data set and no file."""
-    return source.startswith(HUB)
 
 
 def read_hub_rows(source: str, split: str) -> Rows:
@@ -142,7 +138,7 @@ def race_from_hub(rows: Rows) -> list[ChoiceQuestion]:
             "options": [take_strings(row, "options", place)],
         }
         (question,) = race_questions(entry, place)
-        questions.append(ChoiceQuestion(**{**vars(question), "id": f"{name}/{number}"}))
+        questions.append(replace(question, id=f"{name}/{number}"))
     return questions
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
+from longspan.data.stream import is_hub
 from longspan.tasks.files import write_json
-from longspan.tasks.hub import is_hub, read_hub_rows
+from longspan.tasks.hub import read_hub_rows
 from longspan.tasks.recipe import TaskRecipe
 
 if TYPE_CHECKING:

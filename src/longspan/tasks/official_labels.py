@@ -11,6 +11,7 @@ import numpy as np
 
 from longspan.data.atomic import atomic_text
 from longspan.data.segments import SegmentLayout
+from longspan.data.stream import is_hub
 from longspan.models import (
     HATForMultipleChoice,
     HATForSequenceClassification,
@@ -145,7 +146,7 @@ class Imdb(_Documents):
         held: list[tuple[str, list[Any]]] = []
         train, dev = [], []
         for source in sources:
-            if hub.is_hub(source):
+            if is_hub(source):
                 group: Callable[[Any], Hashable] = _text_of
                 parts = split_by_seed(self.read(source, "train"), (0.9, 0.1), seed, group=group)
             else:
@@ -365,7 +366,7 @@ class EcthrViolation(_InSegments):
 
     def read(self, source: str, split: Split) -> list[Any]:
         other = "a" if self.variant == "b" else "b"
-        if hub.is_hub(source) and source.endswith(f":ecthr_{other}"):
+        if is_hub(source) and source.endswith(f":ecthr_{other}"):
             raise ValueError(
                 f"{source} has the labels of variant {other!r}, but variant is {self.variant!r}; use "
                 f"variant={other}, or :ecthr_{self.variant}"

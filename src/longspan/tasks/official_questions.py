@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longspan.data.stream import is_hub
 from longspan.tasks import hotpotqa, hub, triviaqa, wikihop
 from longspan.tasks.hotpotqa_decoding import decode_hotpotqa
 from longspan.tasks.hotpotqa_metric import HotpotPrediction, evaluate_hotpotqa, write_hotpotqa_predictions
@@ -83,7 +84,7 @@ class TriviaQA(OfficialTask):
         return [(question, str(evidence)) for question in questions]
 
     def read(self, source: str, split: Split) -> list[Any]:
-        if not hub.is_hub(source):
+        if not is_hub(source):
             return super().read(source, split)
         rows = hub.read_hub_rows(source, split)
         return [(question, "") for question in hub.triviaqa_from_hub(rows, hub.triviaqa_domain(source))]

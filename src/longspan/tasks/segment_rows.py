@@ -4,13 +4,10 @@ For document NLI the short text is the hypothesis, for multiple choice the quest
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from longspan.data.segments import SegmentedText, SegmentLayout
-from longspan.data.sentences import split_sentences
 from longspan.data.tokenization import tokenize_with_offsets
 
 if TYPE_CHECKING:
@@ -45,21 +42,9 @@ def encode_with_tails(
         )
     room = layout.segment_length - 1
     whole = [tokenize_with_offsets(tokenizer, tail).ids for tail in tails]
-    ids, offsets = tokenize_with_offsets(tokenizer, document)
-    stops = [stop for _, stop in split_sentences(document)]
-    sentence = np.searchsorted(stops, [start for start, _ in offsets], side="right")
-    cuts = np.searchsorted(sentence, np.arange(1, len(stops))).tolist()
-    sentences = [ids[start:stop] for start, stop in pairwise([0, *cuts, len(ids)])]
     budget = None if layout.max_segments is None else layout.max_segments - len(tails)
-    body = SegmentLayout(
-        segment_length=layout.segment_length,
-        max_segments=budget,
-        first_id=layout.first_id,
-        separator_id=layout.separator_id,
-        pad_id=layout.pad_id,
-        attend_inner_padding=layout.attend_inner_padding,
-    ).arrange(sentences, truncate=True)
+    body = replace(layout, max_segments=budget).encode(tokenizer, document, truncate=True)
     parts = [body.text_ids[start:stop].tolist() for start, stop in body.segments]
     row = layout.arrange([*parts, *(tail[:room] for tail in whole)], merge=False)
     cut = body.truncated + sum(max(0, len(tail) - room) for tail in whole)
-    return SegmentedText(**{**vars(row), "truncated": cut})
+    return replace(row, truncated=cut)

@@ -1,4 +1,4 @@
-"""What the tasks' input layouts share: markers in the vocabulary, special tokens, padded batches."""
+"""What the tasks' input layouts share: markers in the vocabulary, padded batches."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,23 +14,6 @@ NO_LABEL = -100
 
 NO_POSITION = -1
 """What positions of tokens are padded with, where examples have different numbers of them."""
-
-
-def special_id(tokenizer: "PreTrainedTokenizerBase", kind: str) -> int:
-    """The id of the tokenizer's first (``"cls"``), separator (``"sep"``) or padding (``"pad"``) token.
-
-    Raises:
-        ValueError: it has none.
-    """
-    fallback = {"cls": "bos", "sep": "eos"}.get(kind, kind)
-    for name in (kind, fallback):
-        token_id: int | None = getattr(tokenizer, f"{name}_token_id")
-        if token_id is not None:
-            return token_id
-    raise ValueError(
-        f"the tokenizer has no {kind} token, which this task's layout needs; "
-        f"use tokenizer.add_special_tokens({{'{kind}_token': ...}})"
-    )
 
 
 def marker_ids(tokenizer: "PreTrainedTokenizerBase", markers: Sequence[str]) -> list[int]:

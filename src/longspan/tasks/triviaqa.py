@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from longspan.data.tokenization import tokenize_with_offsets
+from longspan.data.tokenization import special_ids, tokenize_with_offsets
 from longspan.tasks.answers import best_over_aliases, exact_match, normalize_triviaqa_answer, token_f1
 from longspan.tasks.files import check_new, check_object, read_json, read_text, take, take_strings, write_json
 from longspan.tasks.recipe import TaskRecipe
-from longspan.tasks.sequences import pad, pad_inputs, special_id
+from longspan.tasks.sequences import pad, pad_inputs
 from longspan.tasks.spans import best_span, find_answers, pad_positions, token_span
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class TriviaQALayout:
         self.max_question_length = max_question_length
         self.overlap = overlap
         self.max_answers = max_answers
-        self.first_id, self.separator_id, self.pad_id = (special_id(tokenizer, kind) for kind in ("cls", "sep", "pad"))
+        self.first_id, self.separator_id, self.pad_id = special_ids(tokenizer, "this task's layout needs")
 
     def encode(self, question: str, text: str, key: str, aliases: Iterable[str] | None = None) -> TriviaQAExample:
         """Lay out a question with one document.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from longspan.data.tokenization import tokenize_with_offsets
+from longspan.data.tokenization import special_ids, tokenize_with_offsets
 from longspan.tasks.files import check_new, check_object, read_json, read_json_entries, take, take_strings, write_json
 from longspan.tasks.recipe import TaskRecipe
-from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs, special_id
+from longspan.tasks.sequences import NO_POSITION, marker_ids, pad, pad_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -167,7 +167,7 @@ class WikiHopLayout:
         self.max_length = max_length
         self.max_chunks = max_chunks
         self.markers = marker_ids(tokenizer, MARKERS)
-        self.first_id, self.separator_id, self.pad_id = (special_id(tokenizer, kind) for kind in ("cls", "sep", "pad"))
+        self.first_id, self.separator_id, self.pad_id = special_ids(tokenizer, "this task's layout needs")
 
     def encode(self, question: WikiHopQuestion) -> WikiHopExample:
         """Lay a question out.

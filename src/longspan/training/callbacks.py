@@ -45,33 +45,40 @@ class CopyToGlobal(TrainerCallback):
             copy_to_global_projections(kwargs["model"])
 
 
-class Progress(TrainerCallback):
-    """A bar with loss, bits per token and tokens per second; a line for each evaluation."""
+class StepBar(TrainerCallback):
+    """A bar of the steps of a training.
 
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
+    Args:
+        description: stands in front of it.
+        enabled: False: no bar.
+    """
+
+    def __init__(self, description: str, enabled: bool) -> None:
+        self.description, self.enabled = description, enabled
         self.bar: Any = None
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar where the training stands."""
         shown = self.enabled and state.is_world_process_zero
-        self.bar = progress_bar("pretrain", "steps", shown=shown, total=state.max_steps, initial=state.global_step)
+        self.bar = progress_bar(
+            self.description, "steps", shown=shown, total=state.max_steps, initial=state.global_step
+        )
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar."""
         self.bar.update(1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+class Progress(StepBar):
+    """A bar with loss, bits per token and tokens per second; a line for each evaluation."""
 
     def on_log(
         self,
@@ -97,13 +104,3 @@ class Progress(TrainerCallback):
                 + ("" if by_character is None else f", {by_character:.3f} bits/character"),
                 file=sys.stderr,
             )
-
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """Close the bar."""
-        self.bar.close()

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from longspan.data.denoising import TextNoise, collate_denoising
-from longspan.data.layout import SequenceLayout, SequenceText
+from longspan.data.layout import SequenceText
 from longspan.data.masking import IGNORED
-from longspan.data.progress import progress_bar
 from longspan.data.text import Document
 from longspan.data.tokenization import Tokens, tokenize
-from longspan.training.evaluation import LN2, Sums, evaluation_mode, perplexity
+from longspan.training.evaluation import LN2, DocumentEvaluation, Sums, perplexity
 from longspan.training.masked_lm import check_vocabulary, masked_nats
 from longspan.training.resumable_trainer import MASK_KEY
 from longspan.training.sequence_to_sequence import position_limits
@@ -60,14 +59,18 @@ class DenoisingCounts(Sums):
     documents: float = 0.0
     sequences: float = 0.0
 
+    @property
+    def loss(self) -> float:
+        """Nats per token of the true texts."""
+        return self.nats / self.tokens if self.tokens else math.nan
+
     def metrics(self, seconds: float) -> DenoisingMetrics:
         """The means; NaN without a token."""
-        loss = self.nats / self.tokens if self.tokens else math.nan
         return DenoisingMetrics(
-            loss=loss,
-            bits_per_token=loss / LN2,
+            loss=self.loss,
+            bits_per_token=self.loss / LN2,
             accuracy=self.correct / self.tokens if self.tokens else math.nan,
-            perplexity=perplexity(loss),
+            perplexity=perplexity(self.loss),
             tokens=int(self.tokens),
             documents=int(self.documents),
             sequences=int(self.sequences),
@@ -76,63 +79,29 @@ class DenoisingCounts(Sums):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoisingEvaluation:
+class DenoisingEvaluation(DocumentEvaluation):
     """How to evaluate: every document is cut into sequences, each with noise that its place names."""
 
-    tokenizer: "PreTrainedTokenizerBase"
-    layout: SequenceLayout
     noise: TextNoise
-    batch_size: int = 1
-    seed: int = 0
-    max_tokens: int | None = None
-    """Stop after so many tokens of text."""
-    first_sequence_only: bool = False
-    """Only the first sequence of each document, as training in the layout ``document``."""
-    precision: str = "fp32"
-    progress: bool = True
 
-    def count(
-        self, model: "PreTrainedModel", documents: Iterable[Document], process: int = 0, processes: int = 1
-    ) -> DenoisingCounts:
-        """The sums over the batches of one of several processes."""
-        counts = DenoisingCounts()
-        with (
-            evaluation_mode(model, self.precision) as device,
-            progress_bar("evaluate", "tokens", shown=self.progress) as bar,
-        ):
-            for number, rows in enumerate(self._batches(documents)):
-                if number % processes == process:
-                    counts.add(self._count_batch(model, rows, device))
-                    bar.set_postfix(loss=f"{counts.nats / max(counts.tokens, 1):.4f}", refresh=False)
-                bar.update(sum(len(row.tokens) for row in rows))
-        return counts
+    counts_kind = DenoisingCounts
 
     def _count_batch(
-        self, model: "PreTrainedModel", rows: Sequence["_Sequence"], device: torch.device
+        self, model: "PreTrainedModel", pieces: list["_Sequence"], device: torch.device
     ) -> DenoisingCounts:
         batch = collate_denoising(
-            [(self.noise(row.tokens, (self.seed, row.document, row.number)), row.tokens) for row in rows], self.layout
+            [(self.noise(row.tokens, (self.seed, row.document, row.number)), row.tokens) for row in pieces], self.layout
         )
         logits, truth = true_text_logits(model, {name: tensor.to(device) for name, tensor in batch.items()})
         return DenoisingCounts(
             nats=float(masked_nats(logits, truth).double().sum()),
             correct=float((logits.argmax(-1) == truth).sum()),
             tokens=truth.numel(),
-            documents=sum(row.number == 0 for row in rows),
-            sequences=len(rows),
+            documents=sum(row.number == 0 for row in pieces),
+            sequences=len(pieces),
         )
 
-    def _batches(self, documents: Iterable[Document]) -> Iterator[list["_Sequence"]]:
-        batch: list[_Sequence] = []
-        for sequence in self._sequences(documents):
-            batch.append(sequence)
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-    def _sequences(self, documents: Iterable[Document]) -> Iterator["_Sequence"]:
+    def _pieces(self, documents: Iterable[Document]) -> Iterator["_Sequence"]:
         left = math.inf if self.max_tokens is None else self.max_tokens
         for document, entry in enumerate(documents):
             if left <= 0:
@@ -163,7 +132,6 @@ class DenoisingTrainer(SequenceTrainer):
     evaluation: DenoisingEvaluation
     metrics: DenoisingMetrics | None
     metrics_kind = DenoisingMetrics
-    counts_kind = DenoisingCounts
 
     def _make_batch(self, sequences: Sequence[tuple[int, SequenceText]]) -> dict[str, Tensor]:
         noise = self.evaluation.noise

@@ -2,24 +2,24 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from longspan.data.layout import GlobalTokens, SegmentEnds, SequenceLayout
 from longspan.data.masking import IGNORED, Masked, Piece, collate, mask_tokens
 from longspan.data.progress import progress_bar
 from longspan.data.sentence_tokens import SentenceStarts, sentence_starts
 from longspan.data.text import Document, TxtDocument, as_documents
-from longspan.data.tokenization import Tokenized, tokenize_with_extent
+from longspan.data.tokenization import Tokenized, Tokens, tokenize_with_extent
+from longspan.training.inference import evaluation_mode
 from longspan.training.masked_lm import check_model_fits, masked_logits, masked_nats
 from longspan.training.reading_layout import reading_layout
 
@@ -66,8 +66,17 @@ class MaskedLMMetrics:
 
 
 @dataclass
-class Sums:
-    """Numbers that add over batches and processes."""
+class Sums(ABC):
+    """Numbers of an evaluation that add over batches and processes."""
+
+    @property
+    @abstractmethod
+    def loss(self) -> float:
+        """Nats per token that is asked for; NaN without one."""
+
+    @abstractmethod
+    def metrics(self, seconds: float) -> Any:
+        """The means; NaN with nothing to take them over."""
 
     def add(self, other: Self) -> None:
         """Add the sums of ``other``."""
@@ -93,16 +102,20 @@ class MaskedLMCounts(Sums):
     documents: float = 0.0
     sequences: float = 0.0
 
+    @property
+    def loss(self) -> float:
+        """Nats per masked token."""
+        return self.nats / self.masked if self.masked else math.nan
+
     def metrics(self, seconds: float) -> MaskedLMMetrics:
         """The means; NaN with nothing masked, which callers see to beforehand."""
-        loss = self.nats / self.masked if self.masked else math.nan
         return MaskedLMMetrics(
-            loss=loss,
-            bits_per_token=loss / LN2,
+            loss=self.loss,
+            bits_per_token=self.loss / LN2,
             bits_per_character=self.nats / LN2 / self.characters if self.characters else math.nan,
             bits_per_byte=self.nats / LN2 / self.bytes if self.bytes else math.nan,
             accuracy=self.correct / self.masked if self.masked else math.nan,
-            perplexity=perplexity(loss),
+            perplexity=perplexity(self.loss),
             tokens=int(self.tokens),
             masked=int(self.masked),
             masked_characters=int(self.characters),
@@ -204,57 +217,57 @@ def nothing_masked(mlm_probability: float, seed: int) -> str:
     )
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module, precision: str) -> Iterator[torch.device]:
-    """Within the block the model evaluates, without gradients, and then is in the mode it was in; gives its device.
-
-    Args:
-        model: any.
-        precision: ``fp32`` takes the model as it is; ``bf16`` and ``fp16`` use autocast.
-    """
-    device = next(model.parameters()).device
-    autocast: Any = nullcontext()
-    if precision != "fp32":
-        autocast = torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), autocast:
-            yield device
-    finally:
-        model.train(was_training)
-
-
 @dataclass(frozen=True, kw_only=True)
-class MaskedLMEvaluation:
-    """How to evaluate, without the model and the text; see :func:`evaluate_masked_lm` for the fields."""
+class DocumentEvaluation(ABC):
+    """How to evaluate, without the model and the documents: these are cut into pieces, and pieces go into batches."""
 
     tokenizer: "PreTrainedTokenizerBase"
     layout: SequenceLayout
     batch_size: int = 1
-    mlm_probability: float = 0.15
     seed: int = 0
     max_tokens: int | None = None
+    """Stop after so many tokens of text."""
     first_sequence_only: bool = False
     """Only the first sequence of each document, as training in the layout ``document``."""
     precision: str = "fp32"
     progress: bool = True
 
+    counts_kind: ClassVar[type[Sums]]
+    """The sums that are made."""
+
     def count(
         self, model: "PreTrainedModel", documents: Iterable[Document], process: int = 0, processes: int = 1
-    ) -> MaskedLMCounts:
+    ) -> Any:
         """The sums over the batches of one of several processes."""
-        counts = MaskedLMCounts()
+        counts: Any = self.counts_kind()
+        pieces = self._pieces(documents)
         with (
             evaluation_mode(model, self.precision) as device,
             progress_bar("evaluate", "tokens", shown=self.progress) as bar,
         ):
-            for number, batch in enumerate(self._batches(documents)):
+            for number, batch in enumerate(iter(lambda: list(islice(pieces, self.batch_size)), [])):
                 if number % processes == process:
                     counts.add(self._count_batch(model, batch, device))
-                    bar.set_postfix(loss=f"{counts.nats / max(counts.masked, 1):.4f}", refresh=False)
-                bar.update(sum(len(piece.piece.tokens) for piece in batch))
+                    bar.set_postfix(loss=f"{counts.loss:.4f}", refresh=False)
+                bar.update(sum(len(piece.tokens) for piece in batch))
         return counts
+
+    @abstractmethod
+    def _pieces(self, documents: Iterable[Document]) -> Iterator[Any]:
+        """What a model reads at once, each with its text ``tokens``."""
+
+    @abstractmethod
+    def _count_batch(self, model: "PreTrainedModel", pieces: list[Any], device: torch.device) -> Any:
+        """The sums over a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMEvaluation(DocumentEvaluation):
+    """How to evaluate a masked LM; see :func:`evaluate_masked_lm` for the fields."""
+
+    mlm_probability: float = 0.15
+
+    counts_kind = MaskedLMCounts
 
     def masks_any(self, documents: Iterable[Document]) -> bool:
         """Whether any token of the documents is masked; reads no more of them than it takes."""
@@ -267,7 +280,7 @@ class MaskedLMEvaluation:
         labels = batch.pop("labels").to(device)
         chosen = labels != IGNORED
         counts = MaskedLMCounts(
-            tokens=sum(len(piece.piece.tokens) for piece in pieces),
+            tokens=sum(len(piece.tokens) for piece in pieces),
             masked=int(chosen.sum()),
             characters=sum(piece.characters for piece in pieces),
             bytes=sum(piece.bytes for piece in pieces),
@@ -280,16 +293,6 @@ class MaskedLMEvaluation:
             counts.nats = float(masked_nats(logits, labels[chosen]).double().sum())
             counts.correct = float((logits.argmax(-1) == labels[chosen]).sum())
         return counts
-
-    def _batches(self, documents: Iterable[Document]) -> Iterator[list["_MeasuredPiece"]]:
-        batch: list[_MeasuredPiece] = []
-        for piece in self._pieces(documents):
-            batch.append(piece)
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
 
     def _pieces(self, documents: Iterable[Document]) -> Iterator["_MeasuredPiece"]:
         left = self.max_tokens
@@ -340,3 +343,8 @@ class _MeasuredPiece:
     bytes: int
     first: bool
     """Whether it begins its document."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Its text tokens ``[n]``."""
+        return self.piece.tokens

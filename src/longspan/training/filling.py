@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from longspan.data.json_text import check_characters
 from longspan.data.layout import TextLayout
 from longspan.data.segments import SegmentLayout
 from longspan.data.tokenization import tokenize_with_offsets
+from longspan.training.inference import evaluation_mode
 from longspan.training.masked_lm import masked_logits, max_sequence_length
 from longspan.training.reading_layout import reading_layout
 
@@ -70,8 +72,9 @@ def fill_masks(
 
     Raises:
         ValueError: the tokenizer or the text has no mask token, the text has more tokens than the model has positions,
-            or ``segment_length`` is 1.
+            it holds half of a character, or ``segment_length`` is 1.
     """
+    check_characters(text, "the text")
     if top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     if tokenizer.mask_token_id is None:
@@ -91,14 +94,9 @@ def fill_masks(
             f"the text has {length:,} tokens, but the model reads {limit:,}; shorten it, or make the model longer: "
             f"longspan convert MODEL NEW_MODEL --max-positions {length}"
         )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-            probabilities = masked_logits(model, on_device, chosen.to(model.device)).float().softmax(-1)  # [M, V]
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model, "fp32") as device:
+        on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+        probabilities = masked_logits(model, on_device, chosen.to(device)).float().softmax(-1)  # [M, V]
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
     filled = []
     places = chosen[0].nonzero()[:, 0].tolist()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from longspan.training.new_heads import MissingHeadError, load_with_head
 from longspan.training.reading_layout import has_global_attention
-from longspan.training.run_folder import refuse_run_folder
+from longspan.training.run_folder import check_model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,17 +39,11 @@ def load_masked_lm(
 
     from longspan.models import LongformerForMaskedLM, read_config
 
-    path = Path(model)
-    if path.is_absolute() or path.parts[:1] in [(".",), ("..",)] or path.exists():
-        if not path.is_dir():
-            raise FileNotFoundError(f"there is no model folder {path}")
-        refuse_run_folder(path)
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
+    check_model_folder(model)
     try:
         config = read_config(model)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {_first_line(error)}") from error
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {first_line(error)}") from error
     kind: Any = AutoModelForMaskedLM
     if config.model_type == "longformer":
         kind = LongformerForMaskedLM
@@ -70,7 +64,7 @@ def load_masked_lm(
         ) from error
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"the weights of model {str(model)!r} can't be loaded: {_first_line(error)}; "
+            f"the weights of model {str(model)!r} can't be loaded: {first_line(error)}; "
             "init 'random' starts without weights"
         ) from error
 
@@ -96,7 +90,7 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":
         return read_tokenizer(name)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"no tokenizer can be loaded from {str(name)!r}: {_first_line(error)}; name one as tokenizer"
+            f"no tokenizer can be loaded from {str(name)!r}: {first_line(error)}; name one as tokenizer"
         ) from error
 
 
@@ -210,5 +204,6 @@ def masked_nats(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, of the paragraphs that libraries write; its kind if it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -21,6 +21,7 @@ from longspan.training.freezing import frozen
 from longspan.training.masked_lm import check_model_fits, load_masked_lm, load_tokenizer
 from longspan.training.reading_layout import note_layout
 from longspan.training.recipe import PretrainRecipe
+from longspan.training.recipe_fields import check_step
 from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder, training_table
 from longspan.training.run_texts import RunTexts
@@ -98,11 +99,7 @@ def pretrain(
     folder = RunFolder(recipe.output_dir)
     arguments = _training_arguments(recipe)
     processes = arguments.world_size
-    if recipe.sequences_per_step % (recipe.micro_batch * processes):
-        raise ValueError(
-            f"sequences_per_step is {recipe.sequences_per_step}, which is no multiple of micro_batch "
-            f"{recipe.micro_batch} times {processes} processes; change one of them"
-        )
+    check_step("sequences_per_step", recipe.sequences_per_step, recipe.micro_batch, processes)
     with ExitStack() as stack:
         if arguments.process_index == 0:
             stack.enter_context(folder.alone())
@@ -209,7 +206,7 @@ def _make_trainer(
         "processing_class": tokenizer,
         "callbacks": [
             Timetable(recipe.eval_every, bool(recipe.eval)),
-            Progress(show),
+            Progress("pretrain", show),
             *tensorboard_callbacks(folder, arguments),
             *([CopyToGlobal()] if copies else []),
             *callbacks,

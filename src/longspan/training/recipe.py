@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal
 from longspan.data.corpus import LengthUnit
 from longspan.data.layout import GlobalTokens, SegmentEnds, TextLayout
 from longspan.data.text import TxtDocument
-from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
+from longspan.training.recipe_fields import (
+    check_at_least,
+    check_names,
+    check_positive,
+    check_seeds,
+    check_step,
+    convert_fields,
+    read_fields,
+)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number type of the matrix products; weights and optimizer stay in fp32."""
@@ -146,20 +154,13 @@ class PretrainRecipe:
         self._check_combinations()
 
     def _check_ranges(self) -> None:
-        at_least: dict[str, float] = {
-            "sequence_length": 3, "segment_length": 2, "min_length": 0, "sequences_per_step": 1, "micro_batch": 1,
-            "steps": 1, "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "source_positions": 1,
-            "log_every": 1, "eval_every": 1, "eval_documents": 1, "eval_tokens": 1, "eval_batch": 1, "save_every": 1,
-            "keep_checkpoints": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        check_at_least(
+            self, sequence_length=3, segment_length=2, min_length=0, sequences_per_step=1, micro_batch=1, steps=1,
+            warmup_steps=0, weight_decay=0, max_grad_norm=0, source_positions=1, log_every=1, eval_every=1,
+            eval_documents=1, eval_tokens=1, eval_batch=1, save_every=1, keep_checkpoints=1,
+        )  # fmt: skip
         check_seeds("seed", self.seed)
-        for name in ("learning_rate", "eps", "power", "mean_span"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        check_positive(self, "learning_rate", "eps", "power", "mean_span")
         for name, usual in (("mlm_probability", 0.15), ("noise_density", 0.3)):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1, as {usual}")
@@ -171,11 +172,7 @@ class PretrainRecipe:
     def _check_combinations(self) -> None:
         if not self.train:
             raise ValueError("train is empty; name files, folders or hub:NAME data sets to train on")
-        if self.sequences_per_step % self.micro_batch:
-            raise ValueError(
-                f"sequences_per_step is {self.sequences_per_step}, which micro_batch {self.micro_batch} doesn't "
-                "divide; make one a multiple of the other"
-            )
+        check_step("sequences_per_step", self.sequences_per_step, self.micro_batch)
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps} and warmup_ratio {self.warmup_ratio}; give one of them"

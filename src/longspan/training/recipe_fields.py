@@ -97,6 +97,53 @@ def check_seeds(name: str, *seeds: int) -> None:
         raise ValueError(f"{name} is {list(seeds)}; give each once")
 
 
+def check_at_least(instance: Any, **least: float) -> None:
+    """See that fields aren't too small; None is left out.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, minimum in least.items():
+        value = getattr(instance, name)
+        if value is not None and value < minimum:
+            raise ValueError(f"{name} is {value}; it must be at least {minimum:g}")
+
+
+def check_positive(instance: Any, *names: str) -> None:
+    """See that fields are greater than 0; None is left out.
+
+    Raises:
+        ValueError: one isn't.
+    """
+    for name in names:
+        value = getattr(instance, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} is {value}; it must be greater than 0")
+
+
+def check_step(name: str, size: int, micro_batch: int, processes: int = 1) -> None:
+    """See that the examples of a step can be divided into micro-batches of all processes.
+
+    Args:
+        name: the field that says how many examples a step has.
+        size: how many.
+        micro_batch: examples that a process holds at once.
+        processes: how many there are.
+
+    Raises:
+        ValueError: they can't.
+    """
+    if size % micro_batch:
+        raise ValueError(
+            f"{name} is {size}, which micro_batch {micro_batch} doesn't divide; make one a multiple of the other"
+        )
+    if size % (micro_batch * processes):
+        raise ValueError(
+            f"{name} is {size}, which is no multiple of micro_batch {micro_batch} times {processes} processes; change "
+            "one of them"
+        )
+
+
 def check_trainer(fields: Mapping[str, Any], recipe_fields: Collection[str]) -> None:
     """See that a recipe's ``trainer`` holds nothing that the recipe decides, by a field of its own or for itself.
 

@@ -8,7 +8,6 @@ Subclasses say what a batch is, what is lost on it, and what of it is logged.
 import json
 import logging
 import math
-import shutil
 import time
 from abc import ABC, abstractmethod
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from transformers import PrinterCallback, TrainerControl
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import finite_or_none, numbers_of, to_json
-from longspan.training.run_folder import LogEntry, RunFolder
+from longspan.training.run_folder import STATE_FILE, LogEntry, RunFolder, copy_model
 from longspan.training.trainer_setup import check_loss
 from longspan.training.whole_checkpoints import WholeCheckpoints
 
@@ -30,16 +29,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
-
-_STATE_FILE = "longspan_state.json"  # in a checkpoint: what Trainer doesn't keep
-_TRAINER_FILES = {
-    _STATE_FILE,
-    "trainer_state.json",
-    "training_args.bin",
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-}
 
 MASK_KEY, DROPOUT_KEY = 1, 2
 """Keep the draws of masks and dropout apart under one seed."""
@@ -125,9 +114,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         newest = self.folder.last_checkpoint()
         assert newest is not None
         with atomic_directory(self.folder.model_dir, "the trained model") as place:
-            for file in newest[1].iterdir():
-                if file.name not in _TRAINER_FILES and not file.name.startswith("rng_state"):
-                    shutil.copy2(file, place / file.name)
+            copy_model(newest[1], place)
         result = {
             "steps": self.args.max_steps,
             "tokens": self.tokens,
@@ -138,7 +125,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
 
     def _continue_from(self, step: int, checkpoint: Path) -> None:
         """Take up the sums and the place in the text of a checkpoint."""
-        state = json.loads((checkpoint / _STATE_FILE).read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         self._take_position(state["position"])
         self._start = step
         self.seconds, self._window_seconds, self.tokens = state["seconds"], state["window_seconds"], state["tokens"]
@@ -229,7 +216,7 @@ class ResumableTrainer(WholeCheckpoints, ABC):
         window = self._take_window()
         if self.is_world_process_zero():
             self._window += window
-            (checkpoint / _STATE_FILE).write_text(to_json(self._state(window)), encoding="utf-8")
+            (checkpoint / STATE_FILE).write_text(to_json(self._state(window)), encoding="utf-8")
 
     def _state(self, window: Tensor) -> dict[str, Any]:
         return {

@@ -15,6 +15,20 @@ from longspan.data.atomic import atomic_directory, atomic_text, check_writable, 
 from longspan.data.json_text import numbers_of, to_json
 from longspan.training.recipe_fields import read_fields
 
+STATE_FILE = "longspan_state.json"
+"""In a checkpoint: what ``Trainer`` doesn't keep."""
+EVALUATION_FILE = "evaluation.json"
+"""In the folder of a best model: the step and what was measured."""
+_TRAINER_FILES = {
+    STATE_FILE,
+    EVALUATION_FILE,
+    "trainer_state.json",
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+}
+
 LogEntry = dict[str, Any]
 """One line of the log: ``step`` and numbers; those of an evaluation begin with ``eval_``."""
 
@@ -179,6 +193,13 @@ class RunFolder:
         atomic_text(self.table_file, training_table(entries), "the table of losses")
 
 
+def copy_model(checkpoint: Path, place: Path) -> None:
+    """Copy the files of model and tokenizer from a checkpoint's folder, and leave the trainer's."""
+    for file in checkpoint.iterdir():
+        if file.name not in _TRAINER_FILES and not file.name.startswith("rng_state"):
+            shutil.copy2(file, place / file.name)
+
+
 def check_same(folder: Path, file: Path, recipe: Settings) -> None:
     """See that a run goes on with the recipe that it was begun with.
 
@@ -217,6 +238,22 @@ def training_table(entries: list[LogEntry]) -> str:
                 f"| {entry['eval_perplexity']:.3f} | {entry['eval_accuracy']:.4f} |"
             )
     return "\n".join(rows) + "\n"
+
+
+def check_model_folder(model: str | Path) -> None:
+    """See that a folder holds a model; what isn't there and may be a hub name passes.
+
+    Raises:
+        FileNotFoundError: it holds none, or is a training's, whose model is in a folder inside.
+    """
+    path = Path(model)
+    if not (path.is_absolute() or path.parts[:1] == ("..",) or path.exists()):
+        return
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no model folder {path}")
+    refuse_run_folder(path)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
 
 
 def refuse_run_folder(folder: str | Path) -> None:

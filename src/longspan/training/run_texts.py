@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,12 +70,11 @@ class RunTexts:
         return kind(corpus, documents, self.layout, recipe.seed)
 
     def eval_documents(self) -> Iterator[Document]:
-        """The held-out documents, from local files and what :meth:`prepare_eval` kept of the hub's."""
+        """The held-out documents: what :meth:`prepare_eval` kept of the hub's, then those of local files."""
         files = [source for source in self.recipe.eval if not is_hub(source)]
-        documents = self._kept(self._read(files)) if files else iter(())
-        if len(files) < len(self.recipe.eval):
-            yield from read_documents([self.folder.eval_file])
-        yield from islice(documents, self.recipe.eval_documents)
+        local = self._kept(self._read(files)) if files else iter(())
+        of_hub = read_documents([self.folder.eval_file]) if len(files) < len(self.recipe.eval) else iter(())
+        return islice(chain(of_hub, local), self.recipe.eval_documents)
 
     def prepare_eval(self) -> None:
         """See that there is held-out text, and keep the first documents of hub data sets in the output folder."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longspan.data.progress import no_transformers_bars
-from longspan.training.run_folder import refuse_run_folder
+from longspan.training.masked_lm import first_line
+from longspan.training.run_folder import check_model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,10 +28,7 @@ def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", se
 
     from longspan.models import LEDForConditionalGeneration, read_config
 
-    path = Path(model)
-    refuse_run_folder(path)
-    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
+    check_model_folder(model)
     try:
         config = read_config(model)
         if not config.is_encoder_decoder:
@@ -48,8 +46,7 @@ def load_sequence_to_sequence(model: str | Path, *, init: str = "pretrained", se
         with no_transformers_bars():
             return builder.from_pretrained(str(model), config=config, dtype=torch.float32)
     except OSError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {first_line(error)}") from error
 
 
 def position_limits(config: Any) -> tuple[int | None, int | None]:

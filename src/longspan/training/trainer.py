@@ -14,7 +14,7 @@ from longspan.data.corpus import Position, Step
 from longspan.data.layout import SequenceText
 from longspan.data.masking import IGNORED, Piece, collate, mask_tokens
 from longspan.data.text import Document
-from longspan.training.evaluation import LN2, MaskedLMCounts, MaskedLMEvaluation, MaskedLMMetrics
+from longspan.training.evaluation import LN2, DocumentEvaluation, MaskedLMEvaluation, MaskedLMMetrics
 from longspan.training.masked_lm import masked_logits, masked_nats
 from longspan.training.resumable_trainer import MASK_KEY, ResumableTrainer, Share
 
@@ -65,22 +65,6 @@ class StepBatches:
             yield from batches
 
 
-class Counts(Protocol):
-    """Sums of an evaluation, a dataclass of numbers."""
-
-    def metrics(self, seconds: float) -> Any:
-        """The means."""
-        ...
-
-
-class Evaluation(Protocol):
-    """How to evaluate a model on documents."""
-
-    def count(self, model: Any, documents: Iterable[Document], process: int = 0, processes: int = 1) -> Any:
-        """The sums over the batches of one of several processes, as :class:`Counts`."""
-        ...
-
-
 class SequenceTrainer(ResumableTrainer):
     """Trains on the sequences of a corpus or a stream, and evaluates on held-out documents.
 
@@ -91,14 +75,11 @@ class SequenceTrainer(ResumableTrainer):
         **arguments: of :class:`~longspan.training.resumable_trainer.ResumableTrainer`.
     """
 
-    counts_kind: type
-    """The dataclass of an evaluation's sums, see :class:`Counts`."""
-
     def __init__(
         self,
         *,
         source: SequenceSource,
-        evaluation: Evaluation,
+        evaluation: DocumentEvaluation,
         eval_documents: Callable[[], Iterable[Document]],
         **arguments: Any,
     ) -> None:
@@ -158,7 +139,7 @@ class SequenceTrainer(ResumableTrainer):
         share = (self.args.process_index, self.args.world_size)
         counts = self.evaluation.count(self.model, self.eval_documents(), *share)
         sums = self._window.new_tensor(list(asdict(counts).values()))
-        counts = self.counts_kind(*self.accelerator.reduce(sums, "sum").tolist())
+        counts = type(counts)(*self.accelerator.reduce(sums, "sum").tolist())
         self.metrics = counts.metrics(time.perf_counter() - started)
         entry = self._log_metrics()
         if self.is_world_process_zero():
@@ -175,7 +156,6 @@ class MaskedLMTrainer(SequenceTrainer):
     evaluation: MaskedLMEvaluation
     metrics: MaskedLMMetrics | None
     metrics_kind = MaskedLMMetrics
-    counts_kind = MaskedLMCounts
 
     def __init__(self, *, mlm_probability: float, **arguments: Any) -> None:
         super().__init__(**arguments)

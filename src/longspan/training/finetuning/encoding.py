@@ -144,8 +144,7 @@ class ExampleEncoder:
             ``input_ids`` and ``attention_mask`` int64 ``[B, N]`` (``[B, M, N]`` for M choices, padded with choices of
             one token if examples have fewer), ``token_type_ids`` if tokenizer and model have them, and the targets.
         """
-        rows = {"input_ids": [piece.input_ids for piece in pieces]}
-        batch = {"input_ids": _pad(rows["input_ids"], self._pad)}
+        batch = {"input_ids": _pad([piece.input_ids for piece in pieces], self._pad)}
         batch["attention_mask"] = _pad([piece.attention_mask for piece in pieces], 0)
         if self._with_types:
             batch["token_type_ids"] = _pad([piece.token_type_ids for piece in pieces], 0)

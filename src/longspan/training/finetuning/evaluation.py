@@ -16,6 +16,7 @@ from longspan.training.finetuning.encoding import EncodedExample
 from longspan.training.finetuning.metrics import Interval, bootstrap, example_scores, score
 from longspan.training.finetuning.prediction import Prediction, Predictor
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
+from longspan.training.inference import default_device
 from longspan.training.recipe import Precision
 
 
@@ -76,15 +77,15 @@ class Evaluation:
 
     def confusion(self) -> NDArray[np.int64] | None:
         """Counts ``[right label, predicted label]``, of texts, sentences or words; None for tasks without classes."""
+        if self.task.task in ("multi-label", "multiple-choice", "qa"):
+            return None
         pairs: list[tuple[Any, Any]] = []
         for target, prediction in zip(self.targets, self.predictions, strict=True):
             if self.task.task in ("classification", "nli"):
                 pairs.append((target, prediction["label"]))
-            elif self.task.task in ("sequential", "tokens"):
+            else:
                 found = prediction["tags" if self.task.task == "tokens" else "labels"]
                 pairs += zip(target, found, strict=True)
-        if self.task.task in ("multi-label", "multiple-choice", "qa"):
-            return None
         numbers = {label: number for number, label in enumerate(self.task.labels)}
         counts = np.zeros((len(numbers), len(numbers)), dtype=np.int64)
         for right, found in pairs:
@@ -154,9 +155,8 @@ def evaluate_files(
     if not examples:
         raise ValueError(f"{', '.join(map(str, files))}: there is no example to evaluate on")
     network, tokenizer, _ = load_finetuned(model)
-    if device is None:
-        device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
-    predictor = Predictor(network.to(device), tokenizer, task, batch_size=batch_size, precision=precision)
+    network = network.to(default_device() if device is None else device)
+    predictor = Predictor(network, tokenizer, task, batch_size=batch_size, precision=precision)
     encoded = [predictor.encoder.encode(example) for example in examples]
     bar = progress_bar("evaluate", "pieces", shown=progress, total=sum(len(held.pieces) for held in encoded))
     with bar:

@@ -1,8 +1,6 @@
 """Metrics of the tasks, by scikit-learn and seqeval, and their confidence intervals. Needs the extra ``finetune``."""
 
 import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longspan.data.examples import Answer, TaskName
+from longspan.tasks.answers import exact_match, normalize_squad_answer, token_f1
 from longspan.training.finetuning.prediction import Prediction
 from longspan.training.finetuning.task import FinetunedTask
 
@@ -41,7 +40,6 @@ SMALLER_IS_BETTER = frozenset({"log_loss"})
 _ENTITY = re.compile(r"[BIESLU]-.+|O")
 _LIKE = {"L": "E", "U": "S"}
 """Of BILOU, the letters that seqeval knows as others: the last word of an entity, and one of a single word."""
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 class Interval(NamedTuple):
@@ -170,25 +168,12 @@ def answer_scores(answer: str, right: Sequence[Answer]) -> tuple[float, float]:
     Small letters, no punctuation, no articles, single spaces; the best over the right answers. Where there is no right
     answer, an empty one is right and any other wrong.
     """
-    found = _normalize(answer)
     if not right:
-        return float(not found), float(not found)
-    exact = f1 = 0.0
-    for text, _ in right:
-        wanted = _normalize(text)
-        exact = max(exact, float(found == wanted))
-        words, other = found.split(), wanted.split()
-        common = sum((Counter(words) & Counter(other)).values())
-        if not words or not other:
-            f1 = max(f1, float(words == other))
-        elif common:
-            f1 = max(f1, 2 * common / (len(words) + len(other)))
-    return exact, f1
-
-
-def _normalize(text: str) -> str:
-    bare = "".join(character for character in text.lower() if character not in string.punctuation)
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+        is_empty = float(not normalize_squad_answer(answer))
+        return is_empty, is_empty
+    exact = max(float(exact_match(answer, text)) for text, _ in right)
+    # Two answers without a word, such as "the" and "a", are the same, and share no word.
+    return exact, max(exact, *(token_f1(answer, text) for text, _ in right))
 
 
 def _classes(task: FinetunedTask, targets: Sequence[str], found: Sequence[str]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample, EncodedPiece, ExampleEncoder
 from longspan.training.finetuning.task import FinetunedTask, known_token_types, load_finetuned
+from longspan.training.inference import default_device, evaluation_mode
 from longspan.training.recipe import Precision
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class Predictor:
         """
         encoded = [self.encoder.encode(example) for example in examples] if encoded is None else encoded
         pieces = [(example, piece) for example, held in enumerate(encoded) for piece in held.pieces]
-        outputs: list[list[NDArray[np.float32]]] = [[] for _ in examples]
         by_piece: dict[int, NDArray[np.float32]] = {}
         order = sorted(range(len(pieces)), key=lambda at: -pieces[at][1].length)
         for first in range(0, len(order), self.batch_size):
@@ -92,6 +91,7 @@ class Predictor:
                 by_piece[at] = logits
             if progress is not None:
                 progress(len(chosen))
+        outputs: list[list[NDArray[np.float32]]] = [[] for _ in examples]
         for at, (example, _) in enumerate(pieces):
             outputs[example].append(by_piece[at])
         return [
@@ -103,14 +103,8 @@ class Predictor:
         """The model's outputs for each piece: ``[L]``, ``[S, L]``, ``[M]``, ``[N, L]``, or ``[2, N]`` for qa."""
         batch = self.encoder.collate(pieces)
         batch = {name: tensor for name, tensor in batch.items() if name not in pieces[0].targets}
-        device = next(self.model.parameters()).device
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode(), self._autocast(device):
-                output = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
-        finally:
-            self.model.train(was_training)
+        with evaluation_mode(self.model, self.precision) as device:
+            output = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
         found = (output.start_logits, output.end_logits) if self.task.task == "qa" else (output.logits,)
         if any(bool(logits.isnan().any()) for logits in found):
             raise FloatingPointError("the model's outputs are not numbers (NaN)")
@@ -121,11 +115,6 @@ class Predictor:
         if self.task.task == "multiple-choice":
             return [row[: len(piece.input_ids)] for row, piece in zip(logits, pieces, strict=True)]
         return list(logits)
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(device.type, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
 
 def predict_files(
@@ -191,9 +180,8 @@ def predict_files(
         )
         done = lines_done(partial, begun, plan, resume, chunk=_CHUNK)
         network, tokenizer, _ = load_finetuned(model)
-        if device is None:
-            device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
-        predictor = Predictor(network.to(device), tokenizer, task, batch_size=batch_size, precision=precision)
+        network = network.to(default_device() if device is None else device)
+        predictor = Predictor(network, tokenizer, task, batch_size=batch_size, precision=precision)
         examples = islice(read_examples(paths, task.task, columns=columns, with_target=False), done, None)
         bar = progress_bar("predict", "examples", shown=progress, total=total, initial=done)
         try:

@@ -9,7 +9,16 @@ from longspan.data.examples import TaskName, task_columns
 from longspan.training.finetuning.metrics import DEFAULT_METRICS, METRICS
 from longspan.training.finetuning.task import check_threshold
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, check_seeds, check_trainer, convert_fields, read_fields
+from longspan.training.recipe_fields import (
+    check_at_least,
+    check_names,
+    check_positive,
+    check_seeds,
+    check_step,
+    check_trainer,
+    convert_fields,
+    read_fields,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,24 +117,14 @@ class FinetuneRecipe:
             raise TypeError(f"columns is {self.columns!r}; it must hold 'name: value' pairs")
         for name in ("columns", "trainer"):
             object.__setattr__(self, name, dict(getattr(self, name)))
-        at_least = {
-            "max_length": 8, "reading_length": 8, "segment_length": 2, "overlap": 0, "patience": 1, "batch_size": 1,
-            "micro_batch": 1, "weight_decay": 0, "lora_rank": 1, "max_answer_tokens": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
-        for name in ("learning_rate", "epochs"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0")
+        check_at_least(
+            self, max_length=8, reading_length=8, segment_length=2, overlap=0, patience=1, batch_size=1, micro_batch=1,
+            weight_decay=0, lora_rank=1, max_answer_tokens=1,
+        )  # fmt: skip
+        check_positive(self, "learning_rate", "epochs")
         if not 0 <= self.warmup_ratio < 1:
             raise ValueError(f"warmup_ratio is {self.warmup_ratio}; it must be at least 0 and less than 1, such as 0.1")
-        if self.batch_size % self.micro_batch:
-            raise ValueError(
-                f"batch_size is {self.batch_size}, which micro_batch {self.micro_batch} doesn't divide; make one a "
-                f"multiple of the other"
-            )
+        check_step("batch_size", self.batch_size, self.micro_batch)
         for name in ("train", "eval", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; give at least one")

@@ -43,6 +43,7 @@ from longspan.training.finetuning.trainer import (
 )
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
 from longspan.training.reading_layout import attends_inner_padding
+from longspan.training.recipe_fields import check_step
 from longspan.training.run_folder import RunFolder
 from longspan.training.trainer_setup import (
     checkpoint_activations,
@@ -161,11 +162,7 @@ def finetune(
     folder = Path(recipe.output_dir)
     RunFolder(folder).check_place()
     arguments = _training_arguments(recipe, folder, recipe.seeds[0])
-    if recipe.batch_size % (recipe.micro_batch * arguments.world_size):
-        raise ValueError(
-            f"batch_size is {recipe.batch_size}, which is no multiple of micro_batch {recipe.micro_batch} times "
-            f"{arguments.world_size} processes; change one of them"
-        )
+    check_step("batch_size", recipe.batch_size, recipe.micro_batch, arguments.world_size)
     with loading(recipe.model):
         read_config(recipe.model)  # before what takes longer
     task, splits = _read(recipe)

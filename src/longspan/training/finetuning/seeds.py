@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 from transformers import TrainingArguments
@@ -15,6 +14,7 @@ from transformers import TrainingArguments
 from longspan.data.atomic import atomic_text
 from longspan.data.json_text import numbers_of
 from longspan.data.progress import no_transformers_bars
+from longspan.tasks.label_scores import mean_and_spread
 from longspan.training.finetuning.inputs import check_inputs
 from longspan.training.finetuning.metrics import SMALLER_IS_BETTER
 from longspan.training.run_folder import RunFolder, Settings, check_same
@@ -62,11 +62,7 @@ class SeedResults:
             split: ``"eval"`` or ``"test"``.
         """
         rows: list[dict[str, float]] = [values for run in self.seeds if (values := getattr(run, split)) is not None]
-        spread = {}
-        for name in rows[0] if rows else ():
-            values = [row[name] for row in rows]
-            spread[name] = (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
-        return spread
+        return {name: mean_and_spread([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     @property
     def table(self) -> str:

@@ -13,10 +13,10 @@ from longspan.bundled import model_source
 from longspan.data.atomic import atomic_text
 from longspan.data.examples import TaskName, check_task
 from longspan.training.freezing import global_projection_pairs
-from longspan.training.masked_lm import load_tokenizer, max_sequence_length
+from longspan.training.masked_lm import first_line, load_tokenizer, max_sequence_length
 from longspan.training.new_heads import OtherSizesError, load_with_head
-from longspan.training.recipe_fields import check_names
-from longspan.training.run_folder import refuse_run_folder
+from longspan.training.recipe_fields import check_at_least, check_names
+from longspan.training.run_folder import check_model_folder, refuse_run_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,9 +79,7 @@ class FinetunedTask:
     def __post_init__(self) -> None:
         check_task(self.task)
         object.__setattr__(self, "labels", tuple(self.labels))
-        for name, least in (("max_length", 8), ("segment_length", 2), ("overlap", 0), ("max_answer_tokens", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_at_least(self, max_length=8, segment_length=2, overlap=0, max_answer_tokens=1)
         check_threshold(self.threshold)
         if self.layout not in ("plain", "segments"):
             raise ValueError(f"layout is {self.layout!r}; it must be 'plain' or 'segments'")
@@ -336,10 +334,7 @@ def load_longformer(
 @contextmanager
 def loading(model: str | Path) -> Iterator[None]:
     """Says in one sentence that a model is not there."""
-    path = Path(model)
-    refuse_run_folder(path)
-    if (path.is_absolute() or path.exists()) and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"folder {path} holds no config.json, so it is not a model")
+    check_model_folder(model)
     try:
         yield
     except RuntimeError as error:
@@ -352,8 +347,7 @@ def loading(model: str | Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error.__cause__, OSError):
             raise  # said already
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {reason}") from error
+        raise FileNotFoundError(f"model {str(model)!r} can't be loaded: {first_line(error)}") from error
 
 
 def load_finetuned(

@@ -1,10 +1,10 @@
 """``transformers.Trainer`` for finetuning: evaluation by the task's metrics, and losses that its own heads lack."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,20 +14,21 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
 from longspan.data.examples import Example
-from longspan.data.progress import progress_bar
+from longspan.training.callbacks import StepBar
 from longspan.training.finetuning.encoding import IGNORED, EncodedExample, EncodedPiece
 from longspan.training.finetuning.metrics import score
 from longspan.training.finetuning.prediction import Prediction, Predictor
 from longspan.training.finetuning.task import FinetunedTask
 from longspan.training.run_folder import RunFolder
 from longspan.training.whole_checkpoints import WholeCheckpoints
+
+Made = TypeVar("Made")
 
 
 class FinetuningTrainer(WholeCheckpoints):
@@ -82,9 +83,9 @@ class FinetuningTrainer(WholeCheckpoints):
         if self.predictor.task.task == "multiple-choice":
             # Examples with fewer choices were padded with choices of one token.
             logits = logits.masked_fill(inputs["attention_mask"].sum(-1) <= 1, -torch.inf)
-        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        items = label_count(labels != IGNORED, num_items_in_batch)
         # DistributedDataParallel averages over the processes; the quotient is already over all of them.
-        loss = weighted_loss(logits, labels, self.class_weights) / max(items, 1) * self.accelerator.num_processes
+        loss = weighted_loss(logits, labels, self.class_weights) / items * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
@@ -99,25 +100,12 @@ class FinetuningTrainer(WholeCheckpoints):
         return metrics
 
 
-class FinetuneProgress(TrainerCallback):
-    """A bar of steps; a line for each evaluation."""
+class FinetuneProgress(StepBar):
+    """A bar with the metric of the last evaluation."""
 
     def __init__(self, description: str, metric: str, enabled: bool) -> None:
-        self.description, self.metric, self.enabled = description, metric, enabled
-        self.bar: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where the run stands."""
-        shown = self.enabled and state.is_world_process_zero
-        self.bar = progress_bar(
-            self.description, "steps", shown=shown, total=state.max_steps, initial=state.global_step
-        )
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
-        self.bar.update(1)
+        super().__init__(description, enabled)
+        self.metric = metric
 
     def on_evaluate(
         self,
@@ -131,25 +119,34 @@ class FinetuneProgress(TrainerCallback):
         if self.bar is not None:
             self.bar.set_postfix_str(f"{self.metric} {metrics[f'eval_{self.metric}']:.4f}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the bar."""
-        self.bar.close()
-
 
 def predict_together(
     predictor: Predictor, examples: Sequence[Example], encoded: Sequence[EncodedExample], arguments: TrainingArguments
 ) -> list[Prediction]:
     """Predictions of all examples on every process, each of which makes its share."""
+    return made_together(
+        lambda mine: predictor.predict([examples[at] for at in mine], [encoded[at] for at in mine]),
+        len(examples),
+        arguments,
+    )
+
+
+def made_together(make: Callable[[range], list[Made]], count: int, arguments: TrainingArguments) -> list[Made]:
+    """What is made for so many items, in their order, on every process, each of which makes its share.
+
+    Args:
+        make: makes it for items of these numbers.
+        count: of the items.
+        arguments: say which process this is.
+    """
+    mine = range(arguments.process_index, count, arguments.world_size)
+    made = make(mine)
     if arguments.world_size == 1:
-        return predictor.predict(examples, encoded)
+        return made
     from accelerate.utils import gather_object
 
-    mine = range(arguments.process_index, len(examples), arguments.world_size)
-    made = predictor.predict([examples[at] for at in mine], [encoded[at] for at in mine])
-    whole = dict(gather_object(list(zip(mine, made, strict=True))))
-    return [whole[at] for at in range(len(examples))]
+    whole: dict[int, Made] = dict(gather_object(list(zip(mine, made, strict=True))))
+    return [whole[at] for at in range(count)]
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from longspan.data.characters import Symbols
 from longspan.data.progress import progress_bar
 from longspan.models.cache_names import CACHE
 from longspan.training.evaluation import perplexity
+from longspan.training.inference import evaluation_mode
 
 if TYPE_CHECKING:
     from longspan.models import LongformerForCausalLM
@@ -107,33 +107,23 @@ def evaluate_language_model(
             f"the text holds symbol {highest}, but the model knows {model.config.vocab_size:,}; read it with "
             "the model's alphabet"
         )
-    device = model.device
-    autocast: Any = nullcontext()
-    if precision != "fp32":
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        autocast = torch.autocast(device.type, dtype=dtype)
-    started, was_training = time.perf_counter(), model.training
-    model.eval()
+    started = time.perf_counter()
     nats, scored, read = 0.0, 0, 0
-    try:
-        with (
-            torch.no_grad(),
-            autocast,
-            progress_bar("evaluate", "characters", shown=progress, total=len(symbols) - 1) as bar,
-        ):
-            parts = (
-                _stream(model, symbols, chunk)
-                if protocol == "streaming"
-                else _slide(model, symbols, length, step, batch_size)
-            )
-            for some, inputs in parts:
-                nats += float(some.double().sum())
-                scored += some.numel()
-                read += inputs
-                bar.update(some.numel())
-                bar.set_postfix_str(f"{nats / scored / math.log(2):.4f} bits per character", refresh=False)
-    finally:
-        model.train(was_training)
+    with (
+        evaluation_mode(model, precision),
+        progress_bar("evaluate", "characters", shown=progress, total=len(symbols) - 1) as bar,
+    ):
+        parts = (
+            _stream(model, symbols, chunk)
+            if protocol == "streaming"
+            else _slide(model, symbols, length, step, batch_size)
+        )
+        for some, inputs in parts:
+            nats += float(some.double().sum())
+            scored += some.numel()
+            read += inputs
+            bar.update(some.numel())
+            bar.set_postfix_str(f"{nats / scored / math.log(2):.4f} bits per character", refresh=False)
     loss = nats / scored
     return LanguageModelMetrics(
         bits_per_character=loss / math.log(2),

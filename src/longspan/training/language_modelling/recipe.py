@@ -9,7 +9,15 @@ from longspan.data.characters import Unit
 from longspan.data.spelling import hint
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
+from longspan.training.recipe_fields import (
+    check_at_least,
+    check_names,
+    check_positive,
+    check_seeds,
+    check_step,
+    convert_fields,
+    read_fields,
+)
 
 _LAPTOP: dict[str, Any] = {
     "hidden_size": 256,
@@ -49,18 +57,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        for name in ("sequence_length", "steps", "window_scale", "sequences_per_step", "micro_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be greater than 0")
+        check_at_least(self, sequence_length=1, steps=1, window_scale=1, sequences_per_step=1, micro_batch=1)
+        check_positive(self, "learning_rate")
         if self.warmup_steps is not None and not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be 0 to the {self.steps} steps")
-        if self.sequences_per_step % self.micro_batch:
-            raise ValueError(
-                f"sequences_per_step is {self.sequences_per_step}, which micro_batch {self.micro_batch} doesn't "
-                "divide; make one a multiple of the other"
-            )
+        check_step("sequences_per_step", self.sequences_per_step, self.micro_batch)
 
     @property
     def num_warmup_steps(self) -> int:
@@ -155,14 +156,10 @@ class LanguageModelRecipe:
         object.__setattr__(self, "stages", tuple(_stage(stage, n) for n, stage in enumerate(self.stages, start=1)))
         if not self.text:
             raise ValueError("text is empty; name files or folders to train on")
-        at_least: dict[str, float] = {
-            "weight_decay": 0, "max_grad_norm": 0, "log_every": 1, "eval_every": 1, "eval_characters": 1,
-            "save_every": 1, "keep_checkpoints": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        check_at_least(
+            self, weight_decay=0, max_grad_norm=0, log_every=1, eval_every=1, eval_characters=1, save_every=1,
+            keep_checkpoints=1,
+        )  # fmt: skip
         check_seeds("seed", self.seed)
         if self.eps <= 0 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"eps is {self.eps} and betas {self.betas}; use values such as 1e-8 and [0.9, 0.999]")

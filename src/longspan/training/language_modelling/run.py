@@ -25,6 +25,7 @@ from longspan.training.language_modelling.evaluation import LanguageModelMetrics
 from longspan.training.language_modelling.recipe import LanguageModelRecipe
 from longspan.training.language_modelling.trainer import HeldOut, LanguageModelProgress, LanguageModelTrainer
 from longspan.training.pretraining import PretrainInterrupted
+from longspan.training.recipe_fields import check_step
 from longspan.training.resumable_trainer import Share
 from longspan.training.run_folder import LogEntry, RunFolder
 from longspan.training.trainer_setup import checkpoint_activations, tensorboard_callbacks, training_arguments
@@ -98,11 +99,8 @@ def train_language_model(
         arguments = [_arguments(recipe, number) for number in range(1, len(recipe.stages) + 1)]
         process, processes = arguments[0].process_index, arguments[0].world_size
         for number, stage in enumerate(recipe.stages, start=1):
-            if stage.sequences_per_step % (stage.micro_batch * processes):
-                raise ValueError(
-                    f"stage {number}: sequences_per_step is {stage.sequences_per_step}, which is no multiple of "
-                    f"micro_batch {stage.micro_batch} times {processes} processes; change one of them"
-                )
+            name = f"stage {number}: sequences_per_step"
+            check_step(name, stage.sequences_per_step, stage.micro_batch, processes)
         if process == 0:
             stack.enter_context(RunFolder(output).alone())
             first = _folder(output, 1)
@@ -244,7 +242,7 @@ def _make_trainer(
         args=arguments,
         callbacks=[
             Timetable(recipe.eval_every, True),
-            LanguageModelProgress(show),
+            LanguageModelProgress(folder.path.name, show),
             *tensorboard_callbacks(folder, arguments),
             *callbacks,
         ],

@@ -1,5 +1,6 @@
 """A trained character language model at work: loading it, evaluating it on files, having it write."""
 
+import codecs
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from longspan.data.characters import Alphabet, CharacterCorpus, Split
 from longspan.data.progress import no_transformers_bars
 from longspan.models import LongformerForCausalLM
+from longspan.training.inference import evaluation_mode
 from longspan.training.language_modelling.evaluation import LanguageModelMetrics, evaluate_language_model
 from longspan.training.recipe_fields import check_seeds
 from longspan.training.run_folder import refuse_run_folder
@@ -127,9 +129,7 @@ def generate_text(
     if seed is not None:
         set_seed(seed)
     streamer = None if on_text is None else _Streamer(alphabet, on_text)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model, "fp32"):
         written = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -138,8 +138,6 @@ def generate_text(
             streamer=streamer,
             **drawn,
         )
-    finally:
-        model.train(was_training)
     return alphabet.decode(written[0, ids.shape[1] :].tolist())
 
 
@@ -148,7 +146,7 @@ class _Streamer(BaseStreamer):
 
     def __init__(self, alphabet: Alphabet, on_text: Callable[[str], None]) -> None:
         self.alphabet, self.on_text = alphabet, on_text
-        self.waiting: list[int] = []
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.is_prompt = True
 
     def put(self, value: Tensor) -> None:
@@ -156,15 +154,14 @@ class _Streamer(BaseStreamer):
         if self.is_prompt:
             self.is_prompt = False
             return
-        self.waiting += value.flatten().tolist()
-        text = self.alphabet.decode(self.waiting)
-        # A character of UTF-8 has four bytes at most; what isn't whole after that never will be.
-        if not text.endswith("\ufffd") or len(self.waiting) >= 4:
-            self.on_text(text)
-            self.waiting = []
+        symbols = value.flatten().tolist()
+        is_bytes = self.alphabet.characters is None
+        self._hand_on(self.decoder.decode(bytes(symbols)) if is_bytes else self.alphabet.decode(symbols))
 
     def end(self) -> None:
         """Hand on what is left."""
-        if self.waiting:
-            self.on_text(self.alphabet.decode(self.waiting))
-            self.waiting = []
+        self._hand_on(self.decoder.decode(b"", final=True))
+
+    def _hand_on(self, text: str) -> None:
+        if text:
+            self.on_text(text)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from longspan.data.characters import Alphabet, CharacterSequences, Symbols
-from longspan.data.progress import progress_bar
-from longspan.training.callbacks import Progress
+from longspan.training.callbacks import StepBar
 from longspan.training.evaluation import LN2
 from longspan.training.language_modelling.evaluation import (
     LanguageModelMetrics,
@@ -129,20 +128,8 @@ class LanguageModelTrainer(ResumableTrainer):
         self.alphabet.to_tokenizer().save_pretrained(folder)
 
 
-class LanguageModelProgress(Progress):
+class LanguageModelProgress(StepBar):
     """A bar with bits per character, characters per second and memory; a line for each evaluation."""
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """Open the bar where the stage stands."""
-        shown = self.enabled and state.is_world_process_zero
-        name = Path(args.output_dir or "").name
-        self.bar = progress_bar(name, "steps", shown=shown, total=state.max_steps, initial=state.global_step)
 
     def on_log(
         self,

@@ -1,9 +1,9 @@
-"""``pipeline("summarization")``, which ``transformers`` 5 dropped."""
+"""``pipeline("summarization")``, which ``transformers`` 5 dropped; :func:`longspan.register` brings it back."""
 
 from typing import Any
 
 import transformers
-from transformers import AutoModelForSeq2SeqLM, Pipeline, pipelines
+from transformers import Pipeline
 
 from longspan.training.reading_layout import has_global_attention
 from longspan.training.sequence_to_sequence import position_limits
@@ -70,17 +70,3 @@ class SummarizationPipeline(Pipeline):
         """The summary of one text."""
         texts = self.tokenizer.batch_decode(model_outputs["ids"], skip_special_tokens=True)
         return [{"summary_text": text.strip()} for text in texts]
-
-
-def register_summarization() -> None:
-    """Have ``transformers.pipeline("summarization", model=...)`` make a :class:`SummarizationPipeline`.
-
-    Calling it twice is calling it once.
-    """
-    # Some versions refuse the name before they look it up.
-    getattr(pipelines, "REMOVED_TASKS", {}).pop("summarization", None)
-    registry = pipelines.PIPELINE_REGISTRY
-    if registry.supported_tasks.get("summarization", {}).get("impl") is not SummarizationPipeline:
-        registry.register_pipeline(
-            "summarization", pipeline_class=SummarizationPipeline, pt_model=AutoModelForSeq2SeqLM
-        )

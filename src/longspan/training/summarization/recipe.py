@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import check_names, check_seeds, convert_fields, read_fields
+from longspan.training.recipe_fields import (
+    check_at_least,
+    check_names,
+    check_positive,
+    check_seeds,
+    check_step,
+    convert_fields,
+    read_fields,
+)
 from longspan.training.summarization.texts import SummarizationColumns
 
 
@@ -116,21 +124,14 @@ class SummarizationRecipe:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        at_least: dict[str, float] = {
-            "max_input_length": 16, "max_target_length": 2, "examples_per_step": 1, "micro_batch": 1, "steps": 1,
-            "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "num_beams": 1, "max_new_tokens": 1,
-            "min_new_tokens": 0, "no_repeat_ngram_size": 0, "log_every": 1, "eval_every": 1, "eval_examples": 1,
-            "eval_batch": 1, "save_every": 1, "keep_checkpoints": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least:g}")
+        check_at_least(
+            self, max_input_length=16, max_target_length=2, examples_per_step=1, micro_batch=1, steps=1,
+            warmup_steps=0, weight_decay=0, max_grad_norm=0, num_beams=1, max_new_tokens=1, min_new_tokens=0,
+            no_repeat_ngram_size=0, log_every=1, eval_every=1, eval_examples=1, eval_batch=1, save_every=1,
+            keep_checkpoints=1,
+        )  # fmt: skip
         check_seeds("seed", self.seed)
-        for name in ("learning_rate", "eps", "epochs"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}; it must be greater than 0")
+        check_positive(self, "learning_rate", "eps", "epochs")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing is {self.label_smoothing}; it must be at least 0 and less than 1, such as 0.1"
@@ -141,11 +142,7 @@ class SummarizationRecipe:
             raise ValueError("train is empty; name files of texts and summaries")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs is {self.epochs} and steps {self.steps}; give one of them")
-        if self.examples_per_step % self.micro_batch:
-            raise ValueError(
-                f"examples_per_step is {self.examples_per_step}, which micro_batch {self.micro_batch} doesn't divide; "
-                "make one a multiple of the other"
-            )
+        check_step("examples_per_step", self.examples_per_step, self.micro_batch)
         if self.eval_every is not None and not self.eval:
             raise ValueError(f"eval_every is {self.eval_every}, but eval names no file; name held-out files")
         if self.min_new_tokens > self.written_tokens:

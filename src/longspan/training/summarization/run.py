@@ -17,11 +17,11 @@ from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import numbers_of, to_json
-from longspan.data.progress import progress_bar
-from longspan.training.callbacks import Timetable
+from longspan.training.callbacks import StepBar, Timetable
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.reading_layout import has_global_attention
-from longspan.training.run_folder import LogEntry, RunFolder
+from longspan.training.recipe_fields import check_step
+from longspan.training.run_folder import EVALUATION_FILE, LogEntry, RunFolder, copy_model
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence
 from longspan.training.summarization.inputs import (
     EncodedText,
@@ -30,7 +30,7 @@ from longspan.training.summarization.inputs import (
 )
 from longspan.training.summarization.recipe import SummarizationRecipe
 from longspan.training.summarization.texts import ExampleFile
-from longspan.training.summarization.trainer import BEST_FILE, SummarizationTrainer
+from longspan.training.summarization.trainer import SummarizationTrainer
 from longspan.training.summarization.writing import SummarizationSettings
 from longspan.training.trainer_setup import checkpoint_activations, training_arguments
 
@@ -38,16 +38,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-# In the folders of checkpoints and of the best model.
-_NOT_THE_MODEL = {
-    BEST_FILE,
-    "trainer_state.json",
-    "training_args.bin",
-    "optimizer.pt",
-    "scheduler.pt",
-    "scaler.pt",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +98,7 @@ def finetune_summarization(
     """
     folder = RunFolder(recipe.output_dir)
     arguments = _training_arguments(recipe)
-    if recipe.examples_per_step % (recipe.micro_batch * arguments.world_size):
-        raise ValueError(
-            f"examples_per_step is {recipe.examples_per_step}, which is no multiple of micro_batch "
-            f"{recipe.micro_batch} times {arguments.world_size} processes; change one of them"
-        )
+    check_step("examples_per_step", recipe.examples_per_step, recipe.micro_batch, arguments.world_size)
     with ExitStack() as stack:
         main = arguments.process_index == 0
         if main:
@@ -223,7 +209,7 @@ def _make_trainer(
         train_dataset=_Encoded(train, inputs),
         eval_dataset=None if held_out is None else _Encoded(held_out, inputs),
         data_collator=inputs.collate,
-        callbacks=[Timetable(recipe.eval_every, held_out is not None), _Bar(progress), *callbacks],
+        callbacks=[Timetable(recipe.eval_every, held_out is not None), _Bar("finetune", progress), *callbacks],
         folder=folder,
         references=held_out,
         label_smoothing=recipe.label_smoothing,
@@ -255,20 +241,8 @@ def _set_generation(model: Any, recipe: SummarizationRecipe) -> None:
     )
 
 
-class _Bar(TrainerCallback):
+class _Bar(StepBar):
     """A bar with the loss; a line for each evaluation."""
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = progress_bar(
-            "finetune", "steps", shown=self.enabled, total=state.max_steps, initial=state.global_step
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or self.bar is None or self.bar.disable:
@@ -282,9 +256,6 @@ class _Bar(TrainerCallback):
             self.bar.write(
                 f"step {state.global_step:,}: validation loss {logs['eval_loss']:.4f}, {scores}", file=sys.stderr
             )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
 
 
 def _is_last(checkpoint: Path) -> bool:
@@ -301,11 +272,9 @@ def _publish(trainer: SummarizationTrainer, folder: RunFolder, seconds: float) -
     best: dict[str, Any] = {"step": steps, "metrics": None}
     if trainer.best_dir.is_dir():
         source = trainer.best_dir
-        best = json.loads((source / BEST_FILE).read_text(encoding="utf-8"))
+        best = json.loads((source / EVALUATION_FILE).read_text(encoding="utf-8"))
     with atomic_directory(folder.model_dir, "the trained model") as place:
-        for file in source.iterdir():
-            if file.name not in _NOT_THE_MODEL and not file.name.startswith("rng_state"):
-                shutil.copy2(file, place / file.name)
+        copy_model(source, place)
         trainer.settings.save(place)
     result = {"metrics": best["metrics"], "best_step": best["step"], "steps": steps, "seconds": seconds}
     atomic_text(folder.result_file, to_json(result, indent=1) + "\n", "the result")

@@ -11,15 +11,12 @@ from longspan.data.atomic import atomic_directory
 from longspan.data.json_text import to_json
 from longspan.data.masking import IGNORED
 from longspan.data.progress import no_transformers_bars
-from longspan.training.run_folder import RunFolder
+from longspan.training.run_folder import EVALUATION_FILE, RunFolder
 from longspan.training.summarization.rouge import rouge_scores
 from longspan.training.summarization.texts import ExampleFile
 from longspan.training.summarization.writing import SummarizationSettings
 from longspan.training.trainer_setup import check_loss
 from longspan.training.whole_checkpoints import WholeCheckpoints
-
-BEST_FILE = "evaluation.json"
-"""In the folder of the best model: the step and what was measured."""
 
 
 class SummarizationTrainer(WholeCheckpoints, Seq2SeqTrainer):
@@ -76,11 +73,10 @@ class SummarizationTrainer(WholeCheckpoints, Seq2SeqTrainer):
             logits = outputs.logits[chosen].float()  # [M, V]
             uniform = (logits.logsumexp(-1) - logits.mean(-1)).sum()
             nats = (1 - self.label_smoothing) * nats + self.label_smoothing * uniform
-        if num_items_in_batch is None:
-            loss = nats / count.clamp(min=1)
-        else:
+        loss = nats / label_count(chosen, num_items_in_batch)
+        if num_items_in_batch is not None:
             # DistributedDataParallel averages over the processes; the quotient is already over all of them.
-            loss = nats / num_items_in_batch * self.accelerator.num_processes
+            loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _score(self, evaluated: Any) -> dict[str, float]:
@@ -107,12 +103,12 @@ class SummarizationTrainer(WholeCheckpoints, Seq2SeqTrainer):
                 tokenizer: Any = self.processing_class
                 tokenizer.save_pretrained(place)
                 found = {"step": self.state.global_step, "metrics": metrics}
-                (place / BEST_FILE).write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
+                (place / EVALUATION_FILE).write_text(to_json(found, indent=1) + "\n", encoding="utf-8")
         self.accelerator.wait_for_everyone()
         return logs
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
-        file = self.best_dir / BEST_FILE
+        file = self.best_dir / EVALUATION_FILE
         if not file.is_file():
             return True
         kept = json.loads(file.read_text(encoding="utf-8"))["metrics"][self.best_by]

@@ -9,7 +9,7 @@ from longspan.tasks.official import OfficialTask
 from longspan.tasks.recipe import TaskRecipe
 from longspan.tasks.registry import find_task
 from longspan.training.recipe import Precision
-from longspan.training.recipe_fields import as_kind, check_seeds, check_trainer
+from longspan.training.recipe_fields import as_kind, check_at_least, check_seeds, check_step, check_trainer
 
 _RECIPE_FIELDS = tuple(entry.name for entry in fields(TaskRecipe) if entry.name not in ("task", "published"))
 
@@ -56,18 +56,11 @@ class TaskPlan:
     """Fields that a resumed training may change; more seeds may be added."""
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch", "max_items", "reading_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+        check_at_least(self, micro_batch=1, max_items=1, reading_length=1)
         check_seeds("seeds", *self.recipe.seeds)
         if not self.train:
             raise ValueError("train is empty; give at least one source")
-        if self.recipe.batch_size % self.micro_batch:
-            raise ValueError(
-                f"batch_size is {self.recipe.batch_size}, which micro_batch {self.micro_batch} doesn't divide; make "
-                f"one a multiple of the other"
-            )
+        check_step("batch_size", self.recipe.batch_size, self.micro_batch)
         check_trainer(self.trainer, [*_RECIPE_FIELDS, *(entry.name for entry in fields(self))])
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from longspan.bundled import model_source
 from longspan.data.growing_file import alone, append_lines, check_output, lines_done, stamp
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
-from longspan.tasks.hub import is_hub
+from longspan.data.stream import is_hub
 from longspan.tasks.official import Decoded, Split
 from longspan.training.recipe import Precision
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor

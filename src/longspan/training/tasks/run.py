@@ -20,6 +20,7 @@ from longspan.training.finetuning.task import loading, reading_limits
 from longspan.training.finetuning.trainer import FinetuneProgress, best_epoch, early_stopping, newest_checkpoint
 from longspan.training.masked_lm import check_model_fits, load_tokenizer
 from longspan.training.reading_layout import attends_inner_padding
+from longspan.training.recipe_fields import check_step
 from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.plan import TaskPlan
 from longspan.training.tasks.saved import SavedTask, UnitPredictor, load_for_task
@@ -245,10 +246,6 @@ def _training_arguments(plan: TaskPlan, folder: Path, seed: int) -> TrainingArgu
     except (TypeError, ValueError) as error:
         message = f"trainer: {' '.join(str(error).split())}; see transformers.TrainingArguments"
         raise type(error)(message) from error
-    if plan.recipe.batch_size % (plan.micro_batch * arguments.world_size):
-        raise ValueError(
-            f"batch_size is {plan.recipe.batch_size}, which is no multiple of micro_batch {plan.micro_batch} times "
-            f"{arguments.world_size} processes; change one of them"
-        )
+    check_step("batch_size", plan.recipe.batch_size, plan.micro_batch, arguments.world_size)
     spread_step(arguments, plan.recipe.batch_size)
     return arguments

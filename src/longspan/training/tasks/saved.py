@@ -3,12 +3,10 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import ModelOutput
 
@@ -32,6 +30,7 @@ from longspan.training.finetuning.task import (
     refuse_of_hat,
     separator_field,
 )
+from longspan.training.inference import default_device, evaluation_mode
 from longspan.training.masked_lm import check_vocabulary, load_tokenizer
 from longspan.training.new_heads import MissingHeadError, OtherSizesError
 from longspan.training.recipe import Precision
@@ -302,9 +301,8 @@ class UnitPredictor:
         saved = SavedTask.load(folder) if saved is None else saved
         tokenizer = load_tokenizer(folder)
         network = load_trained(folder, tokenizer, saved).eval()
-        if device is None:
-            device = (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None) or "cpu"
-        return cls(network.to(device), tokenizer, saved, batch_size=batch_size, precision=precision)
+        network = network.to(default_device() if device is None else device)
+        return cls(network, tokenizer, saved, batch_size=batch_size, precision=precision)
 
     def units(self, items: Sequence[Any]) -> list[Any]:
         """The units of items; of HotpotQA's second stage those that the first stage leaves."""
@@ -360,19 +358,9 @@ class UnitPredictor:
 
     def _outputs(self, examples: Sequence[Any]) -> Any:
         """The model's outputs for a batch, on the CPU in fp32."""
-        device = next(self.model.parameters()).device
-        batch = {name: tensor.to(device) for name, tensor in self.layout.collate(examples).items()}
-        kind = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                nullcontext() if self.precision == "fp32" else torch.autocast(device.type, dtype=kind),
-            ):
-                output: ModelOutput = self.model(**batch)
-        finally:
-            self.model.train(was_training)
+        batch = self.layout.collate(examples)
+        with evaluation_mode(self.model, self.precision) as device:
+            output: ModelOutput = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
         for name, value in output.items():
             if isinstance(value, Tensor):
                 value = value.cpu()

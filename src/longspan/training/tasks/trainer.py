@@ -9,7 +9,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from longspan.tasks.official import Decoded
 from longspan.tasks.recipe import TaskRecipe
-from longspan.training.finetuning.trainer import diverged_at
+from longspan.training.finetuning.trainer import diverged_at, made_together
 from longspan.training.run_folder import RunFolder
 from longspan.training.tasks.saved import UnitPredictor
 from longspan.training.whole_checkpoints import WholeCheckpoints
@@ -116,11 +116,4 @@ class TaskTrainer(WholeCheckpoints):
 
 def decode_together(predictor: UnitPredictor, units: Sequence[Any], arguments: TrainingArguments) -> list[Decoded]:
     """What is decoded for all units on every process, each of which makes its share."""
-    if arguments.world_size == 1:
-        return predictor.decode(units)
-    from accelerate.utils import gather_object
-
-    mine = range(arguments.process_index, len(units), arguments.world_size)
-    made = predictor.decode([units[at] for at in mine])
-    whole = dict(gather_object(list(zip(mine, made, strict=True))))
-    return [whole[at] for at in range(len(units))]
+    return made_together(lambda mine: predictor.decode([units[at] for at in mine]), len(units), arguments)

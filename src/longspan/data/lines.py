@@ -1,0 +1,52 @@
+"""The lines of text files, packed or not, with whatever is wrong with them said in one sentence."""
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO
+
+
+def known_extension(file: Path, known: Iterable[str]) -> str | None:
+    """The first of some extensions that a file's name ends in, or None."""
+    name = file.name.lower()
+    return next((extension for extension in known if name.endswith(extension)), None)
+
+
+def read_lines(file: Path) -> Iterator[str]:
+    """The lines of a file with their line ends, unpacked if its name ends in ``.gz``; joined they are its text.
+
+    A byte-order mark is no part of the text.
+
+    Raises:
+        ValueError: bytes that aren't UTF-8 or are zero, with line and offset; or a damaged gzip file.
+        OSError: it can't be read.
+    """
+    packed = file.name.lower().endswith(".gz")
+    stream: IO[bytes] = gzip.open(file, "rb") if packed else file.open("rb")  # type: ignore[assignment]  # noqa: SIM115
+    offset = 0
+    with closing(stream):
+        try:
+            for number, line in enumerate(stream, start=1):
+                yield _decode(line, f"{file} line {number}", offset)
+                offset += len(line)
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+
+
+def _decode(line: bytes, place: str, offset: int) -> str:
+    """The text of a line that begins at byte ``offset`` of its file."""
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{place} is not UTF-8 text: byte {line[error.start]:#04x} at offset {offset + error.start:,} can't be "
+            f"decoded; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
+        ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{place} is not text: it holds a zero byte at offset {offset + line.index(0):,}, as UTF-16, tables and "
+            f"programs do; write its text into a UTF-8 file"
+        )
+    return text if offset else text.removeprefix("\ufeff")
