@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from longspan.data.examples import Example
+from longspan.models.losses import label_count
 from longspan.training.callbacks import StepBar
 from longspan.training.finetuning.encoding import IGNORED, EncodedExample, EncodedPiece
 from longspan.training.finetuning.metrics import score

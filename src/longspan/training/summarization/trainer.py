@@ -11,6 +11,7 @@ from longspan.data.atomic import atomic_directory
 from longspan.data.json_text import to_json
 from longspan.data.masking import IGNORED
 from longspan.data.progress import no_transformers_bars
+from longspan.models.losses import label_count
 from longspan.training.run_folder import EVALUATION_FILE, RunFolder
 from longspan.training.summarization.rouge import rouge_scores
 from longspan.training.summarization.texts import ExampleFile
