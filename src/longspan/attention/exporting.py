@@ -3,7 +3,10 @@
 import torch
 
 
-@torch.compiler.assume_constant_result  # torch 2.11 tells code that it compiles that it were exported
 def is_exporting() -> bool:
     """As :func:`torch.compiler.is_exporting`."""
-    return torch.compiler.is_exporting()
+    if torch.compiler.is_compiling():
+        from longspan.attention.at_tracing import is_exporting as asked_at_tracing
+
+        return asked_at_tracing()
+    return False
