@@ -10,6 +10,7 @@ from benchmarks import versions
 SOURCE = str(Path(longspan.__file__).parent.parent)
 
 
+@pytest.mark.slow
 def test_versions_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--tiny", "--what", "attention", "--window", "16", "--lengths", "48", "64", "--rounds", "2"]
     assert versions.main([SOURCE, *small]) == 0

@@ -121,7 +121,7 @@ print((two - one) / 2**14, (four - two) / 2**15)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's peak memory from Linux's /proc")
-@pytest.mark.parametrize("dropout_p", [0.0, 0.1])
+@pytest.mark.parametrize("dropout_p", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 def test_memory_of_the_process_is_proportional_to_the_length(dropout_p: float) -> None:
     command = [sys.executable, "-c", _MEASURE, str(dropout_p)]
     # A freed tensor goes back to the system: how many of them glibc's heaps keep is a matter of luck.

@@ -137,6 +137,7 @@ def test_a_finished_demo_only_writes_its_report_again(finished: Path, library: P
     assert result.seconds > 0
 
 
+@pytest.mark.slow  # tests/training/test_language_modelling.py kills a training itself
 def test_a_killed_demo_goes_on_to_the_same_numbers(finished: Path, library: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = [str(library), str(folder), "stage-2", "5", repr(TINY.to_dict())]

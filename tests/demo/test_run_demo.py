@@ -110,7 +110,7 @@ def test_another_seed_needs_another_folder(finished: Path, library: Path) -> Non
         run_demo(finished, seed=1, budget=TINY, source=library)
 
 
-@pytest.mark.parametrize(("where", "step"), [("short", 8), ("long", 2)])
+@pytest.mark.parametrize(("where", "step"), [pytest.param("short", 8, marks=pytest.mark.slow), ("long", 2)])
 def test_a_killed_demo_goes_on_to_the_same_numbers(
     where: str, step: int, finished: Path, library: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ WITHOUT = """
 import sys
 sys.modules["longspan"] = None
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 """
 
 
@@ -38,6 +39,7 @@ def test_it_opens_and_computes_without_the_package(tmp_path: Path) -> None:
     assert add_remote_code(directory) == directory
     add_remote_code(directory)
     torch.save({"batch": batch, "logits": model(**batch).logits.detach()}, tmp_path / "expected.pt")
+    _save_hat(tmp_path / "hat", batch)
     program = f"""{WITHOUT}
 expected = torch.load({str(tmp_path / "expected.pt")!r})
 again = {str(tmp_path / "again")!r}
@@ -54,25 +56,22 @@ torch.testing.assert_close(compiled(**batch).logits, expected["logits"])
 model.save_pretrained(again)
 model = AutoModelForMaskedLM.from_pretrained(again, trust_remote_code=True).eval()
 torch.testing.assert_close(model(**batch).logits, expected["logits"])
+hat = AutoModelForSequenceClassification.from_pretrained({str(tmp_path / "hat")!r}, trust_remote_code=True).eval()
+of_hat = torch.load({str(tmp_path / "hat" / "expected.pt")!r})
+torch.testing.assert_close(hat(**of_hat["given"]).logits, of_hat["logits"])
 """
     _run(program, tmp_path)
 
 
-def test_a_hat_opens_without_the_package(tmp_path: Path) -> None:
+def _save_hat(directory: Path, batch: dict[str, Any]) -> None:
+    """A HAT with its code, and the logits that it gives for the batch."""
     sizes = {"vocab_size": 61, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 16}
-    config = HATConfig(**sizes, num_hidden_layers=2, max_sentence_length=8, max_sentences=4)
+    config = HATConfig(**sizes, num_hidden_layers=2, max_sentence_length=8, max_sentences=8)
     model = HATForSequenceClassification(config).eval()
-    model.save_pretrained(tmp_path / "hat")
-    add_remote_code(tmp_path / "hat")
-    batch = make_batch([29, 20])
-    torch.save({"batch": batch, "logits": model(**batch).logits.detach()}, tmp_path / "expected.pt")
-    program = f"""{WITHOUT}
-from transformers import AutoModelForSequenceClassification
-expected = torch.load({str(tmp_path / "expected.pt")!r})
-model = AutoModelForSequenceClassification.from_pretrained({str(tmp_path / "hat")!r}, trust_remote_code=True).eval()
-torch.testing.assert_close(model(**expected["batch"]).logits, expected["logits"])
-"""
-    _run(program, tmp_path)
+    model.save_pretrained(directory)
+    add_remote_code(directory)
+    given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    torch.save({"given": given, "logits": model(**given).logits.detach()}, directory / "expected.pt")
 
 
 def test_beside_the_package_and_from_two_directories(tmp_path: Path) -> None:

@@ -55,8 +55,12 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"optimizer": "adafactor", "label_smoothing": 0.1, "num_beams": 2, "length_penalty": 2.0}],
-    ids=["adamw", "adafactor"],
+    [
+        pytest.param({}, id="adamw", marks=pytest.mark.slow),
+        pytest.param(
+            {"optimizer": "adafactor", "label_smoothing": 0.1, "num_beams": 2, "length_penalty": 2.0}, id="adafactor"
+        ),
+    ],
 )
 def test_a_stopped_run_goes_on_to_the_same_weights(fields: dict[str, Any], tmp_path: Path, led_dir: Path) -> None:
     whole = finetune_summarization(_recipe(tmp_path, led_dir, **fields), progress=False)
