@@ -128,6 +128,13 @@ def test_malformed_files_are_one_sentence(tmp_path: Path, changes: dict[str, Any
         read_triviaqa(write(tmp_path, **changes))
 
 
+def test_evidence_from_the_web_may_hold_a_zero_byte(tmp_path: Path, evidence: Path) -> None:
+    (question,) = read_triviaqa(write(tmp_path, Domain="Web"))
+    document = question.documents[2]
+    (evidence / document.folder / document.filename).write_bytes(b"la\0w")
+    assert document.read(evidence) == "la\0w"
+
+
 def test_missing_evidence_is_one_sentence(tmp_path: Path, words: PreTrainedTokenizerBase) -> None:
     (question,) = read_triviaqa(write(tmp_path))
     layout = TriviaQALayout(words)

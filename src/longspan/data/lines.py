@@ -14,10 +14,14 @@ def known_extension(file: Path, known: Iterable[str]) -> str | None:
     return next((extension for extension in known if name.endswith(extension)), None)
 
 
-def read_lines(file: Path) -> Iterator[str]:
+def read_lines(file: Path, *, may_hold_zeros: bool = False) -> Iterator[str]:
     """The lines of a file with their line ends, unpacked if its name ends in ``.gz``; joined they are its text.
 
     A byte-order mark is no part of the text.
+
+    Args:
+        file: where they are.
+        may_hold_zeros: for files known to be text, such as a data set's: a zero byte is a character like others.
 
     Raises:
         ValueError: bytes that aren't UTF-8 or are zero, with line and offset; or a damaged gzip file.
@@ -29,13 +33,13 @@ def read_lines(file: Path) -> Iterator[str]:
     with closing(stream):
         try:
             for number, line in enumerate(stream, start=1):
-                yield _decode(line, f"{file} line {number}", offset)
+                yield _decode(line, f"{file} line {number}", offset, may_hold_zeros)
                 offset += len(line)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
 
 
-def _decode(line: bytes, place: str, offset: int) -> str:
+def _decode(line: bytes, place: str, offset: int, may_hold_zeros: bool) -> str:
     """The text of a line that begins at byte ``offset`` of its file."""
     try:
         text = line.decode("utf-8")
@@ -44,7 +48,7 @@ def _decode(line: bytes, place: str, offset: int) -> str:
             f"{place} is not UTF-8 text: byte {line[error.start]:#04x} at offset {offset + error.start:,} can't be "
             f"decoded; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
         ) from error
-    if "\0" in text:
+    if "\0" in text and not may_hold_zeros:
         raise ValueError(
             f"{place} is not text: it holds a zero byte at offset {offset + line.index(0):,}, as UTF-16, tables and "
             f"programs do; write its text into a UTF-8 file"

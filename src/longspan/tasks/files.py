@@ -33,7 +33,7 @@ def read_text(path: str | Path, what: str) -> str:
     if not path.exists() or path.is_dir():  # a pipe will do
         reason = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {reason}; name a file of {what}")
-    return "".join(read_lines(path))
+    return "".join(read_lines(path, may_hold_zeros=True))
 
 
 def read_json(path: str | Path, what: str) -> Any:
