@@ -6,13 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from runs import environment, numbers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import TrainerCallback, pipeline
+from transformers import Trainer, TrainerCallback, pipeline
 
 from longspan import register
 from longspan.data.characters import Alphabet
@@ -20,6 +21,7 @@ from longspan.models import LongformerForCausalLM
 from longspan.training.language_modelling import LanguageModelResult, train_language_model
 from longspan.training.language_modelling.recipe import LanguageModelRecipe, Stage
 from longspan.training.language_modelling.text import generate_text, load_language_model
+from longspan.training.language_modelling.trainer import LanguageModelTrainer
 
 TINY = {
     "hidden_size": 32,
@@ -223,6 +225,18 @@ def test_two_processes_give_the_losses_of_one(
     together = train_language_model(pair, progress=False)  # only read
     for two, one in zip(lines(together), lines(alone), strict=True):
         assert two == pytest.approx(one, rel=1e-5, nan_ok=True)
+
+
+def test_one_of_several_processes_writes_the_alphabet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_save", lambda *_: None)
+    trainer = LanguageModelTrainer.__new__(LanguageModelTrainer)
+    trainer.alphabet = Alphabet()
+    for writes in (False, True):
+        trainer.args = SimpleNamespace(should_save=writes)
+        folder = tmp_path / str(writes)
+        folder.mkdir()
+        trainer._save(str(folder))
+        assert any(folder.iterdir()) is writes
 
 
 def test_accumulation_gives_the_gradients_of_the_whole_step(

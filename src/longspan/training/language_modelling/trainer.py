@@ -123,9 +123,10 @@ class LanguageModelTrainer(ResumableTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        folder = Path(output_dir or self.args.output_dir)
-        self.alphabet.save(folder)
-        self.alphabet.to_tokenizer().save_pretrained(folder)
+        if self.args.should_save:  # newer versions call this on every process
+            folder = Path(output_dir or self.args.output_dir)
+            self.alphabet.save(folder)
+            self.alphabet.to_tokenizer().save_pretrained(folder)
 
 
 class LanguageModelProgress(StepBar):
