@@ -47,16 +47,18 @@ class HeadRing:
         """Store the tokens ``[B, h, M, D]`` from position ``first`` on, as many as will be seen."""
         assert self.keys is not None
         assert self.values is not None
+        end, count = first + key.shape[2], min(key.shape[2], self.dilation * self.places)
+        key, value = key[:, :, -count:].detach(), value[:, :, -count:].detach()
         if key_mask is not None:  # padding may hold anything, even NaN, which a weight of 0 would not stop
+            key_mask = key_mask[:, -count:]
             key, value = (tensor.masked_fill(~key_mask[:, None, :, None], 0.0) for tensor in (key, value))
-        count = min(key.shape[2], self.dilation * self.places)
-        index = self._places(torch.arange(first + key.shape[2] - count, first + key.shape[2], device=key.device))
-        self.keys.flatten(2, 3).index_copy_(2, index, key[:, :, -count:].detach())
-        self.values.flatten(2, 3).index_copy_(2, index, value[:, :, -count:].detach())
+        index = self._places(torch.arange(end - count, end, device=key.device))
+        self.keys.flatten(2, 3).index_copy_(2, index, key)
+        self.values.flatten(2, 3).index_copy_(2, index, value)
         if key_mask is not None and self.real is None:
             self.real = torch.ones(key.shape[0], self.dilation, self.places, dtype=torch.bool, device=key.device)
         if self.real is not None:
-            mask = torch.ones_like(self.real[:, 0, :1]).expand(-1, count) if key_mask is None else key_mask[:, -count:]
+            mask = torch.ones_like(self.real[:, 0, :1]).expand(-1, count) if key_mask is None else key_mask
             self.real.flatten(1, 2).index_copy_(1, index, mask)
 
     def read(self, seen: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -207,11 +208,10 @@ def check_same(folder: Path, file: Path, recipe: Settings) -> None:
         ValueError: a field is another, and isn't free to be; or the file isn't a recipe.
     """
     begun = read_fields(file)
+    # A field that didn't exist yet when the run was begun had its default, perhaps of a part of the recipe.
+    kinds = [type(recipe), *(type(part) for part in vars(recipe).values() if is_dataclass(part))]
     for name, value in yaml.safe_load(yaml.safe_dump(recipe.to_dict())).items():
-        # A field that didn't exist yet when the run was begun had its default; a published task's are its class's.
-        kinds = (type(recipe), type(getattr(recipe, "task", None)))
-        owner = next((kind for kind in kinds if name in getattr(kind, "__dataclass_fields__", {})), None)
-        default = getattr(owner, name, None)
+        default = next((getattr(kind, name) for kind in kinds if hasattr(kind, name)), None)
         before = begun.get(name, list(default) if isinstance(default, tuple) else default)
         if name not in recipe.FREE_FIELDS and before != value:
             raise ValueError(

@@ -67,8 +67,16 @@ def evaluate_official(
     progress: bool = True,
 ) -> dict[str, float]:
     """The official scores of a model for a published task; arguments and faults as :func:`judge_official`."""
-    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "max_items": max_items}
-    return judge_official(model, sources, saved=saved, split=split, progress=progress, **options).scores
+    return judge_official(
+        model,
+        sources,
+        saved=saved,
+        split=split,
+        batch_size=batch_size,
+        precision=precision,
+        max_items=max_items,
+        progress=progress,
+    ).scores
 
 
 def judge_official(
