@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmarks.cases import BASE, DTYPES, TASKS, TINY, Case, Task, grid
 from benchmarks.cuda_rivals import CUDA_RIVALS
+from benchmarks.flex_rival import FlexWindow
 from benchmarks.machine import MatrixRate, describe, today
 from benchmarks.plot import save
 from benchmarks.report import Report
@@ -204,19 +205,17 @@ def _cases(what: str, options: argparse.Namespace) -> list[Case]:
 
 def _known() -> dict[str, Rival]:
     """Every rival by name, but for longspan."""
-    return {rival.name: rival for rival in (*RIVALS[1:], *CUDA_RIVALS)}
+    return {rival.name: rival for rival in (*RIVALS[1:], FlexWindow(), *CUDA_RIVALS)}
 
 
 def _rivals(names: str | None, device: str) -> list[Rival]:
     """Longspan and the rivals of these names; None means all, those of :data:`CUDA_RIVALS` on a GPU only."""
     known = _known()
-    usual = RIVALS[1:] if device == "cpu" else (*RIVALS[1:], *CUDA_RIVALS)
-    wanted = [rival.name for rival in usual] if names is None else names.split(",")
+    usual = [name for name, rival in known.items() if device != "cpu" or rival not in CUDA_RIVALS]
+    wanted = usual if names is None else names.split(",")
     unknown = [name for name in wanted if name not in known and name != "longspan"]
     if unknown:
-        raise ValueError(
-            f"no rival is called {', '.join(unknown)}; there are {', '.join(rival.name for rival in usual)}"
-        )
+        raise ValueError(f"no rival is called {', '.join(unknown)}; there are {', '.join(usual)}")
     return [RIVALS[0], *(known[name] for name in dict.fromkeys(wanted) if name in known)]
 
 

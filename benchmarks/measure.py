@@ -167,6 +167,8 @@ def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: C
         # A tiny run first: threads, lazy imports and kernels made on first use are not the case's memory.
         build(replace(case, size=TINY, length=case.window), rival).step()
         workload = build(case, rival)
+        if rival.compiles:
+            workload.step()
         if case.device == "cpu":
             before = reset_resident_peak()
             workload.step()

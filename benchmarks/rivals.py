@@ -51,6 +51,8 @@ class Rival:
     pattern: ClassVar[Pattern]
     tasks: ClassVar[tuple[Task, ...]]
     """Where it takes part."""
+    compiles: ClassVar[bool] = False
+    """Whether its first run of a case compiles it for the case, which is neither timed nor counted as memory."""
 
     def supports(self, case: Case) -> str | None:
         """``None``, or the reason why this case of one of its tasks can't be measured."""

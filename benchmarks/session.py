@@ -143,7 +143,7 @@ class Session:
                 with _skipping(row):
                     workload = build(row.case, row.rival)
                     seconds = once(workload, row.case.device)  # also the warm-up
-                    if row.case.device != "cpu":
+                    if row.case.device != "cpu" or row.rival.compiles:
                         seconds = once(workload, row.case.device)  # the first run compiled kernels
                     first[row.rival.name] = seconds
                     workloads[row.rival.name] = workload
@@ -185,13 +185,13 @@ class Session:
 
 @contextlib.contextmanager
 def _skipping(row: Row) -> Iterator[None]:
-    """Running out of memory skips the row, and on a GPU a rival that can't be compiled; any other error goes up."""
+    """Running out of memory skips the row, and so does a rival that can't be compiled; any other error goes up."""
     try:
         yield
     except Exception as error:
         if out_of_memory(error):
             row.skipped = "out of memory beside the others"
-        elif row.case.device != "cpu" and not row.rival.name.startswith("longspan"):
+        elif row.rival.compiles or (row.case.device != "cpu" and not row.rival.name.startswith("longspan")):
             row.skipped = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         else:
             raise

@@ -1,4 +1,4 @@
-"""The GPU's benchmarks, as far as a CPU shows: FlexAttention's mask, the join of windowed flash, a million tokens."""
+"""The GPU's benchmarks, as far as a CPU shows: the join of windowed flash, a million tokens."""
 
 import json
 import math
@@ -8,40 +8,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_block_mask
 
 from benchmarks import cuda_rivals, gpu_bars, million_tokens
 from benchmarks.cases import TINY, Case
 from benchmarks.check import compare
-from benchmarks.cuda_rivals import BLOCK, BlockedLongspan, FlashWindow, FlexWindow, window_block_mask
+from benchmarks.cuda_rivals import BlockedLongspan, FlashWindow
 from benchmarks.rivals import RIVALS
 from benchmarks.workloads import build
 
 
 def case(length: int, **fields: Any) -> Case:
     return Case(**{"task": "attention", "length": length, "backward": False, "window": 64, "size": TINY, **fields})
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize(("length", "window", "global_tokens"), [(256, 64, 0), (300, 64, 3), (700, 400, 130)])
-def test_flex_attention_computes_the_pattern(length: int, window: int, global_tokens: int) -> None:
-    measured = case(length, window=window, global_tokens=global_tokens)
-    theirs, ours = build(measured, FlexWindow()).values(), build(measured, RIVALS[0]).values()
-    assert compare(ours, theirs, "float32", how="").ok
-
-
-@pytest.mark.parametrize(("length", "side", "global_tokens"), [(1100, 256, 0), (1100, 300, 5), (300, 1, 3)])
-def test_block_mask_has_the_blocks_that_pairs_need(length: int, side: int, global_tokens: int) -> None:
-    mask = window_block_mask(length, side, global_tokens, "cpu")
-    expected = create_block_mask(mask.mask_mod, 1, 1, *mask.seq_lengths, device="cpu", BLOCK_SIZE=BLOCK)
-    assert torch.equal(mask.to_dense(), expected.to_dense())
-    whole = (_blocks(mask, "full_kv"), _blocks(expected, "full_kv"))
-    assert whole[0] == whole[1]  # nothing is masked where nothing has to be
-
-
-def _blocks(mask: Any, kind: str) -> set[tuple[int, int]]:
-    counts, indices = getattr(mask, f"{kind}_num_blocks")[0, 0], getattr(mask, f"{kind}_indices")[0, 0]
-    return {(row, block) for row, count in enumerate(counts.tolist()) for block in indices[row, :count].tolist()}
 
 
 def test_windowed_flash_joins_window_and_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +65,7 @@ def test_rivals_of_a_gpu_say_what_they_need() -> None:
     assert FlashWindow().supports(case(64)) == "needs a GPU"
     assert FlashWindow().supports(case(64, device="cuda")) == "takes float16 and bfloat16 only"
     assert FlashWindow().supports(case(64, device="cuda", dtype="bfloat16")) is None
-    assert FlexWindow().supports(case(64, backward=True)) == "FlexAttention has no backward on a CPU"
-    assert {rival.name for rival in cuda_rivals.CUDA_RIVALS} == {"longspan-blocked", "flex", "flash-window"}
+    assert {rival.name for rival in cuda_rivals.CUDA_RIVALS} == {"longspan-blocked", "flash-window"}
 
 
 def test_million_tokens_writes_what_it_measured(tmp_path: Path) -> None:

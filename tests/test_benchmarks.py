@@ -128,7 +128,8 @@ def measure(*rivals: Rival, cases: list[Case] | None = None, limits: Limits = GE
 def test_quick_run_end_to_end(
     run: Callable[..., tuple[int, dict]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, result = run("attention", "--lengths", "128,64", "--globals", "0", "--window", "16")
+    rivals = "huggingface,sdpa,local-attention"
+    code, result = run("attention", "--lengths", "128,64", "--globals", "0", "--window", "16", "--rivals", rivals)
 
     assert code == 0
     assert [row["length"] for row in result["rows"]] == [64] * 4 + [128] * 4 + [64] * 4 + [128] * 4
@@ -202,7 +203,7 @@ def test_gate_shows_in_exit_code_and_page(
 ) -> None:
     monkeypatch.setattr(command, "RIVALS", (LONGSPAN, WrongGradient()))
 
-    code, result = run("attention", "--lengths", "64", "--globals", "1", "--no-memory")
+    code, result = run("attention", "--lengths", "64", "--globals", "1", "--no-memory", "--rivals", "wrong")
 
     assert code == 1
     forward, backward = (row for row in result["rows"] if row["rival"] == "wrong")
@@ -362,7 +363,7 @@ def test_the_grid_goes_from_short_to_long() -> None:
         (["--window", "7"], "window must be an even number of at least 4 tokens (both sides), got 7"),
         (
             ["--rivals", "bogus"],
-            "no rival is called bogus; there are longspan-sparse, huggingface, sdpa, local-attention",
+            "no rival is called bogus; there are longspan-sparse, huggingface, sdpa, local-attention, flex",
         ),
         (["--device", "tpu"], "--device must be cpu or cuda, got tpu"),
         (["--quick", "--globals", "99"], "global_tokens must be between 0 and the length 64, got 99"),
