@@ -1,4 +1,4 @@
-"""The rolling cache: what it gives is what the whole text gives, and it doesn't grow."""
+"""The rolling cache: what it gives is what the whole text gives, and it grows to the window's size, no further."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from causal_models import build_causal, random_ids
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from longspan.models import RollingCache
+from longspan.models import RollingCache, causal_cache
 from longspan.models.cache_names import CACHE
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -17,6 +17,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "itself alone": {"attention_window": 1},
     "wide": {"attention_window": 64},
 }
+
+
+@pytest.fixture(autouse=True)
+def rings_begin_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that they grow in short texts, several times."""
+    monkeypatch.setattr(causal_cache, "_LEAST_ROOM", 2)
 
 
 @pytest.fixture(params=["relative", "rotary"])
@@ -132,7 +138,7 @@ def test_a_prompt_is_read_in_chunks() -> None:
         model.generate(ids, **arguments, prefill_chunk_size=16, use_cache=False)
 
 
-def test_the_cache_does_not_grow() -> None:
+def test_the_cache_grows_up_to_the_window_only() -> None:
     model = build_causal(**FIELDS["mixed"])
     with torch.no_grad():
         cache = model(random_ids(1, 500), use_cache=True).past_key_values
@@ -142,6 +148,15 @@ def test_the_cache_does_not_grow() -> None:
     # Per layer the keys and values of 8 features for `window` places in each of `dilation` rings.
     places = (3 + 2 * 9 + 5) + (3 * 17 + 17 + 3 * 17)
     assert cache.nbytes() == size == places * 2 * 8 * 4
+
+
+def test_a_window_without_an_end_costs_what_the_text_needs(encoding: str) -> None:
+    model, ids = build_causal(position_encoding=encoding, attention_window=2**62), random_ids(1, 30)
+    cache = RollingCache(model.config)
+    written = model.generate(ids, max_new_tokens=40, do_sample=False, **{CACHE: cache})
+    assert torch.equal(written, model.generate(ids, max_new_tokens=40, do_sample=False, use_cache=False))
+    one_token = 2 * model.config.hidden_size * 4 * model.config.num_hidden_layers
+    assert 69 * one_token <= cache.nbytes() <= 2 * 69 * one_token
 
 
 def test_a_further_token_costs_the_same_at_any_length(encoding: str) -> None:

@@ -1,4 +1,4 @@
-"""The rolling cache of generation: as many keys and values as a window holds, however long the text."""
+"""The rolling cache of generation: at most as many keys and values as a window holds, however long the text."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +11,9 @@ from longspan.attention import AttentionPattern
 from longspan.attention.relative_band import Positions, RelativeCall, relative_forward
 from longspan.models.causal_configuration import LongformerCausalConfig
 
+_LEAST_ROOM = 64
+"""Places of a ring at its first token, if its window has as many; they are doubled as the text grows."""
+
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionPattern, Tensor | None, list[int]], Tensor]
 """Differentiable attention of some heads: query, key and value ``[B, h, N, D]``, pattern, key mask, heads."""
 
@@ -20,34 +23,47 @@ class HeadRing:
 
     A ring for each residue of the position modulo the dilation, ``left + 1`` places long: position p lies in ring
     ``p % d`` at place ``p // d % (left + 1)``. So the keys of a row are one ring, and nothing is moved or gathered.
+    Until a text fills its window, the rings are only as long as it needs: R places each, its room.
     """
 
     def __init__(self, heads: list[int], left: int, dilation: int) -> None:
         self.heads, self.places, self.dilation = heads, left + 1, dilation
         self.pattern = AttentionPattern.make(len(heads), (left, 0), dilation, causal=True)
         self.keys: Tensor | None = None
-        """``[B, h, d, left + 1, D]``."""
+        """``[B, h, d, R, D]``."""
         self.values: Tensor | None = None
         self.real: Tensor | None = None
-        """bool ``[B, d, left + 1]``, False where padding was; None while there was none."""
+        """bool ``[B, d, R]``, False where padding was; None while there was none."""
 
     @property
     def reach(self) -> int:
         """How many tokens back the furthest key lies."""
         return (self.places - 1) * self.dilation
 
-    def allocate(self, like: Tensor) -> None:
-        """Make room for keys and values like ``[B, H, N, D]``."""
-        if self.keys is None:
-            B, _, _, D = like.shape
-            self.keys = like.new_zeros(B, len(self.heads), self.dilation, self.places, D, requires_grad=False)
-            self.values = torch.zeros_like(self.keys)
+    @property
+    def room(self) -> int:
+        """R, places of a ring so far, at most ``left + 1``."""
+        return 0 if self.keys is None else self.keys.shape[3]
+
+    def allocate(self, like: Tensor, tokens: int) -> None:
+        """Make room for keys and values like ``[B, H, N, D]`` of a text that has ``tokens`` tokens so far."""
+        room, needed = self.room, -(-tokens // self.dilation)
+        if room >= min(needed, self.places):
+            return
+        B, _, _, D = like.shape
+        shape = (B, len(self.heads), self.dilation, min(max(needed, 2 * room, _LEAST_ROOM), self.places), D)
+        keys, values = (like.new_zeros(shape, requires_grad=False) for _ in range(2))
+        if self.keys is not None and self.values is not None:  # no turn is over yet: every token keeps its place
+            keys[:, :, :, :room], values[:, :, :, :room] = self.keys, self.values
+        if self.real is not None:
+            self.real = torch.nn.functional.pad(self.real, (0, shape[3] - room), value=True)
+        self.keys, self.values = keys, values
 
     def write(self, key: Tensor, value: Tensor, key_mask: Tensor | None, first: int) -> None:
         """Store the tokens ``[B, h, M, D]`` from position ``first`` on, as many as will be seen."""
         assert self.keys is not None
         assert self.values is not None
-        end, count = first + key.shape[2], min(key.shape[2], self.dilation * self.places)
+        end, count = first + key.shape[2], min(key.shape[2], self.dilation * self.room)
         key, value = key[:, :, -count:].detach(), value[:, :, -count:].detach()
         if key_mask is not None:  # padding may hold anything, even NaN, which a weight of 0 would not stop
             key_mask = key_mask[:, -count:]
@@ -56,7 +72,7 @@ class HeadRing:
         self.keys.flatten(2, 3).index_copy_(2, index, key)
         self.values.flatten(2, 3).index_copy_(2, index, value)
         if key_mask is not None and self.real is None:
-            self.real = torch.ones(key.shape[0], self.dilation, self.places, dtype=torch.bool, device=key.device)
+            self.real = torch.ones(key.shape[0], self.dilation, self.room, dtype=torch.bool, device=key.device)
         if self.real is not None:
             mask = torch.ones_like(self.real[:, 0, :1]).expand(-1, count) if key_mask is None else key_mask
             self.real.flatten(1, 2).index_copy_(1, index, mask)
@@ -76,15 +92,15 @@ class HeadRing:
         ring, turn = position % self.dilation, position // self.dilation
         wide = torch.promote_types(query.dtype, torch.float32)
         rows = query.to(wide)
-        steps = (turn - torch.arange(self.places, device=query.device)) % self.places  # how far back each place is
+        steps = (turn - torch.arange(self.room, device=query.device)) % self.room  # how far back each place is
         keys = self.keys[:, :, ring].to(wide)
         if positions is None:
-            scores = rows @ keys.mT  # [B, h, 1, left + 1]
+            scores = rows @ keys.mT  # [B, h, 1, R]
         else:
             table, content, place = (
                 tensor.to(wide) for tensor in (positions.table, positions.content_bias, positions.position_bias)
             )
-            by_offset = (rows + place[:, None]) @ table[:, : self.places].mT
+            by_offset = (rows + place[:, None]) @ table[:, : self.room].mT
             scores = (rows + content[:, None]) @ keys.mT + by_offset.index_select(3, steps)
         hidden = steps > turn
         if self.real is not None:
@@ -101,7 +117,7 @@ class HeadRing:
             self.real = self.real.index_select(0, index)
 
     def _places(self, position: Tensor) -> Tensor:
-        return position % self.dilation * self.places + position // self.dilation % self.places
+        return position % self.dilation * self.room + position // self.dilation % self.room
 
 
 class RollingLayer(CacheLayerMixin):
@@ -113,7 +129,28 @@ class RollingLayer(CacheLayerMixin):
         self.seen = 0
         """Tokens so far."""
         self.positions: Positions | None = None
-        """The projected relative positions, kept since they are the same for every token."""
+        """The projected relative positions of the distances so far, kept since they are the same for every token."""
+
+    @property
+    def distances(self) -> int:
+        """How many distances :attr:`positions` knows."""
+        return 0 if self.positions is None else self.positions.table.shape[1]
+
+    def allocate(self, like: Tensor, count: int) -> int:
+        """Make room for ``count`` further tokens like ``[B, H, N, D]``; the most places that a ring then has.
+
+        Raises:
+            ValueError: the cache holds another number of texts.
+        """
+        held = self.rings[0].keys
+        if held is not None and held.shape[0] != like.shape[0]:
+            raise ValueError(
+                f"the cache holds {held.shape[0]} texts, but input_ids has {like.shape[0]}; use a new cache for other "
+                "texts"
+            )
+        for ring in self.rings:
+            ring.allocate(like, self.seen + count)
+        return max(ring.room for ring in self.rings)
 
     def attend(
         self,
@@ -124,7 +161,7 @@ class RollingLayer(CacheLayerMixin):
         scale: float,
         attend: Attend,
     ) -> Tensor:
-        """Attend with the next tokens over the cached ones and themselves, and cache them.
+        """Attend with the next tokens over the cached ones and themselves, and cache them in the room that there is.
 
         Args:
             query, key, value: ``[B, H, M, D]``, of the next M tokens.
@@ -135,15 +172,9 @@ class RollingLayer(CacheLayerMixin):
         Returns:
             ``[B, H, M, D]``.
         """
-        if self.rings[0].keys is not None and self.rings[0].keys.shape[0] != query.shape[0]:
-            raise ValueError(
-                f"the cache holds {self.rings[0].keys.shape[0]} texts, but input_ids has {query.shape[0]}; "
-                "use a new cache for other texts"
-            )
         M, out = query.shape[2], torch.empty_like(query) if len(self.rings) > 1 else query
         for ring in self.rings:
             q, k, v = ((t[:, ring.heads] if len(self.rings) > 1 else t) for t in (query, key, value))
-            ring.allocate(key)
             mine = None
             if self.positions is not None:
                 mine = Positions(*(tensor[ring.heads] for tensor in vars(self.positions).values()))
@@ -194,8 +225,7 @@ class RollingLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make room; the first tokens would do it, too."""
-        for ring in self.rings:
-            ring.allocate(key_states)
+        self.allocate(key_states, key_states.shape[2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Refused: the keys of a row are not one tensor; see :meth:`attend`."""
@@ -250,8 +280,8 @@ class RollingLayer(CacheLayerMixin):
 class RollingCache(Cache):
     """``past_key_values`` of :class:`LongformerForCausalLM`: per layer the keys and values of one window.
 
-    Its size is set by windows and dilations (a head keeps ``(attention_window - 1) * dilation`` tokens, rounded up to
-    whole rings), not by the length of the text, and a further token costs the same at any length.
+    It grows with the text up to a size that windows and dilations set (a head keeps ``(attention_window - 1) *
+    dilation`` tokens, rounded up to whole rings); from then on a further token costs the same at any length.
 
     Args:
         config: the model's configuration; the windows are those it has now.

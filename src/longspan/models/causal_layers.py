@@ -96,10 +96,10 @@ class CausalSelfAttention(nn.Module):
             pattern = self.config.layer_pattern(self.layer_id)
             out = self._attend(query, key, value, pattern, key_mask, list(range(self.num_heads)))
         else:
-            if self.is_relative and cache.positions is None and not is_grad_enabled():
-                pattern = self.config.layer_pattern(self.layer_id)
-                longest = max(left for left, _ in pattern.windows) + 1
-                table = self._positions(longest, list(pattern.dilations), query)
+            longest = cache.allocate(key, key.shape[2])
+            if self.is_relative and not is_grad_enabled() and cache.distances < longest:
+                dilations = list(self.config.layer_pattern(self.layer_id).dilations)
+                table = self._positions(longest, dilations, query)
                 cache.positions = Positions(table, self.content_bias, self.position_bias)
             out = cache.attend(query, key, value, key_mask, self.head_dim**-0.5, self._attend)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # [B, H, N, D] -> [B, N, C]
