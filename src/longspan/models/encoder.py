@@ -1,5 +1,7 @@
 """The Longformer encoder: layers, their stack, and the base model with its pooler."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, is_grad_enabled, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,7 +15,7 @@ from transformers.models.longformer.modeling_longformer import (
 from longspan.attention import survey_masks
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
-from longspan.models.fused_linear import apply_linear
+from longspan.models.fused_linear import apply_linear, is_watched
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.loading import ClearLoading
@@ -67,11 +69,12 @@ class LongformerIntermediate(nn.Module):
     def __init__(self, config: LongformerConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
+        act = config.hidden_act
+        self.intermediate_act_fn = ACT2FN[act] if isinstance(act, str) else act
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, N, intermediate_size]``."""
-        return apply_linear(self.dense, hidden_states, self.activation)
+        return apply_linear(self.dense, hidden_states, self.intermediate_act_fn)
 
 
 class LongformerLayer(GradientCheckpointingLayer):
@@ -106,9 +109,17 @@ class LongformerLayer(GradientCheckpointingLayer):
         """How many tokens pass the feed-forward layers together."""
         if self.chunk_size_feed_forward > 0:
             return self.chunk_size_feed_forward
-        if hidden_states.device.type == "cpu" and not is_grad_enabled() and not torch.compiler.is_compiling():
+        length = hidden_states.shape[1]
+        if hidden_states.device.type != "cpu" or is_grad_enabled() or torch.compiler.is_compiling():
+            return length
+        # Whoever watches these layers expects one call with the whole text.
+        if length > _CPU_TOKENS and not any(map(is_watched, self._feed_forward_modules())):
             return _CPU_TOKENS
-        return hidden_states.shape[1]
+        return length
+
+    def _feed_forward_modules(self) -> Iterator[nn.Module]:
+        yield from self.intermediate.modules()
+        yield from self.output.modules()
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
         return self.output(self.intermediate(hidden_states), hidden_states)
@@ -159,10 +170,12 @@ class LongformerPooler(nn.Module):
     def __init__(self, config: LongformerConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, C]``."""
-        return torch.tanh(self.dense(hidden_states[:, 0]))
+        pooled: Tensor = self.activation(self.dense(hidden_states[:, 0]))
+        return pooled
 
 
 class LongformerPreTrainedModel(OwnAttention, ClearLoading, PreTrainedModel):

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from longspan.attention.exporting import is_exporting
 from longspan.models.cache_names import CACHE, one_cache
-from longspan.models.inputs import can_inspect, read_masks
+from longspan.models.inputs import can_inspect, read_masks, table_rows
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -173,7 +173,7 @@ class LEDDecoder(LEDStack):
     def _check_length(self, past: int | Tensor, length: int) -> None:
         if isinstance(past, Tensor) and not can_inspect(past):
             return
-        longest = self.embed_positions.num_embeddings
+        longest = table_rows(self.embed_positions)
         if past + length > longest:
             raise ValueError(
                 f"the target has {past + length} tokens, but this model's decoder has positions for {longest}; "

@@ -7,7 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput
 
 from longspan.attention import survey_masks
-from longspan.models.inputs import can_inspect, read_masks
+from longspan.models.inputs import can_inspect, read_masks, table_rows
 from longspan.models.led_attention import LEDEncoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -93,7 +93,7 @@ class LEDEncoder(LEDStack):
         return_dict = config.return_dict if return_dict is None else return_dict
 
         inputs_embeds = self._embed_tokens(input_ids, inputs_embeds)
-        length, longest = inputs_embeds.shape[1], self.embed_positions.num_embeddings
+        length, longest = inputs_embeds.shape[1], table_rows(self.embed_positions)
         if length > longest:
             raise ValueError(
                 f"the text has {length} tokens, but this model's encoder has positions for {longest}; truncate or "
