@@ -224,6 +224,26 @@ def test_tables_give_a_row_for_every_token() -> None:
         assert shapes == [tuple(embeds.shape)] * 2
 
 
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("inputs", [RAGGED, make_batch([29])], ids=["global tokens", "none"])
+def test_layers_give_hooks_what_hugging_faces_give(inputs: dict[str, Tensor], weights: bool) -> None:
+    given = []
+    for model in build_pair():
+        counts: list[tuple[str, int]] = []
+        for name in ("encoder.layer.0", "encoder.layer.1.attention", "encoder.layer.1.attention.self"):
+            module = model.get_submodule(name)
+            module.register_forward_hook(lambda _, args, out, n=name, counts=counts: counts.append((n, len(out))))
+        model(**inputs, output_attentions=weights)
+        given.append(sorted(counts))
+    assert given[0] == given[1]
+
+
+def test_hooks_may_replace_what_a_layer_gives() -> None:
+    model = build_ours()
+    model.encoder.layer[1].register_forward_hook(lambda _, args, out: (torch.zeros_like(out[0]), *out[1:]))
+    assert not model(**RAGGED).last_hidden_state.any()
+
+
 def test_modules_are_called_as_hugging_faces_are() -> None:
     called = []
     for model in build_pair():

@@ -57,10 +57,10 @@ class LongformerAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`."""
-        context, local, global_ = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
-        return self.output(context, hidden_states), local, global_
+        context, *weights = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
+        return (self.output(context, hidden_states), *weights)
 
 
 class LongformerIntermediate(nn.Module):
@@ -94,16 +94,14 @@ class LongformerLayer(GradientCheckpointingLayer):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
-        hidden_states, local, global_ = self.attention(
-            hidden_states, key_mask, global_mask, output_attentions, mask_survey
-        )
+        hidden_states, *weights = self.attention(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
         tokens = self._tokens_at_a_time(hidden_states)
         if tokens < hidden_states.shape[1]:
             pieces = hidden_states.split(tokens, dim=1)
-            return torch.cat([self._feed_forward(piece) for piece in pieces], dim=1), local, global_
-        return self._feed_forward(hidden_states), local, global_
+            return (torch.cat([self._feed_forward(piece) for piece in pieces], dim=1), *weights)
+        return (self._feed_forward(hidden_states), *weights)
 
     def _tokens_at_a_time(self, hidden_states: Tensor) -> int:
         """How many tokens pass the feed-forward layers together."""
@@ -145,13 +143,11 @@ class LongformerEncoder(nn.Module):
         states, locals_, globals_ = [hidden_states], [], []
         for layer in self.layer:
             # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-            hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
+            hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
             if output_hidden_states:
                 states.append(hidden_states)
-            if output_attentions:
-                locals_.append(local)
-            if global_ is not None:
-                globals_.append(global_)
+            locals_ += weights[:1]
+            globals_ += weights[1:]
         return LongformerBaseModelOutput(
             last_hidden_state=hidden_states,
             hidden_states=tuple(states) if output_hidden_states else None,

@@ -28,12 +28,12 @@ class LEDEncoderAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, projected."""
-        context, local, global_ = self.longformer_self_attn(
+        context, *weights = self.longformer_self_attn(
             hidden_states, key_mask, global_mask, output_attentions, mask_survey
         )
-        return apply_linear(self.output, context), local, global_
+        return (apply_linear(self.output, context), *weights)
 
 
 class LEDDecoderAttention(nn.Module):

@@ -28,17 +28,17 @@ class LEDEncoderLayer(LEDLayer, GradientCheckpointingLayer):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
         norm = self.self_attn_layer_norm
-        context, local, global_ = self.self_attn(
+        context, *weights = self.self_attn(
             self._before(norm, hidden_states), key_mask, global_mask, output_attentions, mask_survey
         )
         hidden_states = self._feed_forward(self._after(norm, context, hidden_states))
         if hidden_states.dtype == torch.float16:  # as Hugging Face's, but without looking whether it is needed
             limit = torch.finfo(torch.float16).max - 1000
             hidden_states = hidden_states.clamp(-limit, limit)
-        return hidden_states, local, global_
+        return (hidden_states, *weights)
 
 
 class LEDEncoder(LEDStack):
@@ -113,11 +113,9 @@ class LEDEncoder(LEDStack):
         for layer in self.layers:
             if not self._is_dropped(self.layerdrop):
                 # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-                hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
-                if output_attentions:
-                    locals_.append(local)
-                if global_ is not None:
-                    globals_.append(global_)
+                hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
+                locals_ += weights[:1]
+                globals_ += weights[1:]
             states.append(hidden_states)
         if self.layer_norm is not None:
             hidden_states = states[-1] = self.layer_norm(hidden_states)
