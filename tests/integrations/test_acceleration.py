@@ -242,3 +242,16 @@ def _assert_equal(stock: Any, fast: Any, batch: dict[str, Tensor]) -> None:
         zeros = torch.zeros_like(parameter)
         gradient, expected_gradient = (zeros if p.grad is None else p.grad for p in (parameter, theirs[name]))
         torch.testing.assert_close(gradient, expected_gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_hooks_of_every_module_stay() -> None:
+    model = build_stock()
+    called: list[str] = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    batch = make_batch([29], [[0]])
+    model(**batch)
+    before = sorted(called)
+    called.clear()
+    accelerate(model)(**batch)
+    assert sorted(called) == before

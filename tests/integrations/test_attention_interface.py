@@ -388,6 +388,43 @@ def test_a_decoder_with_a_window_of_its_own_is_refused() -> None:
         model(torch.tensor([[1, 2, 3, 4, 5, 6, 7]]))
 
 
+DECODER: dict[str, Any] = {
+    "vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS, "head_dim": 8, "intermediate_size": 40, "pad_token_id": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Mistral", {"sliding_window": 4}),
+        ("Gemma3Text", {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}),
+    ],
+)
+def test_a_decoder_made_to_look_both_ways_keeps_its_own_window(name: str, fields: dict[str, Any]) -> None:
+    model = getattr(transformers, name + "Model")(
+        getattr(transformers, name + "Config")(**DECODER, **fields, is_causal=False)
+    ).eval()
+    randomize(model)
+    batch = _batch()
+    model.set_attn_implementation("eager")
+    theirs = model(**batch, use_cache=False).last_hidden_state
+    if theirs[:, 0].equal(model(batch["input_ids"][:, :1], use_cache=False).last_hidden_state[:, 0]):
+        pytest.skip("this transformers doesn't know is_causal=False")
+    model.set_attn_implementation("longspan")
+    real = batch["attention_mask"].bool()
+    ours = model(**batch, use_cache=False).last_hidden_state
+    torch.testing.assert_close(ours[real], theirs[real], rtol=1e-4, atol=1e-5)
+
+
+def test_global_tokens_of_a_causal_model_are_refused() -> None:
+    model = transformers.LlamaModel(transformers.LlamaConfig(**DECODER, attention_window=8)).eval()
+    model.set_attn_implementation("longspan")
+    batch = _batch()
+    with pytest.raises(ValueError, match=r"leaves this LlamaAttention causal, .* global_attention_mask has no effect"):
+        model(**batch, global_attention_mask=_global_mask(batch))
+
+
 @pytest.mark.parametrize("first", ["import longspan.integrations\n", "import transformers.modeling_utils\n"])
 def test_the_name_is_known_whichever_is_imported_first(first: str) -> None:
     program = f"""{first}

@@ -9,11 +9,12 @@ import accelerate
 import pytest
 import torch
 import transformers
-from tiny_models import PAD, build_ours, build_stock, make_batch, randomize
+from tiny_models import PAD, build_ours, build_pair, build_stock, make_batch, randomize
 from torch import Tensor, nn
 
 from longspan.attention import AttentionPattern
 from longspan.models import LongformerModel
+from longspan.models.encoder import LongformerIntermediate
 
 RAGGED = make_batch([29, 20, 25], [[0, 28], [], [3, 4, 5, 6]])
 
@@ -183,13 +184,75 @@ def test_inference_feeds_forward_in_pieces_and_training_does_not(monkeypatch: py
     expected = model(**RAGGED).last_hidden_state
     monkeypatch.setattr("longspan.models.encoder._CPU_TOKENS", 8)
     widths: list[int] = []
-    model.encoder.layer[0].intermediate.register_forward_hook(lambda _, args, out: widths.append(out.shape[1]))
+    forward = LongformerIntermediate.forward
+
+    def watched(self: LongformerIntermediate, hidden_states: Tensor) -> Tensor:
+        widths.append(hidden_states.shape[1])
+        return forward(self, hidden_states)
+
+    monkeypatch.setattr(LongformerIntermediate, "forward", watched)
     with torch.no_grad():
         torch.testing.assert_close(model(**RAGGED).last_hidden_state, expected, atol=1e-6, rtol=1e-6)
-    assert widths == [8, 8, 8, 5]
+    assert widths == [8, 8, 8, 5] * 2
     widths.clear()
     model(**RAGGED)
+    assert widths == [29] * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["intermediate", "intermediate.intermediate_act_fn", "output.dense", "output.LayerNorm"]
+)
+@torch.no_grad()
+def test_hooks_see_the_whole_text_at_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr("longspan.models.encoder._CPU_TOKENS", 8)
+    model = build_ours()
+    widths: list[int] = []
+    model.encoder.layer[0].get_submodule(name).register_forward_hook(lambda _, args, out: widths.append(out.shape[1]))
+    model(**RAGGED)
     assert widths == [29]
+
+
+def test_tables_give_a_row_for_every_token() -> None:
+    model = build_ours()
+    embeds = model.embeddings.word_embeddings(RAGGED["input_ids"])
+    for given in (RAGGED, {**RAGGED, "input_ids": None, "inputs_embeds": embeds}):
+        shapes: list[tuple[int, ...]] = []
+        for name in ("position_embeddings", "token_type_embeddings"):
+            table = getattr(model.embeddings, name)
+            table.register_forward_hook(lambda _, args, out, shapes=shapes: shapes.append(tuple(out.shape)))
+        model(**given)
+        assert shapes == [tuple(embeds.shape)] * 2
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("inputs", [RAGGED, make_batch([29])], ids=["global tokens", "none"])
+def test_layers_give_hooks_what_hugging_faces_give(inputs: dict[str, Tensor], weights: bool) -> None:
+    given = []
+    for model in build_pair():
+        counts: list[tuple[str, int]] = []
+        for name in ("encoder.layer.0", "encoder.layer.1.attention", "encoder.layer.1.attention.self"):
+            module = model.get_submodule(name)
+            module.register_forward_hook(lambda _, args, out, n=name, counts=counts: counts.append((n, len(out))))
+        model(**inputs, output_attentions=weights)
+        given.append(sorted(counts))
+    assert given[0] == given[1]
+
+
+def test_hooks_may_replace_what_a_layer_gives() -> None:
+    model = build_ours()
+    model.encoder.layer[1].register_forward_hook(lambda _, args, out: (torch.zeros_like(out[0]), *out[1:]))
+    assert not model(**RAGGED).last_hidden_state.any()
+
+
+def test_modules_are_called_as_hugging_faces_are() -> None:
+    called = []
+    for model in build_pair():
+        names: list[str] = []
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *_, name=name, names=names: names.append(name))
+        model(**RAGGED)
+        called.append(sorted(names))
+    assert called[0] == called[1]
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

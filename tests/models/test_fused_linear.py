@@ -116,6 +116,15 @@ def test_hooks_of_all_modules_see_each(calls: list[str]) -> None:
     assert {module for module in model.modules() if isinstance(module, nn.Linear)} <= set(seen)
 
 
+@torch.no_grad()
+def test_hooks_of_an_activation_run(calls: list[str]) -> None:
+    layer, inputs = _layer_and_inputs()
+    gelu = ACT2FN["gelu"]
+    with gelu.register_forward_hook(lambda module, given, output: output * 0):
+        assert not apply_linear(layer, inputs, gelu).any()
+    assert "gelu" not in calls
+
+
 @pytest.mark.parametrize(
     ("dtype", "mode"),
     [

@@ -207,3 +207,29 @@ def _assert_equal_gradients(stock: Any, ours: Any) -> None:
         torch.testing.assert_close(
             gradient, stock_gradient, atol=1e-4, rtol=1e-4, msg=lambda message, name=name: f"{name}: {message}"
         )
+
+
+def test_forward_mode() -> None:
+    inputs = {**make_batch([29, 20], [[0], [3]]), **make_targets([9, 6])}
+    inputs["labels"] = inputs["decoder_input_ids"]
+    rates = []
+    for model in build_pair("ForConditionalGeneration"):
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        steps = {name: torch.ones_like(weight) for name, weight in weights.items()}
+        loss = lambda w, model=model: torch.func.functional_call(model, w, (), inputs).loss  # noqa: E731
+        rates.append(torch.func.jvp(loss, (weights,), (steps,))[1])
+    torch.testing.assert_close(rates[1], rates[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_layers_give_hooks_what_hugging_faces_give(weights: bool) -> None:
+    inputs = {**make_batch([29, 20], [[0], [3]]), **make_targets([9, 6])}
+    given = []
+    for model in build_pair():
+        counts: list[tuple[str, int]] = []
+        for name in ("encoder.layers.0", "encoder.layers.1.self_attn", "decoder.layers.1"):
+            module = model.get_submodule(name)
+            module.register_forward_hook(lambda _, args, out, n=name, counts=counts: counts.append((n, len(out))))
+        model(**inputs, output_attentions=weights, use_cache=False)
+        given.append(counts)
+    assert given[0] == given[1]

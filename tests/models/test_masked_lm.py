@@ -102,6 +102,17 @@ def test_tuple_has_the_loss_first() -> None:
     assert logits.equal(output.logits)
 
 
+def test_a_hook_of_the_head_sees_one_call_that_the_loss_goes_back_through() -> None:
+    model, labels = build_ours("ForMaskedLM"), torch.full_like(_labels(), -100)
+    labels[0, 3] = 5
+    seen: list[Tensor] = []
+    model.lm_head.layer_norm.register_forward_hook(lambda module, args, out: seen.append(out))
+    output = model(**INPUTS, labels=labels)
+    assert [tuple(out.shape) for out in seen] == [(3, 29, 24)]
+    grads = torch.autograd.grad(output.loss, [seen[0], output.logits])
+    assert [grad.flatten(0, 1).any(1).nonzero().tolist() for grad in grads] == [[[3]], [[3]]]
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_half_precision_loss_is_computed_in_float(sparse: bool) -> None:
     model, labels = build_ours("ForMaskedLM").bfloat16(), _labels()

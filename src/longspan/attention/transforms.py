@@ -18,6 +18,11 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def is_forward_mode() -> bool:
+    """Whether forward-mode differentiation is under way, which torch's fused attention has no rule for either."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def is_wrapped(tensor: Tensor) -> bool:
     """Whether a transform of ``torch.func`` is under way on a tensor, whose values can't be looked at then."""
     return is_transformed() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)

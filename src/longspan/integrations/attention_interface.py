@@ -91,7 +91,7 @@ def attend(
         dropout: probability of dropping an attention weight.
         scaling: factor on the scores.
         sliding_window: the layer's own window, one-sided and counting the token itself, as flash-attention's callers
-            pass it.
+            pass it; a decoder's made to look both ways, not counting it, as ``transformers``' masks have it.
         global_attention_mask: ``[B, N]``, bool or numbers, above 0 marks tokens that attend to all and are attended
             by all.
         **arguments: whatever else the model passes, which is all that its ``forward`` doesn't know.
@@ -101,27 +101,35 @@ def attend(
 
     Raises:
         TypeError: a mask of global tokens under another name.
-        ValueError: no window is set, one of another form, or a mask of another shape; or the attention has an
-            arithmetic of its own.
+        ValueError: no window is set, one of another form, or a mask of another shape; global tokens of a decoder; or
+            the attention has an arithmetic of its own.
     """
     for name, given in arguments.items():
         if name.startswith("global") and given is not None:
             raise TypeError(f"attn_implementation='longspan' knows no {name!r}; did you mean 'global_attention_mask'?")
     if arguments.get("output_attentions"):
         _log.warning_once("attn_implementation='longspan' gives no attention weights; use 'eager' for them")
-    if _is_cross_attention(module, query, key) or _is_decoder(module, arguments):
+    is_cross = _is_cross_attention(module, query, key)
+    if is_cross or _is_decoder(module, arguments):
         if sliding_window is not None:
             raise ValueError(
                 f"attn_implementation='longspan' is for encoders, and {type(module).__name__} is a decoder's with a "
                 "sliding window; use 'sdpa' or 'flash_attention_2'"
+            )
+        # A decoder behind an encoder is handed what is meant for both.
+        of_two = is_cross or getattr(getattr(module, "config", None), "is_encoder_decoder", False)
+        if global_attention_mask is not None and not of_two:
+            raise ValueError(
+                f"attn_implementation='longspan' leaves this {type(module).__name__} causal, full attention, in which "
+                "global_attention_mask has no effect; leave it out, or for an encoder set config.is_causal = False"
             )
         return _full(module, query, key, value, attention_mask, dropout, scaling, arguments)
     expected = [query.shape[0], query.shape[2]]
     if attention_mask is not None and list(attention_mask.shape) != expected:
         raise ValueError(
             f"attn_implementation='longspan' takes an attention_mask [B, N] = {expected} that marks padding, got shape "
-            f"{list(attention_mask.shape)}; who attends whom is set by config.attention_window and "
-            "global_attention_mask"
+            f"{list(attention_mask.shape)}, from the caller or from a model that builds its own masks; who attends "
+            "whom is set by config.attention_window and global_attention_mask"
         )
     window, dilation = _layer_pattern(module, sliding_window)
     if window is None:
@@ -206,9 +214,12 @@ def _global_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
 
 def _layer_pattern(module: nn.Module, sliding_window: int | None) -> tuple[Window | None, int]:
     """One-sided window and dilation of a layer; no window: full attention."""
-    if sliding_window is not None:
-        return (sliding_window - 1, sliding_window - 1), 1
     config: Any = module.config
+    if sliding_window is not None:
+        # The masks of transformers that look both ways reach config.sliding_window tokens far; encoders pass one more,
+        # for flash-attention's callers count the token itself, but decoders with is_causal = False pass the same.
+        reach = sliding_window if sliding_window == getattr(config, "sliding_window", None) else sliding_window - 1
+        return (reach, reach), 1
     if getattr(config, "attention_window", None) is None:
         if getattr(config, "sliding_window", None) is not None:  # a model of its own windows: this layer has none
             return None, 1

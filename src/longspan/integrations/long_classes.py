@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from longspan.models.inputs import check_mask_values
+from longspan.models.inputs import check_mask_values, table_rows
 
 _log = logging.get_logger(__name__)
 _MASK = "global_attention_mask"
@@ -136,15 +136,21 @@ def refuse_weights(output_attentions: bool | None) -> None:
         _log.warning_once("longspan's attention gives no attention weights: they are None")
 
 
-def check_positions(length: int, table: torch.nn.Embedding | None, reserved: int) -> None:
+def whole_table(table: torch.nn.Module, rows: int, like: Tensor) -> Tensor:
+    """All rows ``[rows, features]`` that an embedding, or an adapter in its place, gives; ``like`` tells the device."""
+    given: Tensor = table(torch.arange(rows, device=like.device))
+    return given
+
+
+def check_positions(length: int, table: torch.nn.Module | None, reserved: int) -> None:
     """See that a text fits into a table of learned positions, if there is one.
 
     Raises:
         ValueError: it doesn't.
     """
-    if table is not None and length > table.num_embeddings - reserved:
+    if table is not None and length > (longest := table_rows(table) - reserved):
         raise ValueError(
-            f"the input has {length} tokens, but the model has {table.num_embeddings - reserved} positions; cut the "
+            f"the input has {length} tokens, but the model has {longest} positions; cut the "
             "texts, or make the model longer: longspan.lengthen"
         )
 

@@ -8,7 +8,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.mpnet import modeling_mpnet as stock
 
 from longspan.attention.distance import distance_attention
-from longspan.integrations.long_classes import LayerMasks, LongClass, check_positions, refuse_weights, with_global_mask
+from longspan.integrations.long_classes import (
+    LayerMasks,
+    LongClass,
+    check_positions,
+    refuse_weights,
+    whole_table,
+    with_global_mask,
+)
 from longspan.integrations.long_configuration import LongMPNetConfig
 from longspan.models.inputs import one_input
 
@@ -69,7 +76,8 @@ class LongEncoder(stock.MPNetEncoder):
         N = x.shape[1]
         distance = torch.arange(1 - N, N, device=x.device)
         rows = self.relative_position_bucket(-distance, num_buckets=num_buckets)  # stock's are the key's less the row's
-        return PositionBias(self.relative_attention_bias.weight.T, rows)
+        table = whole_table(self.relative_attention_bias, self.config.relative_attention_num_buckets, x)
+        return PositionBias(table.T, rows)
 
 
 def _make_long(model: Any) -> None:

@@ -19,6 +19,7 @@ from longspan.integrations.long_classes import (
     handing_on_global_mask,
     merged_mask,
     refuse_weights,
+    whole_table,
 )
 from longspan.integrations.long_configuration import NAME, LongspanMT5Config, LongspanT5Config, LongspanUMT5Config
 from longspan.models.global_policies import resolve_global_mask
@@ -62,10 +63,9 @@ class _SelfAttention:
         projected: Tensor = self.o(out.transpose(1, 2).flatten(2))
         return projected
 
-    def _own_bias(self: Any) -> Tensor:
+    def _own_bias(self: Any, like: Tensor) -> Tensor:
         """``[H, R]``: a copy, since layers to come read it when this one's weights may be elsewhere again."""
-        bias: Tensor = self.relative_attention_bias.weight.T.clone()
-        return bias
+        return whole_table(self.relative_attention_bias, self.relative_attention_num_buckets, like).T
 
 
 class _SharedBiasAttention(_SelfAttention):
@@ -75,7 +75,7 @@ class _SharedBiasAttention(_SelfAttention):
         self: Any, hidden_states: Tensor, mask: TextLayout, position_bias: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor, None]:
         """Attend: states ``[B, N, C]``, the bias ``[H, R]`` for the layers to come, and no weights."""
-        bias = self._own_bias() if position_bias is None else position_bias
+        bias = self._own_bias(hidden_states) if position_bias is None else position_bias
         return self._attend(hidden_states, mask, bias), bias, None
 
 
@@ -92,7 +92,7 @@ class LongUMT5Attention(_SelfAttention, umt5.UMT5Attention):
 
     def forward(self, hidden_states: Tensor, attention_mask: TextLayout, **kwargs: Any) -> tuple[Tensor, None]:
         """Attend: states ``[B, N, C]``, and no weights."""
-        return self._attend(hidden_states, attention_mask, self._own_bias()), None
+        return self._attend(hidden_states, attention_mask, self._own_bias(hidden_states)), None
 
 
 class _Encoder:

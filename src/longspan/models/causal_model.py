@@ -13,7 +13,14 @@ from longspan.models.cache_names import CACHE, one_cache
 from longspan.models.causal_cache import RollingCache
 from longspan.models.causal_configuration import LongformerCausalConfig
 from longspan.models.causal_layers import CausalSelfAttention, LongformerCausalLayer, Rotation
-from longspan.models.inputs import check_embeds, check_ids, check_loss_arguments, one_input, read_masks
+from longspan.models.inputs import (
+    check_embeds,
+    check_ids,
+    check_loss_arguments,
+    one_input,
+    read_masks,
+    table_rows,
+)
 from longspan.models.loading import ClearLoading
 from longspan.models.losses import IGNORED, check_token_labels, label_count
 from longspan.models.own_attention import OwnAttention
@@ -102,9 +109,9 @@ class LongformerCausalModel(LongformerCausalPreTrainedModel):
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         given = one_input(input_ids, inputs_embeds)
         if input_ids is None:
-            check_embeds(given, self.config.hidden_size, self.norm.weight)
+            check_embeds(given, self.config.hidden_size, self.norm)
             return given
-        check_ids("input_ids", given, self.embed_tokens.num_embeddings, "is it encoded with this model's alphabet?")
+        check_ids("input_ids", given, table_rows(self.embed_tokens), "is it encoded with this model's alphabet?")
         return self.embed_tokens(given)
 
     def _cache(self, given: RollingCache | None, use_cache: bool | None) -> RollingCache | None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from longspan.models.configuration import LongformerConfig
-from longspan.models.inputs import check_embeds, check_ids, has_values, one_input
+from longspan.models.inputs import check_embeds, check_ids, has_values, one_input, table_rows
 
 
 class LongformerEmbeddings(nn.Module):
@@ -20,6 +20,7 @@ class LongformerEmbeddings(nn.Module):
         if config.pad_token_id is None:
             raise ValueError("pad_token_id must be set, positions are counted from it; RoBERTa's is 1")
         self.padding_idx: int = config.pad_token_id
+        self.hidden_size: int = config.hidden_size
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.padding_idx)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -31,7 +32,7 @@ class LongformerEmbeddings(nn.Module):
     @property
     def max_tokens(self) -> int:
         """How many tokens, padding not counted, have a position."""
-        return self.position_embeddings.num_embeddings - self.padding_idx - 1
+        return table_rows(self.position_embeddings) - self.padding_idx - 1
 
     def forward(
         self,
@@ -61,13 +62,15 @@ class LongformerEmbeddings(nn.Module):
         if position_ids is None:
             position_ids = self._count_positions(input_ids, inputs_embeds)
         else:
-            rows = self.position_embeddings.num_embeddings
+            rows = table_rows(self.position_embeddings)
             check_ids("position_ids", position_ids, rows, "the table has no further row", inputs_embeds)
-        embeddings = inputs_embeds + self.position_embeddings(position_ids)
+        # A row for every token, which is what hooks and attribution methods expect of each table.
+        position_ids = position_ids.expand(inputs_embeds.shape[:2])
         if token_type_ids is None:
-            embeddings = embeddings + self.token_type_embeddings(position_ids.new_zeros(1, 1))  # + [1, 1, C]
-        else:
-            embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+            token_type_ids = position_ids.new_zeros(1, 1)
+        token_type_ids = token_type_ids.expand(inputs_embeds.shape[:2])
+        embeddings = inputs_embeds + self.position_embeddings(position_ids)
+        embeddings = embeddings + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(embeddings))
 
     def check(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
@@ -81,11 +84,11 @@ class LongformerEmbeddings(nn.Module):
         """
         given = one_input(input_ids, inputs_embeds)
         if input_ids is None:
-            check_embeds(given, self.word_embeddings.embedding_dim, self.LayerNorm.weight)
+            check_embeds(given, self.hidden_size, self.LayerNorm)
         else:
-            check_ids("input_ids", given, self.word_embeddings.num_embeddings, "is the tokenizer this model's?")
+            check_ids("input_ids", given, table_rows(self.word_embeddings), "is the tokenizer this model's?")
         if token_type_ids is not None:
-            rows = self.token_type_embeddings.num_embeddings
+            rows = table_rows(self.token_type_embeddings)
             check_ids("token_type_ids", token_type_ids, rows, "type_vocab_size counts the types", given)
         return given
 

@@ -1,5 +1,7 @@
 """The Longformer encoder: layers, their stack, and the base model with its pooler."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, is_grad_enabled, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,7 +15,7 @@ from transformers.models.longformer.modeling_longformer import (
 from longspan.attention import survey_masks
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
-from longspan.models.fused_linear import apply_linear
+from longspan.models.fused_linear import apply_linear, is_watched
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.loading import ClearLoading
@@ -55,10 +57,10 @@ class LongformerAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`."""
-        context, local, global_ = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
-        return self.output(context, hidden_states), local, global_
+        context, *weights = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
+        return (self.output(context, hidden_states), *weights)
 
 
 class LongformerIntermediate(nn.Module):
@@ -67,11 +69,12 @@ class LongformerIntermediate(nn.Module):
     def __init__(self, config: LongformerConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act] if isinstance(config.hidden_act, str) else config.hidden_act
+        act = config.hidden_act
+        self.intermediate_act_fn = ACT2FN[act] if isinstance(act, str) else act
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, N, intermediate_size]``."""
-        return apply_linear(self.dense, hidden_states, self.activation)
+        return apply_linear(self.dense, hidden_states, self.intermediate_act_fn)
 
 
 class LongformerLayer(GradientCheckpointingLayer):
@@ -91,24 +94,30 @@ class LongformerLayer(GradientCheckpointingLayer):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
-        hidden_states, local, global_ = self.attention(
-            hidden_states, key_mask, global_mask, output_attentions, mask_survey
-        )
+        hidden_states, *weights = self.attention(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
         tokens = self._tokens_at_a_time(hidden_states)
         if tokens < hidden_states.shape[1]:
             pieces = hidden_states.split(tokens, dim=1)
-            return torch.cat([self._feed_forward(piece) for piece in pieces], dim=1), local, global_
-        return self._feed_forward(hidden_states), local, global_
+            return (torch.cat([self._feed_forward(piece) for piece in pieces], dim=1), *weights)
+        return (self._feed_forward(hidden_states), *weights)
 
     def _tokens_at_a_time(self, hidden_states: Tensor) -> int:
         """How many tokens pass the feed-forward layers together."""
         if self.chunk_size_feed_forward > 0:
             return self.chunk_size_feed_forward
-        if hidden_states.device.type == "cpu" and not is_grad_enabled() and not torch.compiler.is_compiling():
+        length = hidden_states.shape[1]
+        if hidden_states.device.type != "cpu" or is_grad_enabled() or torch.compiler.is_compiling():
+            return length
+        # Whoever watches these layers expects one call with the whole text.
+        if length > _CPU_TOKENS and not any(map(is_watched, self._feed_forward_modules())):
             return _CPU_TOKENS
-        return hidden_states.shape[1]
+        return length
+
+    def _feed_forward_modules(self) -> Iterator[nn.Module]:
+        yield from self.intermediate.modules()
+        yield from self.output.modules()
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
         return self.output(self.intermediate(hidden_states), hidden_states)
@@ -134,13 +143,11 @@ class LongformerEncoder(nn.Module):
         states, locals_, globals_ = [hidden_states], [], []
         for layer in self.layer:
             # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-            hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
+            hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
             if output_hidden_states:
                 states.append(hidden_states)
-            if output_attentions:
-                locals_.append(local)
-            if global_ is not None:
-                globals_.append(global_)
+            locals_ += weights[:1]
+            globals_ += weights[1:]
         return LongformerBaseModelOutput(
             last_hidden_state=hidden_states,
             hidden_states=tuple(states) if output_hidden_states else None,
@@ -159,10 +166,12 @@ class LongformerPooler(nn.Module):
     def __init__(self, config: LongformerConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.Tanh()
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """``[B, N, C]`` to ``[B, C]``."""
-        return torch.tanh(self.dense(hidden_states[:, 0]))
+        pooled: Tensor = self.activation(self.dense(hidden_states[:, 0]))
+        return pooled
 
 
 class LongformerPreTrainedModel(OwnAttention, ClearLoading, PreTrainedModel):

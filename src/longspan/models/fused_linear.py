@@ -45,12 +45,19 @@ def is_plain(module: nn.Module) -> bool:
         type(module) is nn.Linear
         and type(module.weight) in (nn.Parameter, Tensor)  # torchao's are quantised tensors, which linear alone knows
         and module.weight.layout == torch.strided
-        and "forward" not in module.__dict__
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-        and not _has_any_global_hook()
+        and not is_watched(module)
+    )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody sees, or changes, each call of a module: by hooks, hooks of all modules, or another forward."""
+    return (
+        "forward" in module.__dict__
+        or bool(module._forward_hooks)
+        or bool(module._forward_pre_hooks)
+        or bool(module._backward_hooks)
+        or bool(module._backward_pre_hooks)
+        or _has_any_global_hook()
     )
 
 
@@ -86,5 +93,7 @@ def _has_onednn() -> bool:
 
 
 def _is_gelu(activation: Activation | None) -> bool:
-    """Whether it is GELU by the error function, not by tanh."""
-    return activation is F.gelu or (isinstance(activation, GELUActivation) and activation.act is F.gelu)
+    """Whether it is GELU by the error function, not by tanh, and nobody watches its module."""
+    if isinstance(activation, GELUActivation):
+        return activation.act is F.gelu and not is_watched(activation)
+    return activation is F.gelu

@@ -1,9 +1,10 @@
 """What the models accept: ids and masks are checked, and masks brought to the attention's form."""
 
+import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from longspan.attention.autocast import autocast_dtype
@@ -67,8 +68,17 @@ def check_ids(name: str, ids: Tensor, size: int, fix: str, like: Tensor | None =
             raise ValueError(f"{name} holds {low if low < 0 else high}, outside 0 .. {size - 1}; {fix}")
 
 
-def check_embeds(inputs_embeds: Tensor, hidden_size: int, weight: Tensor) -> None:
-    """Floating ``[B, N, C]``, of no wider dtype than ``weight``, which they meet; under autocast any.
+def table_rows(table: nn.Module) -> int:
+    """How many rows an embedding has, or at most those that an adapter wraps; no limit where only it knows."""
+    rows = getattr(table, "num_embeddings", None)
+    if isinstance(rows, int):
+        return rows
+    inside = [module.num_embeddings for module in table.modules() if isinstance(module, nn.Embedding)]
+    return sum(inside) if inside else sys.maxsize
+
+
+def check_embeds(inputs_embeds: Tensor, hidden_size: int, meets: nn.Module) -> None:
+    """Floating ``[B, N, C]``, of no wider dtype than the weights of ``meets``, which they meet; under autocast any.
 
     Raises:
         TypeError: not a floating tensor, or a wider dtype. ValueError: another shape, or no element.
@@ -76,6 +86,9 @@ def check_embeds(inputs_embeds: Tensor, hidden_size: int, weight: Tensor) -> Non
     if not isinstance(inputs_embeds, Tensor) or not inputs_embeds.is_floating_point():
         got = _dtype(inputs_embeds) if isinstance(inputs_embeds, Tensor) else type(inputs_embeds).__name__
         raise TypeError(f"inputs_embeds must be a floating tensor [B, N, {hidden_size}], got {got}")
+    weight = getattr(meets, "weight", None)
+    if not isinstance(weight, Tensor):  # within an adapter
+        weight = next(meets.parameters())
     if torch.promote_types(inputs_embeds.dtype, weight.dtype) != weight.dtype and autocast_dtype(weight) is None:
         raise TypeError(
             f"inputs_embeds are {_dtype(inputs_embeds)} but the model is {_dtype(weight)}; cast them to its dtype"

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
+from longspan.attention.transforms import is_forward_mode
 from longspan.models.fused_linear import apply_linear
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.self_attention import LongformerSelfAttention
@@ -27,12 +28,12 @@ class LEDEncoderAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, projected."""
-        context, local, global_ = self.longformer_self_attn(
+        context, *weights = self.longformer_self_attn(
             hidden_states, key_mask, global_mask, output_attentions, mask_survey
         )
-        return apply_linear(self.output, context), local, global_
+        return (apply_linear(self.output, context), *weights)
 
 
 class LEDDecoderAttention(nn.Module):
@@ -86,7 +87,7 @@ class LEDDecoderAttention(nn.Module):
         query = query.reshape(texts, -1, self.num_heads, self.head_dim).transpose(1, 2)  # [B, H, R * T, D]
         dropout = self.dropout if self.training else 0.0
         probabilities = None
-        if output_attentions or self.config._attn_implementation == "eager":
+        if output_attentions or self.config._attn_implementation == "eager" or is_forward_mode():
             if is_causal and mask is None:
                 mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
             context, probabilities = _unfused(query, key, value, mask, dropout)

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from longspan.models.fused_linear import apply_linear
-from longspan.models.inputs import check_embeds, check_ids, one_input
+from longspan.models.inputs import check_embeds, check_ids, one_input, table_rows
 from longspan.models.led_configuration import LEDConfig
 from longspan.models.loading import ClearLoading
 
@@ -114,9 +114,9 @@ class LEDStack(LEDPreTrainedModel):
         """Word embeddings ``[B, N, C]`` of ids, or those that are given instead; ``of`` begins their names."""
         given = one_input(input_ids, inputs_embeds, of)
         if input_ids is not None:
-            check_ids(f"{of}input_ids", given, self.embed_tokens.num_embeddings, "is the tokenizer this model's?")
+            check_ids(f"{of}input_ids", given, table_rows(self.embed_tokens), "is the tokenizer this model's?")
             given = self.embed_tokens(given) * self.embed_scale
-        check_embeds(given, self.config.d_model, self.embed_positions.weight)
+        check_embeds(given, self.config.d_model, self.embed_positions)
         return given
 
     def _embed(self, inputs_embeds: Tensor, positions: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from longspan.attention.exporting import is_exporting
 from longspan.models.cache_names import CACHE, one_cache
-from longspan.models.inputs import can_inspect, read_masks
+from longspan.models.inputs import can_inspect, read_masks, table_rows
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -34,7 +34,7 @@ class LEDDecoderLayer(LEDLayer, GradientCheckpointingLayer):
         encoder_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Decode.
 
         Args:
@@ -46,8 +46,8 @@ class LEDDecoderLayer(LEDLayer, GradientCheckpointingLayer):
             output_attentions: also return the probabilities.
 
         Returns:
-            ``[B * R, T, C]``, and the probabilities of self-attention ``[B * R, H, T, K]`` and of cross-attention
-            ``[B * R, H, T, S]``, or None.
+            ``[B * R, T, C]``, and if asked for the probabilities of self-attention ``[B * R, H, T, K]`` and of
+            cross-attention ``[B * R, H, T, S]``, if there is one.
         """
         norm = self.self_attn_layer_norm
         context, self_probabilities = self.self_attn(
@@ -69,7 +69,8 @@ class LEDDecoderLayer(LEDLayer, GradientCheckpointingLayer):
                 output_attentions=output_attentions,
             )
             hidden_states = self._after(norm, context, hidden_states)
-        return self._feed_forward(hidden_states), self_probabilities, cross_probabilities
+        weights = (self_probabilities, cross_probabilities)
+        return (self._feed_forward(hidden_states), *(one for one in weights if one is not None))
 
 
 class LEDDecoder(LEDStack):
@@ -145,7 +146,7 @@ class LEDDecoder(LEDStack):
         for layer in self.layers:
             if not self._is_dropped(self.layerdrop):
                 # The first two positional, so that reentrant gradient checkpointing sees what needs a gradient.
-                hidden_states, own, cross = layer(
+                hidden_states, *weights = layer(
                     hidden_states,
                     encoder_hidden_states,
                     mask=mask,
@@ -153,10 +154,8 @@ class LEDDecoder(LEDStack):
                     past_key_values=past_key_values,
                     output_attentions=output_attentions,
                 )
-                if output_attentions:
-                    probabilities.append(own)
-                if cross is not None:
-                    cross_probabilities.append(cross)
+                probabilities += weights[:1]
+                cross_probabilities += weights[1:]
             states.append(hidden_states)
         if self.layer_norm is not None:
             hidden_states = states[-1] = self.layer_norm(hidden_states)
@@ -173,7 +172,7 @@ class LEDDecoder(LEDStack):
     def _check_length(self, past: int | Tensor, length: int) -> None:
         if isinstance(past, Tensor) and not can_inspect(past):
             return
-        longest = self.embed_positions.num_embeddings
+        longest = table_rows(self.embed_positions)
         if past + length > longest:
             raise ValueError(
                 f"the target has {past + length} tokens, but this model's decoder has positions for {longest}; "

@@ -7,7 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput
 
 from longspan.attention import survey_masks
-from longspan.models.inputs import can_inspect, read_masks
+from longspan.models.inputs import can_inspect, read_masks, table_rows
 from longspan.models.led_attention import LEDEncoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
@@ -28,17 +28,17 @@ class LEDEncoderLayer(LEDLayer, GradientCheckpointingLayer):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
         norm = self.self_attn_layer_norm
-        context, local, global_ = self.self_attn(
+        context, *weights = self.self_attn(
             self._before(norm, hidden_states), key_mask, global_mask, output_attentions, mask_survey
         )
         hidden_states = self._feed_forward(self._after(norm, context, hidden_states))
         if hidden_states.dtype == torch.float16:  # as Hugging Face's, but without looking whether it is needed
             limit = torch.finfo(torch.float16).max - 1000
             hidden_states = hidden_states.clamp(-limit, limit)
-        return hidden_states, local, global_
+        return (hidden_states, *weights)
 
 
 class LEDEncoder(LEDStack):
@@ -93,7 +93,7 @@ class LEDEncoder(LEDStack):
         return_dict = config.return_dict if return_dict is None else return_dict
 
         inputs_embeds = self._embed_tokens(input_ids, inputs_embeds)
-        length, longest = inputs_embeds.shape[1], self.embed_positions.num_embeddings
+        length, longest = inputs_embeds.shape[1], table_rows(self.embed_positions)
         if length > longest:
             raise ValueError(
                 f"the text has {length} tokens, but this model's encoder has positions for {longest}; truncate or "
@@ -113,11 +113,9 @@ class LEDEncoder(LEDStack):
         for layer in self.layers:
             if not self._is_dropped(self.layerdrop):
                 # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-                hidden_states, local, global_ = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
-                if output_attentions:
-                    locals_.append(local)
-                if global_ is not None:
-                    globals_.append(global_)
+                hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
+                locals_ += weights[:1]
+                globals_ += weights[1:]
             states.append(hidden_states)
         if self.layer_norm is not None:
             hidden_states = states[-1] = self.layer_norm(hidden_states)

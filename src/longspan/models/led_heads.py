@@ -10,7 +10,7 @@ from transformers.models.led.modeling_led import (
     LEDSeq2SeqSequenceClassifierOutput,
 )
 
-from longspan.models.inputs import check_ids, has_values, read_masks
+from longspan.models.inputs import check_ids, has_values, read_masks, table_rows
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, rest_of, shift_tokens_right
 from longspan.models.losses import classification_loss, question_answering_loss
@@ -200,7 +200,7 @@ class LEDForSequenceClassification(LEDPreTrainedModel):
         eos, pad = self.config.eos_token_id, self.config.pad_token_id
         eos = eos[0] if isinstance(eos, list) else eos
         longest = self.config.max_decoder_position_embeddings
-        check_ids("input_ids", input_ids, self.led.shared.num_embeddings, "is the tokenizer this model's?")
+        check_ids("input_ids", input_ids, table_rows(self.led.shared), "is the tokenizer this model's?")
         if input_ids.shape[1] > longest:
             key_mask, _ = read_masks(attention_mask, None, input_ids)
             is_token = torch.ones_like(input_ids) if key_mask is None else key_mask.long()

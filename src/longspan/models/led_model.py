@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput, LEDSeq2SeqModelOutput
 
 from longspan.models.cache_names import CACHE, one_cache
-from longspan.models.inputs import check_ids
+from longspan.models.inputs import check_ids, table_rows
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_decoder import LEDDecoder
 from longspan.models.led_encoder import LEDEncoder
@@ -107,8 +107,8 @@ class LEDModel(LEDPreTrainedModel):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give decoder_input_ids: without input_ids there are no tokens to make them from")
-            check_ids("input_ids", input_ids, self.shared.num_embeddings, "is the tokenizer this model's?")
-            longest = self.decoder.embed_positions.num_embeddings
+            check_ids("input_ids", input_ids, table_rows(self.shared), "is the tokenizer this model's?")
+            longest = table_rows(self.decoder.embed_positions)
             if input_ids.shape[1] > longest:
                 raise ValueError(
                     f"the text has {input_ids.shape[1]} tokens, and without decoder_input_ids the decoder reads it "

@@ -11,7 +11,7 @@ from transformers.models.longformer.modeling_longformer import LongformerMaskedL
 
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
-from longspan.models.fused_linear import apply_linear
+from longspan.models.fused_linear import apply_linear, is_watched
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, check_loss_arguments
 from longspan.models.losses import IGNORED, check_token_labels, label_count
@@ -168,7 +168,8 @@ class LongformerForMaskedLM(LongformerPreTrainedModel):
         the way back goes through these alone; the logits of all positions have a way of their own.
         """
         few = can_inspect(labels) and 2 * int(labelled.sum()) <= labels.numel()  # else once more costs more
-        if not few:
+        # Whoever watches the head expects one call, and the way back through it.
+        if not few or any(map(is_watched, self.lm_head.modules())):
             return logits, labels
         labels = labels[labelled]
         if torch.is_grad_enabled():

@@ -35,7 +35,7 @@ class LongformerSelfAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """Attend.
 
         Args:
@@ -47,8 +47,8 @@ class LongformerSelfAttention(nn.Module):
 
         Returns:
             ``(context, local, global)``: ``[B, N, C]``; ``[B, H, N, G + W]`` and ``[B, H, N, G]``, the
-            probabilities as :class:`longspan.attention.AttentionResult` describes them, None if not asked for
-            (``global`` also if the batch has no global token).
+            probabilities as :class:`longspan.attention.AttentionResult` describes them, left out if not asked for
+            (``global`` also if the batch has no global token), as Hugging Face's: what hooks get holds tensors alone.
         """
         window, dilation = self.config.layer_pattern(self.layer_id)
         result = longformer_attention(
@@ -66,11 +66,12 @@ class LongformerSelfAttention(nn.Module):
             mask_survey=mask_survey,
             backend=self.config.attention_backend,
         )
-        if isinstance(result, AttentionResult):
-            out, local, global_ = result.out, result.local_probabilities, result.global_probabilities
-        else:
-            out, local, global_ = result, None, None
-        return out.transpose(1, 2).flatten(2), local, global_  # [B, H, N, D] -> [B, N, C]
+        out = result.out if isinstance(result, AttentionResult) else result
+        context = out.transpose(1, 2).flatten(2)  # [B, H, N, D] -> [B, N, C]
+        if not isinstance(result, AttentionResult):
+            return (context,)
+        weights = (result.local_probabilities, result.global_probabilities)
+        return (context, *(one for one in weights if one is not None))
 
     def _heads(self, projected: Tensor) -> Tensor:
         # As many heads as there are: under tensor parallelism each process has some.
