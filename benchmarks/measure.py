@@ -164,8 +164,10 @@ def _measure_peak(case: Case, rival: Rival, threads: int, budget: int, sender: C
             device = torch.device(case.device).index or 0  # the call below takes no name
             total = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
-        # A tiny run first: threads, lazy imports and kernels made on first use are not the case's memory.
-        build(replace(case, size=TINY, length=case.window), rival).step()
+        # A tiny run first: threads, lazy imports and kernels made on first use are not the case's memory. What is
+        # compiled for its case is run on that.
+        if not rival.compiles:
+            build(replace(case, size=TINY, length=case.window), rival).step()
         workload = build(case, rival)
         if rival.compiles:
             workload.step()
