@@ -95,6 +95,7 @@ def _run(
             "threads": options.threads,
             "window": cases[0].window,
             "batch": cases[0].batch,
+            "padding": cases[0].padding,
             "rounds": rounds,
             "memory limit GiB": options.memory_limit,
             "run limit s": options.run_limit,
@@ -134,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--globals", type=_integers, metavar="G,G", help="numbers of global tokens; default by task")
     parser.add_argument("--batch", type=_positive, default=1, help="texts at once (default 1)")
+    parser.add_argument(
+        "--padding", type=int, default=0, help="per cent of a batch of texts that get evenly shorter (default 0)"
+    )
     parser.add_argument("--window", type=int, help="total width in tokens, half on each side (default 512)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--rivals", metavar="NAME,NAME", help=f"some of {', '.join(_known())}")
@@ -198,6 +202,7 @@ def _cases(what: str, options: argparse.Namespace) -> list[Case]:
             dtype=options.dtype,
             device=options.device,
             batch=options.batch,
+            padding=options.padding,
             size=TINY if options.quick else BASE,
         )
     ]

@@ -49,7 +49,7 @@ class Case:
 
     task: Task
     length: int
-    """N tokens, none of them padding."""
+    """N tokens; none is padding but for :attr:`padding`."""
     backward: bool
     """Forward and backward, or forward alone (without a graph)."""
     global_tokens: int = 0
@@ -62,9 +62,18 @@ class Case:
     """What the numbers are rounded to before they are of ``dtype``; None: nothing else."""
     device: str = "cpu"
     batch: int = 1
+    padding: int = 0
+    """Per cent of the batch: the texts get shorter, by equal steps, from N tokens on."""
     size: Size = BASE
 
     def __post_init__(self) -> None:
+        if self.padding and (self.task not in ("model", "train-step") or self.batch < 2):
+            raise ValueError(
+                f"padding is of the tasks model and train-step with a batch of at least 2 texts, got {self.task} with "
+                f"{self.batch}"
+            )
+        if not 0 <= self.padding < 50:
+            raise ValueError(f"padding must be 0 to 49 per cent, got {self.padding}")
         if self.window < 4 or self.window % 2:
             raise ValueError(f"window must be an even number of at least 4 tokens (both sides), got {self.window}")
         for dtype in (self.dtype, self.rounded_to or self.dtype):
@@ -89,6 +98,11 @@ class Case:
     def is_deep(self) -> bool:
         """Whether many layers round to 16 bits one after the other."""
         return self.task in ("model", "train-step") and self.torch_dtype.itemsize == 2
+
+    def text_lengths(self) -> list[int]:
+        """Tokens of each text that aren't padding."""
+        step = 2 * self.padding / 100 / max(self.batch - 1, 1)
+        return [max(1, self.global_tokens, round(self.length * (1 - step * text))) for text in range(self.batch)]
 
     def in_float32(self) -> "Case":
         """The same numbers, computed with in float32."""
@@ -151,6 +165,7 @@ def grid(
     dtype: str = "float32",
     device: str = "cpu",
     batch: int = 1,
+    padding: int = 0,
     size: Size = BASE,
 ) -> list[Case]:
     """The cases of one task, series by series, each series from short to long.
@@ -163,6 +178,7 @@ def grid(
         dtype: key of ``DTYPES``.
         device: ``"cpu"`` or ``"cuda"``.
         batch: B, texts at once.
+        padding: per cent of the batch.
         size: shape of the model.
     """
     usual = LENGTHS[task] if device == "cpu" else GPU_LENGTHS[task]
@@ -176,6 +192,7 @@ def grid(
             dtype=dtype,
             device=device,
             batch=batch,
+            padding=padding,
             size=size,
         )
         for count in (GLOBAL_TOKENS[task] if global_tokens is None else global_tokens)

@@ -54,7 +54,7 @@ class Report:
     date: str
     machine: Machine
     settings: dict[str, Any]
-    """dtype, device, threads, window, batch, rounds and limits."""
+    """dtype, device, threads, window, batch, per cent of padding, rounds and limits."""
     load_before: float
     """Processes that wanted the CPU in the minute before the start; above 0.5 the machine wasn't quiet."""
     rates: dict[str, float] = field(default_factory=dict)
@@ -63,10 +63,10 @@ class Report:
 
     @property
     def stem(self) -> str:
-        """File name without ending; window and batch stand in it where they aren't the usual ones."""
+        """File name without ending; window, batch and padding stand in it where they aren't the usual ones."""
         sizes = "".join(
             f"-{name}-{self.settings[name]}"
-            for name, usual in (("window", 512), ("batch", 1))
+            for name, usual in (("window", 512), ("batch", 1), ("padding", 0))
             if self.settings[name] != usual
         )
         return f"{self.date}_{self.machine.name}_{self.what}-{self.settings['dtype']}{sizes}"
@@ -285,7 +285,8 @@ def _row_dict(row: Row) -> dict[str, Any]:
 
 def _title(case: Case) -> str:
     tokens = {0: "no global token", 1: "1 global token"}.get(case.global_tokens, f"{case.global_tokens} global tokens")
-    return f"{case.task}, {case.mode}, window {case.window}, {tokens}, batch {case.batch}"
+    padding = f", {case.padding} % of it padding" if case.padding else ""
+    return f"{case.task}, {case.mode}, window {case.window}, {tokens}, batch {case.batch}{padding}"
 
 
 def _slope(points: dict[int, float]) -> float:

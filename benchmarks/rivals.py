@@ -27,6 +27,9 @@ from longspan.models.encoder import LongformerModel
 from longspan.models.masked_lm import LongformerForMaskedLM
 from longspan.models.self_attention import LongformerSelfAttention
 
+PAD = 1
+"""The id of padding."""
+
 Pattern = Literal["longformer", "full", "blocks"]
 """Who attends whom: longspan's definition; every token all tokens; blocks that see themselves and their neighbours."""
 
@@ -107,13 +110,13 @@ class Longspan(Rival):
     def encoder(self, case: Case) -> Built:
         """``LongformerModel`` without its pooler."""
         model = LongformerModel(self._config(case), add_pooling_layer=False).to(case.device, case.torch_dtype)
-        extra = _global_attention_mask(case)
+        extra = _masks(case)
         return Built(model, lambda ids: model(input_ids=ids, **extra).last_hidden_state)
 
     def masked_lm(self, case: Case) -> Built:
         """``LongformerForMaskedLM``."""
         model = LongformerForMaskedLM(self._config(case)).to(case.device, case.torch_dtype)
-        extra = _global_attention_mask(case)
+        extra = _masks(case)
         return Built(model, lambda ids, labels: model(input_ids=ids, labels=labels, **extra).loss)
 
     def _config(self, case: Case) -> LongformerConfig:
@@ -187,13 +190,13 @@ class HuggingFaceLongformer(Rival):
     def encoder(self, case: Case) -> Built:
         """``LongformerModel`` without its pooler."""
         model = HFLongformerModel(self._config(case), add_pooling_layer=False).to(case.device, case.torch_dtype)
-        extra = _global_attention_mask(case)
+        extra = _masks(case)
         return Built(model, lambda ids: model(input_ids=ids, **extra).last_hidden_state)
 
     def masked_lm(self, case: Case) -> Built:
         """``LongformerForMaskedLM``."""
         model = HFLongformerForMaskedLM(self._config(case)).to(case.device, case.torch_dtype)
-        extra = _global_attention_mask(case)
+        extra = _masks(case)
         return Built(model, lambda ids, labels: model(input_ids=ids, labels=labels, **extra).loss)
 
     def _config(self, case: Case) -> HFLongformerConfig:
@@ -220,12 +223,14 @@ class FullAttention(Rival):
     def encoder(self, case: Case) -> Built:
         """``RobertaModel`` without its pooler."""
         model = RobertaModel(self._config(case), add_pooling_layer=False).to(case.device, case.torch_dtype)
-        return Built(model, lambda ids: model(input_ids=ids).last_hidden_state)
+        extra = _padding_mask(case)
+        return Built(model, lambda ids: model(input_ids=ids, **extra).last_hidden_state)
 
     def masked_lm(self, case: Case) -> Built:
         """``RobertaForMaskedLM``."""
         model = RobertaForMaskedLM(self._config(case)).to(case.device, case.torch_dtype)
-        return Built(model, lambda ids, labels: model(input_ids=ids, labels=labels).loss)
+        extra = _padding_mask(case)
+        return Built(model, lambda ids, labels: model(input_ids=ids, labels=labels, **extra).loss)
 
     def _config(self, case: Case) -> RobertaConfig:
         return RobertaConfig(attn_implementation="sdpa", **_shared_config(case))
@@ -288,9 +293,21 @@ def global_mask(case: Case) -> Tensor:
     return mask
 
 
-def _global_attention_mask(case: Case) -> dict[str, Tensor]:
-    """The models' keyword, left out without global tokens as their users do."""
-    return {"global_attention_mask": global_mask(case).long()} if case.global_tokens else {}
+def token_mask(case: Case) -> Tensor:
+    """Bool ``[B, N]``, False at padding."""
+    lengths = torch.tensor(case.text_lengths(), device=case.device)
+    return torch.arange(case.length, device=case.device) < lengths[:, None]
+
+
+def _padding_mask(case: Case) -> dict[str, Tensor]:
+    """The models' keyword for padding, left out where there is none."""
+    return {"attention_mask": token_mask(case).long()} if case.padding else {}
+
+
+def _masks(case: Case) -> dict[str, Tensor]:
+    """The Longformers' keywords, left out without global tokens and padding as their users do."""
+    is_global = {"global_attention_mask": global_mask(case).long()} if case.global_tokens else {}
+    return _padding_mask(case) | is_global
 
 
 def _shared_config(case: Case) -> dict[str, Any]:
@@ -305,7 +322,7 @@ def _shared_config(case: Case) -> dict[str, Any]:
         "max_position_embeddings": case.length + 2,  # positions start after the padding id
         "type_vocab_size": 1,
         "layer_norm_eps": 1e-5,
-        "pad_token_id": 1,
+        "pad_token_id": PAD,
         "bos_token_id": 0,
         "eos_token_id": 2,
         "hidden_dropout_prob": 0.0,

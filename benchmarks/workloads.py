@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case, Task
-from benchmarks.rivals import Rival
+from benchmarks.rivals import PAD, Rival, token_mask
 
 
 class Workload(ABC):
@@ -103,12 +103,14 @@ class _Model(Workload):
         fill(module, case)
         module.eval()
         self.ids = token_ids(case)
+        self.is_token = token_mask(case)[..., None]
 
     def step(self) -> None:
         self._run()
 
     def values(self) -> dict[str, Tensor]:
-        return {"last_hidden_state": self._run()}
+        # Of padding each makes something else, which nobody reads.
+        return {"last_hidden_state": self._run().masked_fill(~self.is_token, 0.0)}
 
     @torch.no_grad()
     def _run(self) -> Tensor:
@@ -126,7 +128,7 @@ class _TrainStep(Workload):
         self.ids = token_ids(case)
         labelled = torch.rand(self.ids.shape, generator=_generator("labels")).to(case.device) < 0.15
         labelled[:, 0] = True
-        self.labels = self.ids.masked_fill(~labelled, -100)
+        self.labels = self.ids.masked_fill(~(labelled & token_mask(case)), -100)
 
     def step(self) -> None:
         self.call(self.ids, self.labels).backward()
@@ -168,9 +170,10 @@ def fill(module: nn.Module, case: Case) -> dict[str, Tensor]:
 
 
 def token_ids(case: Case) -> Tensor:
-    """Random ids ``[B, N]`` above the special ones."""
+    """Random ids ``[B, N]`` above the special ones, and padding behind each text."""
     shape = (case.batch, case.length)
-    return torch.randint(5, case.size.vocabulary, shape, generator=_generator("ids")).to(case.device)
+    ids = torch.randint(5, case.size.vocabulary, shape, generator=_generator("ids")).to(case.device)
+    return ids.masked_fill(~token_mask(case), PAD)
 
 
 def _generator(name: str, device: str = "cpu") -> torch.Generator:

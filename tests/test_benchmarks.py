@@ -22,9 +22,18 @@ from benchmarks.check import Agreement, compare, no_farther, same_pattern
 from benchmarks.machine import MatrixRate, describe
 from benchmarks.measure import Failure, Timing, peak_memory
 from benchmarks.report import Report, growths
-from benchmarks.rivals import RIVALS, Attention, FullAttention, HuggingFaceLongformer, LookAround, Rival
+from benchmarks.rivals import (
+    PAD,
+    RIVALS,
+    Attention,
+    FullAttention,
+    HuggingFaceLongformer,
+    LookAround,
+    Rival,
+    token_mask,
+)
 from benchmarks.session import Limits, Row, Session
-from benchmarks.workloads import build
+from benchmarks.workloads import build, token_ids
 from longspan.attention import AttentionPattern
 
 LONGSPAN = RIVALS[0]
@@ -174,6 +183,24 @@ def test_every_task_agrees_with_its_rivals(run: Callable[..., tuple[int, dict]],
     sparse = ["longspan-sparse"] if task == "train-step" else []
     assert set(compared) == {(name, count) for name in ["huggingface", "sdpa", *sparse] for count in (0, 1)}
     assert all(check["equal"] for check in compared.values())
+
+
+@pytest.mark.parametrize("task", ["model", "train-step"])
+def test_batches_of_texts_of_different_length(run: Callable[..., tuple[int, dict]], task: str, tmp_path: Path) -> None:
+    code, result = run(task, "--lengths", "64", "--batch", "3", "--padding", "40", "--globals", "1", "--no-memory")
+
+    assert code == 0
+    assert all(row["check"]["equal"] for row in result["rows"] if row["rival"] != "longspan")
+    assert {row["padding"] for row in result["rows"]} == {40}
+    (page,) = tmp_path.glob("*batch-3-padding-40.md")
+    assert "batch 3, 40 % of it padding" in page.read_text()
+
+
+def test_texts_get_shorter_by_equal_steps() -> None:
+    case = replace(CASE, task="model", length=1000, batch=5, padding=30)
+    assert case.text_lengths() == [1000, 850, 700, 550, 400]
+    assert token_mask(case).sum(1).tolist() == case.text_lengths()
+    assert (token_ids(case) == PAD).equal(~token_mask(case))
 
 
 def test_bfloat16(run: Callable[..., tuple[int, dict]]) -> None:
@@ -366,6 +393,10 @@ def test_the_grid_goes_from_short_to_long() -> None:
             "no rival is called bogus; there are longspan-sparse, huggingface, sdpa, local-attention, flex",
         ),
         (["--device", "tpu"], "--device must be cpu or cuda, got tpu"),
+        (
+            ["--batch", "4", "--padding", "40"],
+            "padding is of the tasks model and train-step with a batch of at least 2 texts, got attention with 4",
+        ),
         (["--quick", "--globals", "99"], "global_tokens must be between 0 and the length 64, got 99"),
     ],
 )
@@ -400,7 +431,7 @@ def test_plot_needs_two_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_other_sizes_are_other_files() -> None:
     def stem(window: int, batch: int) -> str:
-        settings = {"dtype": "bfloat16", "window": window, "batch": batch}
+        settings = {"dtype": "bfloat16", "window": window, "batch": batch, "padding": 0}
         machine = describe("cpu")
         report = Report(
             what="model", command="", date="2026-01-02", machine=machine, settings=settings, load_before=0.0

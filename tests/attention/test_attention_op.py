@@ -36,7 +36,7 @@ def _fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def _op_arguments(case: Case, dropout_p: float) -> tuple[Any, ...]:
+def _op_arguments(case: Case, dropout_p: float, lengths: list[int] | None = None) -> tuple[Any, ...]:
     pattern = case.pattern()
     query, key, value, *given = case.leaves().values()
     seed = torch.tensor(5) if dropout_p else None
@@ -54,6 +54,7 @@ def _op_arguments(case: Case, dropout_p: float) -> tuple[Any, ...]:
         lefts,
         rights,
         *flags,
+        lengths,
         0.5,
         dropout_p,
         "auto",
@@ -65,6 +66,19 @@ def _op_arguments(case: Case, dropout_p: float) -> tuple[Any, ...]:
 @pytest.mark.parametrize("form", FORMS)
 def test_opcheck(form: str, dropout_p: float) -> None:
     torch.library.opcheck(attention_op, _op_arguments(_case(form), dropout_p))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck_of_texts_in_one_row(form: str) -> None:
+    fields = {"window": (3, 2), "dilation": 1, "global_qkv": FORMS[form]}
+    case = random_case((1, 2, 40, 4), dtype=torch.float32, global_mask=marked(40, [0, 7, 30]), **fields)
+    arguments = _op_arguments(case, 0.0, [9, 1, 30])
+    torch.library.opcheck(attention_op, arguments)
+    query, key, value, given, *rest = arguments
+    tensors, given = [tensor.detach() for tensor in (query, key, value)], [tensor.detach() for tensor in given]
+    out, lse = attention_op(*tensors, given, *rest)
+    of_results = torch.ones_like(out), torch.ones_like(lse)
+    torch.library.opcheck(attention_backward_op, (*of_results, *tensors, given, out, lse, *rest))
 
 
 def test_opcheck_without_masks_in_half_precision_and_other_strides() -> None:

@@ -24,7 +24,7 @@ from comparing import (
 
 from longspan import longformer_attention
 from longspan.attention import native, native_band, native_threads, selection
-from longspan.attention.band import Text
+from longspan.attention.texts import Text
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
 HALVES = [torch.bfloat16, torch.float16]

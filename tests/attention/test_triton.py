@@ -241,6 +241,17 @@ def test_padding_may_begin_anywhere_in_a_tile(window: tuple[int, int]) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("form", [None, "tensors", {"hidden_size": 12}])
+def test_texts_one_after_another_in_one_row(form: Any) -> None:
+    mask, lengths = marked(70, [0, 40, 66]), [40, 1, 29]
+    case = random_case((1, 2, 70, 16), window=(6, 3), global_mask=mask, key_mask=lengths_mask(70, 68), global_qkv=form)
+    rounded = case.to(torch.float32)
+    results = rounded.to(DEVICE).evaluate(backend="triton", lengths=lengths)
+    expected = rounded.to(torch.float64).evaluate(backend="reference", lengths=lengths)
+    assert_near({name: tensor.cpu() for name, tensor in results.items()}, expected, LIMITS[torch.float32])
+
+
+@needs_kernels
 @pytest.mark.parametrize("form", ["tensors", {"hidden_size": 12}])
 def test_dropout_drops_the_same_weights_forward_and_backward(form: Any, small_sums: None) -> None:
     N, p = 32, 0.3

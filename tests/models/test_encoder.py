@@ -180,8 +180,8 @@ def test_chunked_feed_forward_fits_every_length(chunk: int) -> None:
 
 
 def test_inference_feeds_forward_in_pieces_and_training_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build_ours()
-    expected = model(**RAGGED).last_hidden_state
+    model, batch = build_ours(), make_batch([29, 29])
+    expected = model(**batch).last_hidden_state
     monkeypatch.setattr("longspan.models.encoder._CPU_TOKENS", 8)
     widths: list[int] = []
     forward = LongformerIntermediate.forward
@@ -192,10 +192,10 @@ def test_inference_feeds_forward_in_pieces_and_training_does_not(monkeypatch: py
 
     monkeypatch.setattr(LongformerIntermediate, "forward", watched)
     with torch.no_grad():
-        torch.testing.assert_close(model(**RAGGED).last_hidden_state, expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(model(**batch).last_hidden_state, expected, atol=1e-6, rtol=1e-6)
     assert widths == [8, 8, 8, 5] * 2
     widths.clear()
-    model(**RAGGED)
+    model(**batch)
     assert widths == [29] * 2
 
 
@@ -262,8 +262,9 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
     newer = getattr(checkpointed, "activation_checkpointing_enable", None)
     (newer or checkpointed.gradient_checkpointing_enable)({"use_reentrant": reentrant})
     calls: list[int] = []
-    checkpointed.longformer.encoder.layer[0].attention.self.query.register_forward_hook(lambda *_: calls.append(1))
-    for model in (plain, checkpointed):
+    for model, noted in ((plain, []), (checkpointed, calls)):
+        query = model.longformer.encoder.layer[0].attention.self.query
+        query.register_forward_hook(lambda *_, noted=noted: noted.append(1))
         torch.manual_seed(3)
         model(**RAGGED, labels=RAGGED["input_ids"]).loss.backward()
     assert len(calls) == 2

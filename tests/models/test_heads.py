@@ -103,10 +103,10 @@ def test_outputs(head: str) -> None:
     assert plain.hidden_states is None
     assert plain.attentions is None
     torch.testing.assert_close(plain.loss, output.loss)
-    as_tuple = model(**inputs, output_hidden_states=True, return_dict=False)
+    as_tuple = model(**inputs, return_dict=False)
     assert as_tuple[0].equal(plain.loss)
     assert as_tuple[1].equal(_logits(plain))
-    assert len(as_tuple[-1]) == 3
+    assert len(model(**inputs, output_hidden_states=True, return_dict=False)[-1]) == 3
     model.config.return_dict = False
     assert isinstance(model(**inputs), tuple)
 

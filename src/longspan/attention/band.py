@@ -7,7 +7,7 @@ stand in front of that slice, at places whose keys no later row needs: one produ
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from longspan.attention.blocks import (
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import Window
+from longspan.attention.texts import Text
 from longspan.attention.workspace import Scratch
 
 # Scores of one block, all its heads together. On a CPU they pass through the cores' own caches once per operation:
@@ -37,30 +38,6 @@ _CPU_ROWS = 64
 
 # Rows of all residues together that are computed between two loads of the buffers.
 _STRETCH = 4096
-
-
-@dataclass
-class Text:
-    """One text of the batch, as the host sees it. Masks are None where they would be all True."""
-
-    length: int
-    local: Tensor | None
-    """bool ``[N]``: the local rows, neither padding nor global."""
-    keys: Tensor | None
-    """bool ``[N]``: the keys that a window may hold, neither padding nor among ``globals_``."""
-    real: Tensor | None
-    """bool ``[N]``: not padding."""
-    globals_: Tensor
-    """int64 ``[G]``: positions of the global tokens that stand in columns of their own, ascending."""
-
-    def seen_through(self, window: Window, dilation: int, causal: bool) -> "Text":
-        """The same for the local rows of a head: global keys that each row's window holds need no columns."""
-        if dilation > 1 or not self.globals_.numel() or (self.length - 1 > sum(window) and not causal):
-            return self  # in a long text without a look at where they are, for which a GPU would be waited for
-        first, last = self.globals_[[0, -1]].tolist()
-        if self.length - 1 - first > window[0] or (last > window[1] and not causal):
-            return self
-        return replace(self, keys=self.real, globals_=self.globals_[:0])
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longspan.attention.band import Band, BandGradients, Text, compute_dtype, heads_per_chunk
+from longspan.attention.band import Band, BandGradients, compute_dtype, heads_per_chunk
 from longspan.attention.dense_rows import Settings
 from longspan.attention.distance_band import DistanceBand
 from longspan.attention.distance_tables import DistanceTables
@@ -20,6 +20,7 @@ from longspan.attention.global_rows import GivenRows, RowGroup, RowsGiven, row_g
 from longspan.attention.native_band import NativeBand, suits
 from longspan.attention.pattern import AttentionPattern, index_of
 from longspan.attention.projected_rows import ProjectedRows, Projection
+from longspan.attention.texts import PlacedText, placed_texts
 from longspan.attention.workspace import Scratch
 
 
@@ -39,6 +40,8 @@ class Call:
     """Whether compiled code computes the local rows."""
     survey: int | None = None
     """Under which number :class:`BatchMasks` knows the masks, if it does."""
+    lengths: Sequence[int] = ()
+    """Of the texts that stand one after another in a batch of one row."""
     tables: DistanceTables | None = None
     """Of scores that depend on the distance of row and key."""
     table_grads: DistanceTables | None = None
@@ -64,15 +67,16 @@ def blocked_forward(
     lse = query.new_empty(query.shape[:3], dtype=compute_dtype(query.dtype))
     global_inputs = _readable_weights(global_inputs, call, scratch)
     dropout = _dropout(query, call)
-    texts = list(_texts(query, call))
-    for b, text in texts:
-        for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
+    texts = _texts(query, call)
+    for placed in texts:
+        text_out, text_lse = placed.of(out), placed.of(lse)
+        for heads, band in _bands(placed, query, key, value, call, scratch, dropout):
             if isinstance(heads, slice):
-                band.forward(out[b, heads], lse[b, heads])
+                band.forward(text_out[heads], text_lse[heads])
             else:
-                part, part_lse = torch.empty_like(out[b, heads]), torch.empty_like(lse[b, heads])
+                part, part_lse = torch.empty_like(text_out[heads]), torch.empty_like(text_lse[heads])
                 band.forward(part, part_lse)
-                out[b, heads], lse[b, heads] = part, part_lse
+                text_out[heads], text_lse[heads] = part, part_lse
     for group in _groups(query, texts):
         rows_out, rows_lse = _global_rows(query, key, value, global_inputs, group, call, scratch, dropout).forward()
         group.scatter(rows_out, out)
@@ -102,19 +106,20 @@ def blocked_backward(
     weight_grads = [torch.zeros_like(tensor, dtype=dtype) for tensor in global_inputs[1:7]] if projected else []
     global_inputs = _readable_weights(global_inputs, call, scratch)
     dropout = _dropout(query, call)
-    texts = list(_texts(query, call))
-    for b, text in texts:
-        text_grad_lse = None if grad_lse is None else grad_lse[b]
-        for heads, band in _bands(b, query, key, value, text, call, scratch, dropout):
-            views = [grad[b, heads] if isinstance(heads, slice) else torch.empty_like(grad[b, heads]) for grad in grads]
+    texts = _texts(query, call)
+    for placed in texts:
+        text_grads, text_grad_out, text_lse = [placed.of(grad) for grad in grads], placed.of(grad_out), placed.of(lse)
+        text_grad_lse = None if grad_lse is None else placed.of(grad_lse)
+        for heads, band in _bands(placed, query, key, value, call, scratch, dropout):
+            views = [grad[heads] if isinstance(heads, slice) else torch.empty_like(grad[heads]) for grad in text_grads]
             heads_grad_lse = None if text_grad_lse is None else text_grad_lse[heads]
-            band.backward(grad_out[b, heads], heads_grad_lse, lse[b, heads], BandGradients(*views))
+            band.backward(text_grad_out[heads], heads_grad_lse, text_lse[heads], BandGradients(*views))
             if not isinstance(heads, slice):
-                for grad, view in zip(grads, views, strict=True):
-                    grad[b, heads] = view
-        if not text.globals_.numel():
+                for grad, view in zip(text_grads, views, strict=True):
+                    grad[heads] = view
+        if not placed.text.globals_.numel():
             for grad in hidden_grads:
-                grad[b].zero_()
+                grad[placed.row, placed.tokens].zero_()
     for group in _groups(query, texts):
         rows = _global_rows(query, key, value, global_inputs, group, call, scratch, dropout)
         rows_grad = group.gather(grad_out).to(dtype)
@@ -143,34 +148,22 @@ def _dropout(query: Tensor, call: Call) -> Dropout | None:
     return Dropout(call.dropout_p, call.seed, query.device) if call.dropout_p > 0 else None
 
 
-def _texts(query: Tensor, call: Call) -> Iterator[tuple[int, Text]]:
-    length = query.shape[2]
-    none = torch.empty(0, dtype=torch.int64, device=query.device)
-    for b in range(query.shape[0]):
-        real = None if call.key_mask is None else call.key_mask[b]
-        if real is not None and bool(real.all()):
-            real = None
-        if call.global_mask is None:
-            yield b, Text(length, real, real, real, none)
-            continue
-        is_global = call.global_mask[b] if real is None else call.global_mask[b] & real
-        positions = is_global.nonzero().squeeze(1)
-        local = real
-        if positions.numel():
-            local = ~is_global if real is None else real & ~is_global
-        yield b, Text(length, local, local, real, positions)
+def _texts(query: Tensor, call: Call) -> list[PlacedText]:
+    shape = query.shape[0], query.shape[2]
+    return list(placed_texts(shape, call.lengths, call.global_mask, call.key_mask, query.device))
 
 
 def _bands(
-    b: int,
+    placed: PlacedText,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    text: Text,
     call: Call,
     scratch: Scratch,
     dropout: Dropout | None,
 ) -> Iterator[tuple[slice | list[int], Band | NativeBand]]:
+    text = placed.text
+    query, key, value = placed.of(query), placed.of(key), placed.of(value)
     for heads, window, dilation, causal in call.pattern.head_groups(text.length):
         seen = text.seen_through(window, dilation, causal)
         native = call.native and suits(text.length, window, dilation)
@@ -179,8 +172,8 @@ def _bands(
             step = heads_per_chunk(step, text.length, seen.globals_.numel(), window, dilation, query.device)
         for some in (heads[first : first + step] for first in range(0, len(heads), step)):
             pick = index_of(some)
-            masks = None if dropout is None else dropout.stream(b, some[0])
-            parts = query[b, pick], key[b, pick], value[b, pick]
+            masks = None if dropout is None else dropout.stream(placed.number, some[0])
+            parts = query[pick], key[pick], value[pick]
             if native:
                 yield pick, NativeBand(*parts, seen, window, dilation, causal, call.scale, masks)
                 continue
@@ -191,7 +184,7 @@ def _bands(
                 yield pick, DistanceBand(*band, tables=call.tables, pick=pick, grads=call.table_grads)
 
 
-def _groups(query: Tensor, texts: list[tuple[int, Text]]) -> Iterator[RowGroup]:
+def _groups(query: Tensor, texts: list[PlacedText]) -> Iterator[RowGroup]:
     return row_groups(texts, query.shape[1] * query.shape[3], query.device)
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from longspan.attention.integers import is_integer
+
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -120,6 +122,24 @@ def check_call(
     _check_mask("key_mask", key_mask, query, "False marks padding")
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
+
+
+def check_lengths(lengths: object, query: Tensor) -> None:
+    """Lengths of texts that stand one after another in a batch of one row, and fill it.
+
+    Raises:
+        TypeError: not a list of ints. ValueError: a text without a token, several rows, or another sum.
+    """
+    if not isinstance(lengths, (list, tuple)) or not all(map(is_integer, lengths)):
+        got = "a tensor; use .tolist()" if isinstance(lengths, Tensor) else repr(lengths)[:80]
+        raise TypeError(f"lengths must be a list of ints, got {got}")
+    if query.shape[0] != 1:
+        raise ValueError(f"lengths are of texts in one row, so B must be 1, got query of shape {_shape(query)}")
+    if not lengths or min(lengths) < 1 or sum(lengths) != query.shape[2]:
+        raise ValueError(
+            f"lengths must each be at least 1 and sum up to the {query.shape[2]} tokens of the row, got "
+            f"{repr(list(lengths))[:80]}, the sum of which is {sum(lengths)}"
+        )
 
 
 def _check_mask(name: str, mask: Tensor | None, query: Tensor, meaning: str) -> None:

@@ -1,5 +1,6 @@
 """The one entrance: :func:`longformer_attention` checks its input, picks a backend and calls it."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
@@ -10,6 +11,7 @@ from longspan.attention.autocast import autocast_dtype, without_autocast
 from longspan.attention.checks import (
     check_are_tensors,
     check_call,
+    check_lengths,
     check_like_query,
     check_projection,
     check_survey,
@@ -17,7 +19,9 @@ from longspan.attention.checks import (
 )
 from longspan.attention.exported import exported_attention
 from longspan.attention.exporting import is_exporting
+from longspan.attention.integers import plain_integers
 from longspan.attention.ops import attention_op
+from longspan.attention.packed import PackedTexts
 from longspan.attention.pattern import AttentionPattern, Window
 from longspan.attention.reference import reference_attention
 from longspan.attention.transforms import is_transformed, refuse_transform
@@ -73,6 +77,7 @@ def longformer_attention(
     dilation: int | list[int] | tuple[int, ...] = 1,
     global_mask: Tensor | None = None,
     key_mask: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
     global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
@@ -94,6 +99,7 @@ def longformer_attention(
     dilation: int | list[int] | tuple[int, ...] = 1,
     global_mask: Tensor | None = None,
     key_mask: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
     global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
@@ -114,6 +120,7 @@ def longformer_attention(
     dilation: int | list[int] | tuple[int, ...] = 1,
     global_mask: Tensor | None = None,
     key_mask: Tensor | None = None,
+    lengths: Sequence[int] | None = None,
     global_qkv: tuple[Tensor, Tensor, Tensor] | GlobalProjection | None = None,
     scale: float | None = None,
     dropout_p: float = 0.0,
@@ -137,6 +144,9 @@ def longformer_attention(
         dilation: 1 is the plain window; one number, or one per head.
         global_mask: bool ``[B, N]``, True marks a global token. Any number at any positions, different by text.
         key_mask: bool ``[B, N]``, False marks padding, anywhere. Padding rows give 0.
+        lengths: of several texts that stand one after another in a batch of one row, each of which attends to itself
+            alone, with its own global tokens: a batch without padding. Under ``torch.compile`` each list of lengths has
+            a graph of its own.
         global_qkv: the global rows' own projections: three tensors like ``query``, or a :class:`GlobalProjection`.
             ``None``: global rows use ``query``, ``key`` and ``value``.
         scale: factor on the scores; ``None`` is ``D ** -0.5``.
@@ -172,6 +182,11 @@ def longformer_attention(
     check_tensors(query, key, value)
     check_call(query, global_mask, key_mask, dropout_p, scale)
     check_survey(mask_survey)
+    if lengths is not None:
+        lengths = plain_integers(lengths)
+        check_lengths(lengths, query)
+        if return_probabilities:
+            raise ValueError("return_probabilities is of a batch of texts, not of lengths; give each text a row")
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if isinstance(global_qkv, GlobalProjection):
@@ -186,6 +201,11 @@ def longformer_attention(
     plain = backend == "auto" and (transformed or is_exporting())
     if backend == "reference" or return_probabilities or plain:
         tensors = _as_tensors(global_qkv, query, key, value, key_mask)
+        texts = None if lengths is None else PackedTexts(lengths, query.device)
+        if texts is not None:
+            query, key, value, *unpacked = texts.unpack_inputs([query, key, value, *tensors])
+            tensors = (unpacked[0], unpacked[1], unpacked[2])
+            global_mask, key_mask = texts.global_mask(global_mask), texts.key_mask(key_mask)
         arguments = (query, key, value, pattern, global_mask, key_mask, tensors, scale, dropout_p)
         with without_autocast(query):
             if return_probabilities:
@@ -195,6 +215,8 @@ def longformer_attention(
                 out, lse = exported_attention(*arguments)
             else:
                 out, lse, _ = reference_attention(*arguments)
+        if texts is not None:
+            out, lse = texts.pack(out, 2), texts.pack(lse, 2)
     else:
         if transformed:
             refuse_transform(backend, "backend 'auto' takes torch's operations for it")
@@ -212,6 +234,7 @@ def longformer_attention(
             [right for _, right in pattern.windows],
             list(pattern.dilations),
             list(pattern.causal),
+            None if lengths is None else list(lengths),
             scale,
             dropout_p,
             backend,

@@ -10,42 +10,65 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longspan.attention.band import Text, compute_dtype, readable
+from longspan.attention.band import compute_dtype, readable
 from longspan.attention.dense_rows import DenseRows, RowsGiven, Seen, Settings, texts_at_once
 from longspan.attention.distance_rows import DistanceRows
 from longspan.attention.distance_tables import DistanceTables
 from longspan.attention.dropout import Dropout
 from longspan.attention.pattern import index_of
+from longspan.attention.texts import PlacedText, Text
 
 
 @dataclass
 class RowGroup:
     """T texts with G global tokens each."""
 
-    texts: list[int]
-    """Which ones of the batch, ascending."""
+    texts: list[PlacedText]
     positions: Tensor
-    """int64 ``[T, G]``, of their global tokens, ascending."""
+    """int64 ``[T, G]``, of their global tokens, each in its text, ascending."""
     length: int
-    """N, of each text."""
+    """N, of the longest text."""
     real: Tensor | None
-    """bool ``[T, N]``: not padding; None if nothing is."""
+    """bool ``[T, N]``: neither padding nor behind a text's end; None if nothing is."""
 
     def __post_init__(self) -> None:
-        self.pick = index_of(self.texts)
-        """The texts as an index into the batch."""
+        rows, starts = [text.row for text in self.texts], [text.tokens.start for text in self.texts]
+        self._whole_rows = None if any(starts) else index_of(rows)
         if len(self.texts) == 1:  # without a copy to the device
-            self._numbers = self.positions.new_full((1, 1), self.texts[0])
+            self._rows = self.positions.new_full((1, 1), rows[0])
+            self._places = self.positions + starts[0]
         else:
-            self._numbers = self.positions.new_tensor(self.texts)[:, None]
+            self._rows, start = self.positions.new_tensor([rows, starts])[..., None]
+            self._places = self.positions + start
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Of ``[B, H, N, *]`` the global rows, ``[T, H, G, *]``."""
-        return tensor[self._numbers, :, self.positions].transpose(1, 2)
+        """Of ``[B, *, N, ...]`` the global rows, ``[T, *, G, ...]``; ``*`` is one dimension, as below."""
+        return tensor[self._rows, :, self._places].transpose(1, 2)
 
     def scatter(self, rows: Tensor, into: Tensor) -> None:
         """The inverse of :meth:`gather`, in place."""
-        into[self._numbers, :, self.positions] = rows.transpose(1, 2).to(into.dtype)
+        into[self._rows, :, self._places] = rows.transpose(1, 2).to(into.dtype)
+
+    def take(self, tensor: Tensor, part: slice) -> Tensor:
+        """Of ``[B, *, N, E]`` a part of each text's tokens, ``[T, *, n, E]``, 0 behind a text's end."""
+        if self._whole_rows is not None:
+            return tensor[self._whole_rows, :, part]
+        views = [self._part(tensor, text, part) for text in self.texts]
+        if len(views) == 1:
+            return views[0][None]
+        taken = tensor.new_zeros(len(views), tensor.shape[1], part.stop - part.start, tensor.shape[3])
+        for view, into in zip(views, taken, strict=True):
+            into[:, : view.shape[1]] = view
+        return taken
+
+    def put(self, values: Tensor, into: Tensor, part: slice) -> None:
+        """The inverse of :meth:`take`, in place."""
+        if self._whole_rows is not None:
+            into[self._whole_rows, :, part] = values.to(into.dtype)
+            return
+        for text, of_text in zip(self.texts, values, strict=True):
+            view = self._part(into, text, part)
+            view.copy_(of_text[:, : view.shape[1]])
 
     def readable(self, tensor: Tensor, part: slice) -> Tensor:
         """``tensor [T, *, n, E]``, of a part of the tokens, with 0 at padding."""
@@ -63,31 +86,47 @@ class RowGroup:
         if settings.dropout is None:
             return []
         # Streams 0 .. H - 1 are the local rows'.
-        return [settings.dropout.stream(text, len(settings.causal)) for text in self.texts]
+        return [settings.dropout.stream(text.number, len(settings.causal)) for text in self.texts]
+
+    @staticmethod
+    def _part(tensor: Tensor, text: PlacedText, part: slice) -> Tensor:
+        start, stop = text.tokens.start, text.tokens.stop
+        return tensor[text.row, :, min(start + part.start, stop) : min(start + part.stop, stop)]
 
 
-def row_groups(texts: Iterable[tuple[int, Text]], hidden_size: int, device: torch.device) -> Iterator[RowGroup]:
-    """The texts of a batch that have global tokens, in groups.
+def row_groups(texts: Iterable[PlacedText], hidden_size: int, device: torch.device) -> Iterator[RowGroup]:
+    """The texts of a call that have global tokens, in groups.
 
     Args:
-        texts: with their numbers in the batch.
+        texts: in any order.
         hidden_size: features of all heads together.
         device: of the tensors.
     """
-    by_count: dict[int, list[tuple[int, Text]]] = {}
-    for number, text in texts:
-        if text.globals_.numel():
-            by_count.setdefault(text.globals_.numel(), []).append((number, text))
+    by_count: dict[int, list[PlacedText]] = {}
+    for placed in texts:
+        if placed.text.globals_.numel():
+            by_count.setdefault(placed.text.globals_.numel(), []).append(placed)
     for count, alike in by_count.items():
+        # Texts that stand one after another differ in length, and what is behind a text's end costs time.
+        alike.sort(key=lambda placed: -placed.text.length)
         most = texts_at_once(count, hidden_size, device)
-        for first in range(0, len(alike), most):
-            numbers, some = zip(*alike[first : first + most], strict=True)
-            length = some[0].length
-            real = None
-            if any(text.real is not None for text in some):
-                whole = torch.ones(length, dtype=torch.bool, device=device)
-                real = torch.stack([whole if text.real is None else text.real for text in some])
-            yield RowGroup(list(numbers), torch.stack([text.globals_ for text in some]), length, real)
+        while alike:
+            longest = alike[0].text.length
+            some = [placed for placed in alike[:most] if 2 * placed.text.length >= longest]
+            alike = alike[len(some) :]
+            positions = torch.stack([placed.text.globals_ for placed in some])
+            yield RowGroup(some, positions, longest, _real([placed.text for placed in some], device))
+
+
+def _real(texts: list[Text], device: torch.device) -> Tensor | None:
+    """bool ``[T, N]``, False at padding and behind the end of all but the longest; None if it is True everywhere."""
+    longest = max(text.length for text in texts)
+    if all(text.real is None and text.length == longest for text in texts):
+        return None
+    real = torch.zeros(len(texts), longest, dtype=torch.bool, device=device)
+    for row, text in zip(real, texts, strict=True):
+        row[: text.length] = True if text.real is None else text.real
+    return real
 
 
 class GivenRows:
@@ -121,11 +160,11 @@ class GivenRows:
         """Add to the gradients of query, key and value ``[B, H, N, D]``; what is given, ``[T, H, G, *]``, is of the
         rows.
         """
-        pick, (texts, heads, *_) = self.group.pick, self.shape
+        texts, heads, *_ = self.shape
 
         def store(part: slice, of_key: Tensor, of_value: Tensor) -> None:
             for grad, of in ((grad_key, of_key), (grad_value, of_value)):
-                grad[pick, :, part] += of.view(texts, heads, *of.shape[1:])
+                self.group.put(self.group.take(grad, part) + of.view(texts, heads, *of.shape[1:]), grad, part)
 
         rows = self.rows.backward(given.flatten(), store)
         self.group.scatter(self.group.gather(grad_query) + rows.query.view(self.shape), grad_query)
@@ -133,7 +172,7 @@ class GivenRows:
     def _load(self, part: slice) -> tuple[Tensor, Tensor]:
         key, value = (
             self.group.readable(
-                self.settings.scratch.converted(f"global {name}", tensor[self.group.pick, :, part]), part
+                self.settings.scratch.converted(f"global {name}", self.group.take(tensor, part)), part
             ).flatten(0, 1)
             for name, tensor in (("key", self.key), ("value", self.value))
         )

@@ -4,6 +4,11 @@ from numbers import Integral
 from typing import Any
 
 
+def is_integer(value: object) -> bool:
+    """Whether it is one of Python's, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def plain_integers(value: Any) -> Any:
     """Every integer as Python's, which the op takes and JSON holds; within lists and tuples, too. Else as it is."""
     if isinstance(value, (list, tuple)):

@@ -6,7 +6,7 @@ from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_
 import torch
 from torch import Tensor
 
-from longspan.attention.band import BandGradients, Text
+from longspan.attention.band import BandGradients
 from longspan.attention.blocks import LOG2_E
 from longspan.attention.dilation import Residues
 from longspan.attention.dropout import Dropout
@@ -14,6 +14,7 @@ from longspan.attention.native import library
 from longspan.attention.native_threads import run_together
 from longspan.attention.pattern import Window
 from longspan.attention.relative_band import Positions, SharedGradients
+from longspan.attention.texts import Text
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MOST_KEYS = 16384

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from longspan.attention.band import BandGradients, Text
+from longspan.attention.band import BandGradients
 from longspan.attention.dropout import Dropout
 from longspan.attention.native_band import NativeBand
 from longspan.attention.pattern import index_of
 from longspan.attention.relative_band import Positions, RelativeCall, target_of
+from longspan.attention.texts import Text
 
 
 def native_relative_forward(

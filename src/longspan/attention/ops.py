@@ -5,6 +5,7 @@ would reach inside and round sums to 16 bits.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from longspan.attention.band import compute_dtype
 from longspan.attention.blocked import Call, blocked_backward, blocked_forward
 from longspan.attention.exporting import is_exporting
 from longspan.attention.masks import BatchMasks
+from longspan.attention.packed import PackedTexts
 from longspan.attention.pattern import AttentionPattern
 from longspan.attention.selection import can_be_fused, select
 from longspan.attention.transforms import complete
@@ -71,25 +73,30 @@ def attention_op(
     rights: Sequence[int],
     dilations: Sequence[int],
     causal: Sequence[bool],
+    lengths: Sequence[int] | None,
     scale: float,
     dropout_p: float,
     backend: str,
     eager: bool,
 ) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` as :func:`blocked_forward`; the pattern comes apart into one entry per head, the seed as a
-    tensor. ``backend`` is for :func:`select`; ``survey`` is of :func:`survey_masks`; ``eager`` says that no compiled
-    code made the masks.
+    tensor. ``lengths`` are of texts that stand one after another in a batch of one row, or None. ``backend`` is for
+    :func:`select`; ``survey`` is of :func:`survey_masks`; ``eager`` says that no compiled code made the masks.
     """
     path = select(backend, query)
-    call = _call(
-        global_mask, key_mask, survey, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native"
-    )
+    pattern = lefts, rights, dilations, causal
+    call = _call(global_mask, key_mask, survey, seed, *pattern, lengths, scale, dropout_p, path == "native")
     device = query.device
     if path == "triton":
         from longspan.attention.fused import fused_forward
 
         with torch.autocast(device.type, enabled=False), torch.cuda.device_of(query):
-            return fused_forward(query, key, value, global_inputs, call, eager)
+            if not lengths:
+                return fused_forward(query, key, value, global_inputs, call, eager)
+            texts = PackedTexts(lengths, device)
+            query, key, value, *global_inputs = texts.unpack_inputs([query, key, value, *global_inputs])
+            out, lse = fused_forward(query, key, value, global_inputs, _apart(call, texts), eager)
+            return texts.pack(out, 2), texts.pack(lse, 2)
     with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
         return blocked_forward(query, key, value, global_inputs, call, scratch)
 
@@ -112,6 +119,7 @@ def attention_backward_op(
     rights: Sequence[int],
     dilations: Sequence[int],
     causal: Sequence[bool],
+    lengths: Sequence[int] | None,
     scale: float,
     dropout_p: float,
     backend: str,
@@ -119,15 +127,21 @@ def attention_backward_op(
 ) -> list[Tensor]:
     """Gradients of ``[query, key, value, *global_inputs]``."""
     path = select(backend, query)
-    call = _call(
-        global_mask, key_mask, survey, seed, lefts, rights, dilations, causal, scale, dropout_p, path == "native"
-    )
+    pattern = lefts, rights, dilations, causal
+    call = _call(global_mask, key_mask, survey, seed, *pattern, lengths, scale, dropout_p, path == "native")
     device = query.device
     if path == "triton":
         from longspan.attention.fused import fused_backward
 
         with torch.autocast(device.type, enabled=False), torch.cuda.device_of(query):
-            return fused_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, eager)
+            if not lengths:
+                return fused_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, eager)
+            texts = PackedTexts(lengths, device)
+            query, key, value, *global_inputs = texts.unpack_inputs([query, key, value, *global_inputs])
+            grad_out, out, lse = (texts.unpack(tensor, 2) for tensor in (grad_out, out, lse))
+            grad_lse = None if grad_lse is None else texts.unpack(grad_lse, 2)
+            batch = query, key, value, global_inputs, out, lse
+            return texts.pack_inputs(fused_backward(grad_out, grad_lse, *batch, _apart(call, texts), eager))
     with torch.autocast(device.type, enabled=False), workspace(compute_dtype(query.dtype), device) as scratch:
         return blocked_backward(grad_out, grad_lse, query, key, value, global_inputs, out, lse, call, scratch)
 
@@ -185,6 +199,12 @@ attention_op.register_autograd(_backward, setup_context=_setup_context)
 complete(attention_backward_op, "backend='reference' has it, and so has return_probabilities=True")
 
 
+def _apart(call: Call, texts: PackedTexts) -> Call:
+    """The call with its texts in a padded batch."""
+    masks = texts.global_mask(call.global_mask), texts.key_mask(call.key_mask)
+    return replace(call, global_mask=masks[0], key_mask=masks[1], survey=None, lengths=())
+
+
 def _call(
     global_mask: Tensor | None,
     key_mask: Tensor | None,
@@ -194,6 +214,7 @@ def _call(
     rights: Sequence[int],
     dilations: Sequence[int],
     causal: Sequence[bool],
+    lengths: Sequence[int] | None,
     scale: float,
     dropout_p: float,
     native: bool,
@@ -210,4 +231,5 @@ def _call(
         0 if seed is None else int(seed),
         native,
         None if survey is None else int(survey),
+        lengths or (),
     )

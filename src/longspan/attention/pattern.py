@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from longspan.attention.integers import plain_integers
+from longspan.attention.integers import is_integer, plain_integers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ class AttentionPattern:
             TypeError: a value of another type. ValueError: a value out of range, or another number of heads.
         """
         windows = _per_head(window, num_heads, "window", _is_window, "a pair (left, right) of ints")
-        dilations = _per_head(dilation, num_heads, "dilation", _is_int, "an int")
+        dilations = _per_head(dilation, num_heads, "dilation", is_integer, "an int")
         if causal is not None and not isinstance(causal, bool):
             raise TypeError(f"causal must be True, False or None, got {causal!r}")
         flags = tuple(right == 0 if causal is None else causal for _, right in windows)
@@ -191,12 +191,8 @@ class AttentionPattern:
         return draw_pattern(self, length, tuple(global_positions), padding, title)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_window(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(_is_int(side) for side in value)
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(is_integer(side) for side in value)
 
 
 def _per_head(value: Any, num_heads: int, name: str, is_one: Callable[[object], bool], kind: str) -> tuple[Any, ...]:

@@ -166,7 +166,7 @@ class ProjectedRows:
 
     def _states(self, part: slice) -> Tensor:
         """Hidden states ``[T, n, C]`` in the computing dtype, 0 at padding."""
-        hidden = self.projection.hidden[self.group.pick, part]
+        hidden = self.group.take(self.projection.hidden[:, None], part)[:, 0]
         return self.group.readable(self.settings.scratch.converted("hidden", hidden), part)
 
     def _key_bias_score(self) -> Tensor:
@@ -203,7 +203,7 @@ class _HiddenGradient:
             low, high = bisect_left(places, part.start), bisect_left(places, part.stop)
             if low < high:
                 self.of_queries[text, low:high] = grad[text, self.group.positions[text, low:high] - part.start]
-        self.target[self.group.pick, part] = grad.to(self.target.dtype)
+        self.group.put(grad[:, None], self.target[:, None], part)
 
     def finish(self, grad: Tensor) -> None:
         """``grad [S, C]``, of the queries."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from longspan.models.configuration import LongformerConfig
-from longspan.models.inputs import check_embeds, check_ids, has_values, one_input, table_rows
+from longspan.models.inputs import can_inspect, check_embeds, check_ids, has_values, one_input, table_rows
 
 
 class LongformerEmbeddings(nn.Module):
@@ -28,6 +28,21 @@ class LongformerEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(
             config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
         )
+
+    def embeds_padding_alike(
+        self,
+        key_mask: Tensor | None,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+    ) -> bool:
+        """Whether all that ``key_mask`` (bool ``[B, N]``) says is padding has one embedding, as far as can be told."""
+        if key_mask is None or input_ids is None or position_ids is not None or not can_inspect(input_ids):
+            return False
+        if not bool((input_ids[~key_mask] == self.padding_idx).all()):
+            return False
+        types = None if token_type_ids is None else token_type_ids.expand_as(input_ids)[~key_mask]
+        return types is None or bool((types == types[:1]).all())
 
     @property
     def max_tokens(self) -> int:

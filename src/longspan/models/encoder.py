@@ -20,6 +20,7 @@ from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import can_inspect, read_masks
 from longspan.models.loading import ClearLoading
 from longspan.models.own_attention import OwnAttention
+from longspan.models.packing import pack_batch
 from longspan.models.segment_reading import plan_pieces
 from longspan.models.self_attention import LongformerSelfAttention
 
@@ -57,9 +58,10 @@ class LongformerAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`."""
-        context, *weights = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
+        context, *weights = self.self(hidden_states, key_mask, global_mask, output_attentions, mask_survey, lengths)
         return (self.output(context, hidden_states), *weights)
 
 
@@ -94,9 +96,12 @@ class LongformerLayer(GradientCheckpointingLayer):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
-        hidden_states, *weights = self.attention(hidden_states, key_mask, global_mask, output_attentions, mask_survey)
+        hidden_states, *weights = self.attention(
+            hidden_states, key_mask, global_mask, output_attentions, mask_survey, lengths
+        )
         tokens = self._tokens_at_a_time(hidden_states)
         if tokens < hidden_states.shape[1]:
             pieces = hidden_states.split(tokens, dim=1)
@@ -137,17 +142,30 @@ class LongformerEncoder(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        padding_is_alike: bool = False,
     ) -> LongformerBaseModelOutput:
-        """``[B, N, C]`` through all layers; masks as in :meth:`LongformerSelfAttention.forward`."""
+        """``[B, N, C]`` through all layers; masks as in :meth:`LongformerSelfAttention.forward`.
+
+        ``padding_is_alike`` says that all padding has the same embedding, so that it needn't be computed everywhere.
+        """
+        packed, lengths = None, None
+        if padding_is_alike and not (output_attentions or output_hidden_states):
+            kinds = hidden_states.new_zeros(1, dtype=torch.int64)
+            packed = pack_batch(key_mask, global_mask, kinds, self, hidden_states)
+        if packed is not None:
+            hidden_states = packed.pack(hidden_states)
+            key_mask, global_mask, lengths = packed.key_mask, packed.global_mask, packed.lengths
         survey = survey_masks(global_mask, key_mask)
         states, locals_, globals_ = [hidden_states], [], []
         for layer in self.layer:
             # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-            hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
+            hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey, lengths)
             if output_hidden_states:
                 states.append(hidden_states)
             locals_ += weights[:1]
             globals_ += weights[1:]
+        if packed is not None:
+            hidden_states = packed.unpack(hidden_states)
         return LongformerBaseModelOutput(
             last_hidden_state=hidden_states,
             hidden_states=tuple(states) if output_hidden_states else None,
@@ -278,7 +296,8 @@ class LongformerModel(LongformerPreTrainedModel):
             if input_ids is not None and can_inspect(input_ids):
                 self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
             key_mask, global_mask = read_masks(attention_mask, global_attention_mask, hidden_states)
-            encoded = self.encoder(hidden_states, key_mask, global_mask, attentions, states)
+            alike = self.embeddings.embeds_padding_alike(key_mask, input_ids, token_type_ids, position_ids)
+            encoded = self.encoder(hidden_states, key_mask, global_mask, attentions, states, alike)
         pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
         if not return_dict:
             return (encoded.last_hidden_state, pooled, *encoded.to_tuple()[1:])
@@ -319,13 +338,13 @@ class LongformerModel(LongformerPreTrainedModel):
             tails=config.reading_tails,
         )
         pad = self.embeddings.padding_idx
-        embedded = self.embeddings(
-            None if input_ids is None else pieces.take(input_ids, pad),
-            None if token_type_ids is None else pieces.take(token_type_ids.expand(like.shape[:2])),
-            None,
-            None if inputs_embeds is None else pieces.take(inputs_embeds),
+        ids = None if input_ids is None else pieces.take(input_ids, pad)
+        types = None if token_type_ids is None else pieces.take(token_type_ids.expand(like.shape[:2]))
+        embedded = self.embeddings(ids, types, None, None if inputs_embeds is None else pieces.take(inputs_embeds))
+        alike = self.embeddings.embeds_padding_alike(pieces.is_token, ids, types, None)
+        encoded: LongformerBaseModelOutput = self.encoder(
+            embedded, pieces.is_token, None, False, output_hidden_states, alike
         )
-        encoded: LongformerBaseModelOutput = self.encoder(embedded, pieces.is_token, None, False, output_hidden_states)
         joined = [pieces.join(layer, *like.shape[:2]) for layer in encoded.hidden_states or ()]
         return LongformerBaseModelOutput(
             last_hidden_state=pieces.join(encoded.last_hidden_state, *like.shape[:2]),

@@ -28,10 +28,11 @@ class LEDEncoderAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, projected."""
         context, *weights = self.longformer_self_attn(
-            hidden_states, key_mask, global_mask, output_attentions, mask_survey
+            hidden_states, key_mask, global_mask, output_attentions, mask_survey, lengths
         )
         return (apply_linear(self.output, context), *weights)
 

@@ -11,6 +11,7 @@ from longspan.models.inputs import can_inspect, read_masks, table_rows
 from longspan.models.led_attention import LEDEncoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig
+from longspan.models.packing import pack_batch
 
 
 class LEDEncoderLayer(LEDLayer, GradientCheckpointingLayer):
@@ -28,11 +29,12 @@ class LEDEncoderLayer(LEDLayer, GradientCheckpointingLayer):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """As :meth:`LongformerSelfAttention.forward`, with the layer's output ``[B, N, C]`` first."""
         norm = self.self_attn_layer_norm
         context, *weights = self.self_attn(
-            self._before(norm, hidden_states), key_mask, global_mask, output_attentions, mask_survey
+            self._before(norm, hidden_states), key_mask, global_mask, output_attentions, mask_survey, lengths
         )
         hidden_states = self._feed_forward(self._after(norm, context, hidden_states))
         if hidden_states.dtype == torch.float16:  # as Hugging Face's, but without looking whether it is needed
@@ -108,17 +110,28 @@ class LEDEncoder(LEDStack):
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
 
         hidden_states = self._embed(inputs_embeds, torch.arange(length, device=inputs_embeds.device))
+        packed, lengths = None, None
+        if not (output_attentions or output_hidden_states):
+            kinds = self._padding_kinds(key_mask, input_ids)
+            packed = pack_batch(key_mask, global_mask, kinds, self.layers, hidden_states)
+        if packed is not None:
+            hidden_states = packed.pack(hidden_states)
+            key_mask, global_mask, lengths = packed.key_mask, packed.global_mask, packed.lengths
         survey = survey_masks(global_mask, key_mask)
         states, locals_, globals_ = [hidden_states], [], []
         for layer in self.layers:
             if not self._is_dropped(self.layerdrop):
                 # Positional, so that reentrant gradient checkpointing sees the tensor that needs a gradient.
-                hidden_states, *weights = layer(hidden_states, key_mask, global_mask, output_attentions, survey)
+                hidden_states, *weights = layer(
+                    hidden_states, key_mask, global_mask, output_attentions, survey, lengths
+                )
                 locals_ += weights[:1]
                 globals_ += weights[1:]
             states.append(hidden_states)
         if self.layer_norm is not None:
             hidden_states = states[-1] = self.layer_norm(hidden_states)
+        if packed is not None:
+            hidden_states = packed.unpack(hidden_states)
 
         output = LEDEncoderBaseModelOutput(
             last_hidden_state=hidden_states,
@@ -127,6 +140,13 @@ class LEDEncoder(LEDStack):
             global_attentions=tuple(globals_) or None,
         )
         return output if return_dict else output.to_tuple()
+
+    def _padding_kinds(self, key_mask: Tensor | None, input_ids: Tensor | None) -> Tensor | None:
+        """As of :func:`pack_batch`: padding of one column has one embedding, if its ids are the same."""
+        if key_mask is None or input_ids is None or not can_inspect(input_ids):
+            return None
+        ids = input_ids[~key_mask]
+        return torch.arange(key_mask.shape[1], device=ids.device) if bool((ids == ids[:1]).all()) else None
 
 
 def _first_tokens(key_mask: Tensor | None, like: Tensor) -> Tensor:

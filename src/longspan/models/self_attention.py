@@ -35,6 +35,7 @@ class LongformerSelfAttention(nn.Module):
         global_mask: Tensor | None = None,
         output_attentions: bool = False,
         mask_survey: Tensor | None = None,
+        lengths: list[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """Attend.
 
@@ -44,6 +45,7 @@ class LongformerSelfAttention(nn.Module):
             global_mask: bool ``[B, N]``, True marks global tokens; ``None``: none.
             output_attentions: also return the probabilities.
             mask_survey: of the masks, by :func:`longspan.attention.survey_masks`.
+            lengths: of texts that stand one after another in a batch of one row; ``None``: each row is a text.
 
         Returns:
             ``(context, local, global)``: ``[B, N, C]``; ``[B, H, N, G + W]`` and ``[B, H, N, G]``, the
@@ -59,6 +61,7 @@ class LongformerSelfAttention(nn.Module):
             dilation=dilation,
             global_mask=global_mask,
             key_mask=key_mask,
+            lengths=lengths,
             global_qkv=self._global_projection(hidden_states, global_mask),
             dropout_p=self.dropout if self.training else 0.0,
             causal=False,  # even a window of 0, so that global tokens see both sides
