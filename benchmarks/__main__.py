@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--globals", type=_integers, metavar="G,G", help="numbers of global tokens; default by task")
     parser.add_argument("--batch", type=_positive, default=1, help="texts at once (default 1)")
     parser.add_argument(
-        "--padding", type=int, default=0, help="per cent of a batch of texts that get evenly shorter (default 0)"
+        "--padding", type=int, default=0, help="per cent of the batch; its texts get evenly shorter (default 0)"
     )
     parser.add_argument("--window", type=int, help="total width in tokens, half on each side (default 512)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32")

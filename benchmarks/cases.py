@@ -63,17 +63,15 @@ class Case:
     device: str = "cpu"
     batch: int = 1
     padding: int = 0
-    """Per cent of the batch: the texts get shorter, by equal steps, from N tokens on."""
+    """Per cent of the batch: the texts get shorter, by equal steps, from N tokens on; one text alone is cut."""
     size: Size = BASE
 
     def __post_init__(self) -> None:
-        if self.padding and (self.task not in ("model", "train-step") or self.batch < 2):
-            raise ValueError(
-                f"padding is of the tasks model and train-step with a batch of at least 2 texts, got {self.task} with "
-                f"{self.batch}"
-            )
-        if not 0 <= self.padding < 50:
-            raise ValueError(f"padding must be 0 to 49 per cent, got {self.padding}")
+        if self.padding and self.task not in ("model", "train-step"):
+            raise ValueError(f"padding is of the tasks model and train-step, got {self.task}")
+        most = 99 if self.batch == 1 else 49
+        if not 0 <= self.padding <= most:
+            raise ValueError(f"padding must be 0 to {most} per cent of {self.batch} texts, got {self.padding}")
         if self.window < 4 or self.window % 2:
             raise ValueError(f"window must be an even number of at least 4 tokens (both sides), got {self.window}")
         for dtype in (self.dtype, self.rounded_to or self.dtype):
@@ -101,8 +99,9 @@ class Case:
 
     def text_lengths(self) -> list[int]:
         """Tokens of each text that aren't padding."""
-        step = 2 * self.padding / 100 / max(self.batch - 1, 1)
-        return [max(1, self.global_tokens, round(self.length * (1 - step * text))) for text in range(self.batch)]
+        share = self.padding / 100
+        missing = [share] if self.batch == 1 else [2 * share * text / (self.batch - 1) for text in range(self.batch)]
+        return [max(1, self.global_tokens, round(self.length * (1 - part))) for part in missing]
 
     def in_float32(self) -> "Case":
         """The same numbers, computed with in float32."""

@@ -157,3 +157,11 @@ def test_transforms_and_compiled_code_keep_it(seen: list[Any]) -> None:
     assert all(lengths is None for lengths in seen)
     with torch.device("meta"):  # what is made without a device goes there
         torch.testing.assert_close(model(**batch).last_hidden_state.detach(), expected)
+
+
+def test_an_led_with_other_ids_in_its_padding_keeps_it(seen: list[Any]) -> None:
+    batch = _batch()
+    batch["input_ids"][2, -1] = 7
+    with torch.no_grad():
+        build_led().encoder(**batch)
+    assert seen == [None, None]
