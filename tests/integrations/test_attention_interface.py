@@ -254,6 +254,10 @@ def test_refusals() -> None:
     model.config.attention_window = 4
     with pytest.raises(ValueError, match=r"global_attention_mask must have shape \[B, N\] = \[3, 29\], got \[3, 28\]"):
         model(**batch, global_attention_mask=torch.ones(3, 28))
+    with pytest.raises(
+        ValueError, match=r"global_attention_mask must be 1 for global tokens and 0 .* negative numbers"
+    ):
+        model(**batch, global_attention_mask=-torch.ones(3, LENGTH))
     with pytest.raises(TypeError, match="knows no 'global_mask'; did you mean 'global_attention_mask'"):
         model(**batch, global_mask=torch.ones(3, 29))
     with pytest.raises(ValueError, match=r"takes an attention_mask \[B, N\]"):
@@ -297,6 +301,33 @@ def test_attention_of_another_arithmetic_is_refused(name: str, sizes: dict[str, 
     ids = torch.arange(3, 12)[None]
     with pytest.raises(ValueError, match=told):
         model(ids, **({} if "Encoder" in name else {"decoder_input_ids": ids}))
+
+
+def test_a_decoder_of_its_own_code_stays_causal() -> None:
+    """GIT's text model takes no mask for nothing hidden."""
+    small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": HEADS, "intermediate_size": 40}
+    model = transformers.GitModel(transformers.GitConfig(vocab_size=61, vision_config=small, **small)).eval()
+    randomize(model)
+    for batch in ({"input_ids": torch.arange(3, 12)[None]}, _batch()):
+        model.set_attn_implementation("eager")
+        theirs = model(**batch).last_hidden_state
+        model.set_attn_implementation("longspan")
+        torch.testing.assert_close(model(**batch).last_hidden_state, theirs)
+
+
+def test_an_encoder_with_more_layers_than_its_decoder() -> None:
+    config = transformers.MoonshineConfig(
+        vocab_size=61, hidden_size=24, intermediate_size=40, encoder_num_hidden_layers=3, decoder_num_hidden_layers=1,
+        encoder_num_attention_heads=HEADS, decoder_num_attention_heads=HEADS, attention_window=[99, 99, 2],
+    )  # fmt: skip
+    model = transformers.MoonshineModel(config).eval()
+    randomize(model)
+    batch = {"input_values": torch.randn(1, 6000), "decoder_input_ids": torch.arange(3, 12)[None]}
+    theirs = model(**batch, output_hidden_states=True).encoder_hidden_states
+    model.set_attn_implementation("longspan")
+    ours = model(**batch, output_hidden_states=True).encoder_hidden_states
+    torch.testing.assert_close(ours[2], theirs[2], rtol=1e-4, atol=1e-5)
+    assert (ours[3] - theirs[3]).abs().max() > 0.001
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "sinks"])

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, eager_mask, sdpa_mask
 from transformers.utils import logging
 
 from longspan.attention import Window, longformer_attention
+from longspan.attention.inspection import check_mask_values
 from longspan.integrations.layer_windows import read_pattern
 
 NAME = "longspan"
@@ -59,12 +60,16 @@ def make_mask(
         **arguments: ``attention_mask``, bool ``[B, N]`` or None, and what ``sdpa_mask`` takes.
 
     Returns:
-        bool ``[B, N]`` or None; for a decoder what :func:`transformers.masking_utils.sdpa_mask` returns.
+        bool ``[B, N]`` or None; for a decoder what :func:`transformers.masking_utils.sdpa_mask` returns, or if its
+        model doesn't support ``sdpa``, what ``eager_mask`` does.
     """
     # The masks of windows that look both ways say so by this argument, which causal ones, chunked ones too, don't have.
     looks_both_ways = mask_function is bidirectional_mask_function or "allow_is_bidirectional_skip" in arguments
     if use_vmap or not looks_both_ways:
-        return sdpa_mask(mask_function=mask_function, local_size=local_size, use_vmap=use_vmap, **arguments)
+        # Code of its own (GIT's) adds the mask to its scores, and takes None for nothing hidden.
+        home = type(arguments.get("config")).__module__.replace(".configuration_", ".modeling_")
+        make = sdpa_mask if _served_by_sdpa(home) else eager_mask
+        return make(mask_function=mask_function, local_size=local_size, use_vmap=use_vmap, **arguments)
     mask: Tensor | None = arguments["attention_mask"]
     return mask
 
@@ -101,8 +106,8 @@ def attend(
 
     Raises:
         TypeError: a mask of global tokens under another name.
-        ValueError: no window is set, one of another form, or a mask of another shape; global tokens of a decoder; or
-            the attention has an arithmetic of its own.
+        ValueError: no window is set, one of another form, or a mask of another shape or with negative numbers; global
+            tokens of a decoder; or the attention has an arithmetic of its own.
     """
     for name, given in arguments.items():
         if name.startswith("global") and given is not None:
@@ -209,6 +214,7 @@ def _global_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
     expected = [query.shape[0], query.shape[2]]
     if list(mask.shape) != expected:
         raise ValueError(f"global_attention_mask must have shape [B, N] = {expected}, got {list(mask.shape)}")
+    check_mask_values("global_attention_mask", mask)
     return mask.to(query.device) > 0
 
 

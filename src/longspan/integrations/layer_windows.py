@@ -22,7 +22,7 @@ def read_pattern(config: Any) -> tuple[list[int], list[int]]:
 def _per_layer(config: Any, name: str, value: object, minimum: int) -> list[int]:
     layers: int = config.num_hidden_layers
     if config.is_encoder_decoder:
-        layers = getattr(config, "encoder_layers", layers)
+        layers = getattr(config, "encoder_layers", getattr(config, "encoder_num_hidden_layers", layers))
     values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * layers
     if len(values) != layers:
         raise ValueError(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from longspan.models.inputs import check_mask_values, table_rows
+from longspan.attention.inspection import check_mask_values
+from longspan.models.inputs import table_rows
 
 _log = logging.get_logger(__name__)
 _MASK = "global_attention_mask"

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from longspan.attention.inspection import can_inspect, has_values
 from longspan.models.configuration import LongformerConfig
-from longspan.models.inputs import can_inspect, check_embeds, check_ids, has_values, one_input, table_rows
+from longspan.models.inputs import check_embeds, check_ids, one_input, table_rows
 
 
 class LongformerEmbeddings(nn.Module):

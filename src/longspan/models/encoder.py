@@ -13,11 +13,12 @@ from transformers.models.longformer.modeling_longformer import (
 )
 
 from longspan.attention import survey_masks
+from longspan.attention.inspection import can_inspect
 from longspan.models.configuration import LongformerConfig
 from longspan.models.embeddings import LongformerEmbeddings
 from longspan.models.fused_linear import apply_linear, is_watched
 from longspan.models.global_policies import resolve_global_mask
-from longspan.models.inputs import can_inspect, read_masks
+from longspan.models.inputs import read_masks
 from longspan.models.loading import ClearLoading
 from longspan.models.own_attention import OwnAttention
 from longspan.models.packing import pack_batch

@@ -9,8 +9,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from longspan.attention.exporting import is_exporting
+from longspan.attention.inspection import can_inspect
 from longspan.models.cache_names import CACHE, one_cache
-from longspan.models.inputs import can_inspect, read_masks, table_rows
+from longspan.models.inputs import read_masks, table_rows
 from longspan.models.led_attention import LEDDecoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig

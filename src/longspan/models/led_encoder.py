@@ -7,7 +7,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.led.modeling_led import LEDEncoderBaseModelOutput
 
 from longspan.attention import survey_masks
-from longspan.models.inputs import can_inspect, read_masks, table_rows
+from longspan.attention.inspection import can_inspect
+from longspan.models.inputs import read_masks, table_rows
 from longspan.models.led_attention import LEDEncoderAttention
 from longspan.models.led_base import LEDLayer, LEDStack
 from longspan.models.led_configuration import LEDConfig

@@ -10,7 +10,8 @@ from transformers.models.led.modeling_led import (
     LEDSeq2SeqSequenceClassifierOutput,
 )
 
-from longspan.models.inputs import check_ids, has_values, read_masks, table_rows
+from longspan.attention.inspection import has_values
+from longspan.models.inputs import check_ids, read_masks, table_rows
 from longspan.models.led_base import LEDPreTrainedModel
 from longspan.models.led_model import LEDModel, rest_of, shift_tokens_right
 from longspan.models.losses import classification_loss, question_answering_loss

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longspan.models.inputs import can_inspect
+from longspan.attention.inspection import can_inspect
 
 IGNORED = -100
 """What ``transformers``' collators put where no loss is wanted."""

@@ -9,11 +9,12 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.models.longformer.modeling_longformer import LongformerMaskedLMOutput
 
+from longspan.attention.inspection import can_inspect
 from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.fused_linear import apply_linear, is_watched
 from longspan.models.global_policies import resolve_global_mask
-from longspan.models.inputs import can_inspect, check_loss_arguments
+from longspan.models.inputs import check_loss_arguments
 from longspan.models.losses import IGNORED, check_token_labels, label_count
 
 

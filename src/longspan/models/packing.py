@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from longspan.attention.inspection import can_inspect
 from longspan.attention.transforms import is_transformed
 from longspan.models.fused_linear import is_watched
-from longspan.models.inputs import can_inspect
 
 _MOST_KEPT = 0.9
 """The share of a batch's tokens that may be left for packing it to be worth its copies."""
