@@ -178,6 +178,23 @@ def test_spreadsheets_csv_files(tmp_path: Path, content: bytes) -> None:
     assert example.origin == f"{file} line {content.count(bytes([10]))}"
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_lines_end_in_line_feeds_carriage_returns_or_both(tmp_path: Path, kind: str, end: bytes) -> None:
+    file, separator = tmp_path / f"a.{kind}", ";" if kind == "csv" else "\t"
+    rows = ["text;label", '"two\nlines, a\rreturn";b', "plain;c", ""]
+    file.write_bytes(end.join(row.replace(";", separator).encode() for row in rows))
+    texts = [(example.inputs["text"], example.target) for example in read_examples([file], "classification")]
+    assert texts == [("two\nlines, a\rreturn", "b"), ("plain", "c")]
+
+
+def test_a_carriage_return_within_a_line_is_called_that(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"text,label\none,a\nt\rwo,b\n")
+    with pytest.raises(ValueError, match="line 3 holds a carriage return that neither ends the line .* quote the cell"):
+        list(read_records([file]))
+
+
 def test_files_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         list(read_records([tmp_path / "missing.jsonl"]))

@@ -39,6 +39,12 @@ def test_lines_of_a_txt_file_can_be_documents(tmp_path: Path) -> None:
     assert [document.origin for document in documents] == [f"{file} line {n}" for n in (1, 3, 5)]
 
 
+def test_lines_may_end_in_carriage_returns_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\rtwo")
+    (tmp_path / "b.txt").write_bytes(b"one\r\ntw\ro\n")
+    assert texts_of(tmp_path, txt_document="line") == ["one", "two", "one", "tw\ro"]
+
+
 def test_empty_null_and_blank_texts_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": ""}\n\n{"text": null}\n{"text": "x"}\n{"text": " \\n"}\n', encoding="utf-8")

@@ -1,11 +1,16 @@
 """The lines of text files, packed or not, with whatever is wrong with them said in one sentence."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import IO
+
+_LONE_RETURN = re.compile(r"\r(?!\n)")
+_TO_RETURN = re.compile(r"[^\r]*(?:\r\n|\r)|[^\r]+$")
 
 
 def known_extension(file: Path, known: Iterable[str]) -> str | None:
@@ -37,6 +42,21 @@ def read_lines(file: Path, *, may_hold_zeros: bool = False) -> Iterator[str]:
                 offset += len(line)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
+
+
+def split_returns(lines: Iterable[str]) -> Iterator[str]:
+    """Lines parted at carriage returns, too, where the first one is: old spreadsheets end lines with them alone.
+
+    In other files a carriage return within a line stays there.
+    """
+    lines = iter(lines)
+    first = next(lines, "")
+    parted = _LONE_RETURN.search(first) is not None
+    for line in chain([first] if first else [], lines):
+        if parted:
+            yield from _TO_RETURN.findall(line)
+        else:
+            yield line
 
 
 def _decode(line: bytes, place: str, offset: int, may_hold_zeros: bool) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from longspan.data.json_text import check_characters, parse_json
-from longspan.data.lines import known_extension, read_lines
+from longspan.data.lines import known_extension, read_lines, split_returns
 from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -158,7 +158,7 @@ def _read_txt(file: Path, txt_document: TxtDocument) -> Iterator[Document]:
     if txt_document == "file":
         yield Document("".join(read_lines(file)), str(file))
         return
-    for number, line in enumerate(read_lines(file), start=1):
+    for number, line in enumerate(split_returns(read_lines(file)), start=1):
         yield Document(line.rstrip("\r\n"), f"{file} line {number}")
 
 
