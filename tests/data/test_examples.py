@@ -191,7 +191,9 @@ def test_lines_end_in_line_feeds_carriage_returns_or_both(tmp_path: Path, kind: 
 def test_a_carriage_return_within_a_line_is_called_that(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(b"text,label\none,a\nt\rwo,b\n")
-    with pytest.raises(ValueError, match=r"line 3 holds a carriage return that neither ends the line .* quote the cell"):
+    with pytest.raises(
+        ValueError, match=r"line 3 holds a carriage return that neither ends the line .* quote the cell"
+    ):
         list(read_records([file]))
 
 

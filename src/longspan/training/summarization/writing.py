@@ -15,6 +15,7 @@ from longspan.data.growing_file import alone, append_lines, check_output, publis
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
+from longspan.models.inputs import table_rows
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.reading_layout import has_global_attention
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence, position_limits
@@ -85,6 +86,7 @@ class Summarizer:
             max_input_length=max_input_length or settings.max_input_length,
             max_target_length=settings.max_target_length,
             has_global_attention=has_global_attention(loaded),
+            vocabulary=table_rows(loaded.get_input_embeddings()),
             prefix=settings.prefix if prefix is None else prefix,
         )
         return cls(model=loaded.eval(), inputs=inputs)
