@@ -103,7 +103,7 @@ def read_documents(
         elif kind == ".parquet":
             documents = _read_parquet(file, text_field)
         else:
-            documents = _read_jsonl(file, text_field)
+            documents = read_jsonl(file, text_field)
         try:
             for document in documents:
                 if document.text and not document.text.isspace():
@@ -162,7 +162,12 @@ def _read_txt(file: Path, txt_document: TxtDocument) -> Iterator[Document]:
         yield Document(line.rstrip("\r\n"), f"{file} line {number}")
 
 
-def _read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
+def read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
+    """The documents of a ``.jsonl`` or ``.jsonl.gz`` file, blank ones included.
+
+    Raises:
+        ValueError, OSError: as :func:`read_documents`, and as it is where the file can't be read.
+    """
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             yield Document(_json_text(line.rstrip("\r\n"), text_field, file, number), f"{file} line {number}")
