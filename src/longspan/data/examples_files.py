@@ -109,7 +109,9 @@ def _read_csv(file: Path, kind: str) -> Iterator[Record]:
             started = reader.line_num + 1 + skipped
             if columns is None:
                 columns = _header(cells, place)
-            elif any(cell.strip() for cell in cells):
+            elif cells == [""] or any(cell.strip() for cell in cells):  # "" alone is an empty text, no blank line
+                if [cell.strip().removeprefix("\ufeff") for cell in cells] == columns:
+                    raise ValueError(f"{place} names the columns again; take it out")
                 if len(cells) != len(columns):
                     raise ValueError(
                         f"{place} has {len(cells)} cells for {len(columns)} columns; put cells that hold "

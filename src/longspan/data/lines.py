@@ -12,6 +12,14 @@ from typing import IO
 _LONE_RETURN = re.compile(r"\r(?!\n)")
 _TO_RETURN = re.compile(r"[^\r]*(?:\r\n|\r)|[^\r]+$")
 
+_OTHER_FILES = {
+    b"\x1f\x8b": ("a gzip file", "unpack it, or let its name end in .gz if it is packed once"),
+    b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it"),
+    b"\xff\xfe": ("UTF-16", "convert the file to UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+    b"\xfe\xff": ("UTF-16", "convert the file to UTF-8 (iconv -f UTF-16 -t UTF-8)"),
+}
+"""What else a file may be by its first bytes, and the fix."""
+
 
 def known_extension(file: Path, known: Iterable[str]) -> str | None:
     """The first of some extensions that a file's name ends in, or None."""
@@ -64,6 +72,9 @@ def _decode(line: bytes, place: str, offset: int, may_hold_zeros: bool) -> str:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
+        kind, fix = next((said for start, said in _OTHER_FILES.items() if line.startswith(start)), (None, ""))
+        if kind is not None and not offset:
+            raise ValueError(f"{place} is not UTF-8 text but the beginning of {kind}; {fix}") from error
         raise ValueError(
             f"{place} is not UTF-8 text: byte {line[error.start]:#04x} at offset {offset + error.start:,} can't be "
             f"decoded; convert the file to UTF-8 (iconv -f ENCODING -t UTF-8)"
