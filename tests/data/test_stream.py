@@ -155,9 +155,11 @@ def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrained
     (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:10] + b"\xff" * 20)
     (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n', encoding="utf-8")
     (tmp_path / "numbers.jsonl").write_text('{"text": "a", "n": 1}\n{"text": 5, "n": "b"}\n', encoding="utf-8")
+    (tmp_path / "zeros.txt").write_bytes(b"one\nt\0wo\n")
     (tmp_path / "deep.jsonl").write_text(f'{{"text": "a", "n": {"[" * 200_000}{"]" * 200_000}}}\n', encoding="utf-8")
     for name, words in {
         "torn.jsonl.gz": "is damaged",
+        "zeros.txt": "line 2 is not text: it holds a zero byte at offset 5",
         "half.jsonl": "line 1 holds half of a character",
         "numbers.jsonl": "line 2: field 'text' holds a int, it must be a string",
         "deep.jsonl": "line 1 is nested too deep to be read as JSON; a .jsonl file holds one JSON object a line",

@@ -13,7 +13,7 @@ import numpy as np
 from longspan.data.corpus import LengthUnit, Position, Step
 from longspan.data.layout import SequenceLayout, SequenceText
 from longspan.data.sentence_tokens import tokenize_sentences
-from longspan.data.text import NAME_THE_FIELD, Document, TxtDocument, extension, find_files, read_jsonl
+from longspan.data.text import NAME_THE_FIELD, Document, TxtDocument, extension, find_files, read_file
 from longspan.data.tokenization import Tokens, tokenize
 
 if TYPE_CHECKING:
@@ -67,32 +67,27 @@ def open_hub(source: str, split: str) -> Any:
 
 
 def _open_files(source: str, text_field: str, txt_document: TxtDocument) -> Any:
-    # ``datasets.load_dataset`` would report the use of its file readers to the hub; the readers themselves don't.
     from datasets import IterableDataset, Split
     from datasets.io.parquet import ParquetDatasetReader
-    from datasets.io.text import TextDatasetReader
 
     files = find_files([source])
     kinds = sorted({extension(file) or "" for file in files})
     if len(kinds) > 1:
         raise ValueError(f"{source} mixes {' and '.join(kinds)} files; stream folders of one kind")
-    options = {"split": Split.TRAIN, "streaming": True}
     names = [str(file) for file in files]
     if kinds == [".parquet"]:
-        return ParquetDatasetReader(names, **options).read()
-    if kinds == [".txt"]:
-        unit = "document" if txt_document == "file" else "line"
-        # A byte-order mark is no part of the text.
-        dataset = TextDatasetReader(names, sample_by=unit, encoding="utf-8-sig", **options).read()
-        return dataset if text_field == "text" else dataset.rename_column("text", text_field)
-    # Arrow's reader of JSON ends the process on lines nested too deep, and takes a field's type from the first lines.
-    return IterableDataset.from_generator(_json_records, gen_kwargs={"files": names, "text_field": text_field})
+        # ``datasets.load_dataset`` would report the use of its file readers to the hub; the reader itself doesn't.
+        return ParquetDatasetReader(names, split=Split.TRAIN, streaming=True).read()
+    # Not its other readers. Arrow's of JSON ends the process on lines nested too deep and takes a type from the first
+    # lines; that of texts takes zero bytes for text.
+    fields = {"files": names, "text_field": text_field, "txt_document": txt_document}
+    return IterableDataset.from_generator(_texts, gen_kwargs=fields)
 
 
-def _json_records(files: list[str], text_field: str) -> Iterator[dict[str, str]]:
-    """The texts of ``.jsonl`` files, blank ones included."""
+def _texts(files: list[str], text_field: str, txt_document: TxtDocument) -> Iterator[dict[str, str]]:
+    """The texts of files, blank ones included."""
     for file in files:
-        for document in read_jsonl(Path(file), text_field):
+        for document in read_file(Path(file), text_field, txt_document):
             yield {text_field: document.text}
 
 

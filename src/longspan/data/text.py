@@ -97,15 +97,8 @@ def read_documents(
             are), a damaged gzip or parquet file, a file that can't be read.
     """
     for file in find_files(paths):
-        kind = extension(file)
-        if kind == ".txt":
-            documents = _read_txt(file, txt_document)
-        elif kind == ".parquet":
-            documents = _read_parquet(file, text_field)
-        else:
-            documents = read_jsonl(file, text_field)
         try:
-            for document in documents:
+            for document in read_file(file, text_field, txt_document):
                 if document.text and not document.text.isspace():
                     yield document
         # No OSError, which who writes what is read here would take for a fault of the writing.
@@ -113,6 +106,22 @@ def read_documents(
             raise ValueError(
                 f"{file} can't be read: {error.strerror or error}; check the file and its permissions"
             ) from error
+
+
+def read_file(file: Path, text_field: str, txt_document: TxtDocument) -> Iterator[Document]:
+    """The documents of one file, blank ones included.
+
+    Args:
+        file: of one of :data:`EXTENSIONS`.
+        text_field, txt_document: as :func:`read_documents`.
+
+    Raises:
+        ValueError: as :func:`read_documents`. OSError: it can't be read.
+    """
+    kind = extension(file)
+    if kind == ".txt":
+        return _read_txt(file, txt_document)
+    return _read_parquet(file, text_field) if kind == ".parquet" else _read_jsonl(file, text_field)
 
 
 def as_documents(
@@ -162,12 +171,7 @@ def _read_txt(file: Path, txt_document: TxtDocument) -> Iterator[Document]:
         yield Document(line.rstrip("\r\n"), f"{file} line {number}")
 
 
-def read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
-    """The documents of a ``.jsonl`` or ``.jsonl.gz`` file, blank ones included.
-
-    Raises:
-        ValueError, OSError: as :func:`read_documents`, and as it is where the file can't be read.
-    """
+def _read_jsonl(file: Path, text_field: str) -> Iterator[Document]:
     for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             yield Document(_json_text(line.rstrip("\r\n"), text_field, file, number), f"{file} line {number}")

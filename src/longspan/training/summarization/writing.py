@@ -263,6 +263,7 @@ class _Partial:
         self.output = output
         self.lines_file = output.with_name(f".{output.name}.partial")
         self.settings_file = output.with_name(f".{output.name}.settings.json")
+        self.settings: str | None = None  # to be written
 
     def forget(self) -> None:
         self.lines_file.unlink(missing_ok=True)
@@ -272,8 +273,8 @@ class _Partial:
         """Take as many examples as whole batches have lines already, and see that they are the ones."""
         has_lines = self.lines_file.is_file() and self.lines_file.stat().st_size > 0
         if not has_lines or not self.settings_file.is_file():  # what failed before its first summary binds nobody
-            self.lines_file.unlink(missing_ok=True)
-            atomic_text(self.settings_file, json.dumps(settings, default=str), "the settings of the summaries")
+            self.forget()
+            self.settings = json.dumps(settings, default=str)
             return 0
         begun = json.loads(self.settings_file.read_text(encoding="utf-8"))
         for name, value in json.loads(json.dumps(settings, default=str)).items():
@@ -295,9 +296,12 @@ class _Partial:
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        if self.settings is not None:
+            atomic_text(self.settings_file, self.settings, "the settings of the summaries")
+            self.settings = None
         append_lines(self.lines_file, text.encode(), self.output, "the summaries")
 
     def finish(self) -> None:
         self.lines_file.touch()
         publish(self.lines_file, self.output, "the summaries")
-        self.settings_file.unlink()
+        self.settings_file.unlink(missing_ok=True)
