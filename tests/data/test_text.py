@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,14 @@ def test_lines_may_end_in_carriage_returns_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\r\rtwo")
     (tmp_path / "b.txt").write_bytes(b"one\r\ntw\ro\n")
     assert texts_of(tmp_path, txt_document="line") == ["one", "two", "one", "tw\ro"]
+
+
+def test_a_program_may_end_while_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\n")
+    program = (
+        f"from longspan.data.text import read_documents as r; d = r([{str(tmp_path)!r}], txt_document='line'); next(d)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=True, stderr=subprocess.PIPE).stderr == b""
 
 
 def test_empty_null_and_blank_texts_are_left_out(tmp_path: Path) -> None:

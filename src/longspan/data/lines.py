@@ -40,6 +40,7 @@ def read_lines(file: Path, *, may_hold_zeros: bool = False) -> Iterator[str]:
         ValueError: bytes that aren't UTF-8 or are zero, with line and offset; or a damaged gzip file.
         OSError: it can't be read.
     """
+    damaged = (gzip.BadGzipFile, zlib.error, EOFError)  # by name, which modules have no more where a program ends
     packed = file.name.lower().endswith(".gz")
     stream: IO[bytes] = gzip.open(file, "rb") if packed else file.open("rb")  # type: ignore[assignment]  # noqa: SIM115
     offset = 0
@@ -48,7 +49,7 @@ def read_lines(file: Path, *, may_hold_zeros: bool = False) -> Iterator[str]:
             for number, line in enumerate(stream, start=1):
                 yield _decode(line, f"{file} line {number}", offset, may_hold_zeros)
                 offset += len(line)
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        except damaged as error:
             raise ValueError(f"{file} is damaged: {error}; make or fetch the file again") from error
 
 
