@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from longspan.data.examples import Example
     from longspan.report.curves import Panel
+    from longspan.report.page import Table
     from longspan.training.finetuning import Evaluation, Predictor
+    from longspan.training.score_statistics import Interval
     from longspan.training.tasks import OfficialEvaluation
 
 _ERRORS_SHOWN, _TEXTS_SHOWN, _EXCERPT = 20, 6, 160
@@ -28,7 +32,7 @@ def check_report(report: Path | None, sources: list[Path]) -> None:
 
 
 def write_evaluation_page(
-    path: Path, evaluation: "Evaluation", predictor: "Predictor", *, model: Path, intervals: dict[str, Any]
+    path: Path, evaluation: "Evaluation", predictor: "Predictor", *, model: Path, intervals: "Mapping[str, Interval]"
 ) -> None:
     """Write an evaluation as a page; the worst errors show what they rest on, where the task can tell.
 
@@ -45,7 +49,6 @@ def write_evaluation_page(
     from longspan.training.finetuning.metrics import DEFAULT_METRICS
 
     task, worst = evaluation.task, evaluation.errors(_ERRORS_SHOWN)
-    rows = [[name, f"{value:.4f}", f"{low:.4f} to {high:.4f}"] for name, (value, low, high) in intervals.items()]
     errors = [
         [
             evaluation.examples[number].origin,
@@ -77,7 +80,7 @@ def write_evaluation_page(
     page = FinetuningPage(
         title=_title(model),
         summary=f"{task.task} on {len(evaluation.examples):,} examples, up to {task.max_length:,} tokens at once.",
-        metrics=Table(columns=["metric", "value", "95 % interval"], rows=rows),
+        metrics=_metrics({name: interval.value for name, interval in intervals.items()}, intervals),
         training=_curves(model, DEFAULT_METRICS[task.task]),
         labels=task.labels if confusion is not None else (),
         confusion=[] if confusion is None else confusion.tolist(),
@@ -85,7 +88,7 @@ def write_evaluation_page(
             columns=["label", "found", "missed", "given wrongly", "neither"],
             rows=[[name, *(f"{count:,}" for count in counts)] for name, *counts in evaluation.by_label()],
         ),
-        by_length=[(f"{g.low:,} to {g.high:,}", g.mean_score, g.examples) for g in evaluation.by_length()],
+        by_length=_by_length(evaluation),
         cut=f"{sum(map(bool, cut)):,} texts were cut, {sum(cut) / total:.1%} of all tokens." if any(cut) else "",
         errors=Table(columns=["where", "right", "predicted", "text"], rows=errors, text_columns=4),
         texts=texts,
@@ -117,13 +120,27 @@ def write_official_page(
     page = FinetuningPage(
         title=_title(model),
         summary=f"{task.name} on {len(evaluation.items):,} items, in rows of up to {length:,} tokens.",
-        metrics=Table(columns=["metric", "value"], rows=[[name, f"{value:.4f}"] for name, value in scores.items()]),
+        metrics=_metrics(scores, evaluation.intervals()),
         training=_curves(model, task.recipe.metric),
         labels=task.confused,
         confusion=[] if confusion is None else confusion.tolist(),
+        by_length=_by_length(evaluation),
         errors=Table(columns=["where", "right", "predicted", "text"], rows=errors, text_columns=4),
     )
     write_finetuning_page(path, page)
+
+
+def _metrics(scores: "Mapping[str, float]", intervals: "Mapping[str, Interval]") -> "Table":
+    """Scores in their order, with intervals where there are any."""
+    from longspan.report.page import Table
+
+    between = {name: f"{low:.4f} to {high:.4f}" for name, (_, low, high) in intervals.items()}
+    rows = [[name, f"{value:.4f}", between.get(name, "–")] for name, value in scores.items()]
+    return Table(columns=["metric", "value", "95 % interval"], rows=rows)
+
+
+def _by_length(evaluation: "Evaluation | OfficialEvaluation") -> list[tuple[str, float, int]]:
+    return [(f"{group.low:,} to {group.high:,}", group.mean_score, group.examples) for group in evaluation.by_length()]
 
 
 def _title(model: str | Path) -> str:

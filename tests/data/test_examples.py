@@ -54,6 +54,7 @@ CASES: list[tuple[TaskName, dict[str, Any], dict[str, Any], Any]] = [
     ("classification", {"text": "t", "label": 1}, {"text": "t"}, "1"),
     ("classification", {"text": "t", "label": True}, {"text": "t"}, "true"),
     ("classification", {"text": "t", "label": 2.0}, {"text": "t"}, "2"),
+    ("multi-label", {"text": "t", "labels": [1, 0]}, {"text": "t"}, ("1", "0")),
     ("multi-label", {"text": "t", "labels": ["b", "a", "b"]}, {"text": "t"}, ("b", "a")),
     ("multi-label", {"text": "t", "labels": "b | a"}, {"text": "t"}, ("b", "a")),
     ("multi-label", {"text": "t", "labels": ""}, {"text": "t"}, ()),
@@ -120,7 +121,22 @@ FAULTS: list[tuple[TaskName, Any, str]] = [
         {"context": "c", "choices": ["a", "b"], "answer": "1" * 5_000},
         r"line 2, column 'answer' is '1+\.\.\.'; it must be the index",
     ),
-    ("multi-label", {"text": "t", "labels": "[" * 100_000}, r"line 2, column 'labels' holds a str; it must be a list"),
+    (
+        "multi-label",
+        {"text": "t", "labels": "[" * 100_000},
+        r"line 2, column 'labels' is '\[+\.\.\.', which is no list in",
+    ),
+    (
+        "multi-label",
+        {"text": "t", "labels": "['no']"},
+        r"is \"\['no'\]\", which is no list in JSON; put its texts between",
+    ),
+    (
+        "multi-label",
+        {"text": "t", "labels": [0, 1, 0]},
+        r"is '\[0, 1, 0\]', a 0 or 1 for each label there is; name those",
+    ),
+    ("multi-label", {"text": "t", "labels": [True, True]}, r"is '\[True, True\]', a 0 or 1 for each label"),
     ("multiple-choice", {"context": "c", "choices": ["a"], "answer": 0}, r"column 'choices' has one choice"),
     ("qa", {**QA, "answers": ["x"]}, r"line 2: the answer 'x' is not in the context"),
     ("qa", {**QA, "answers": [{"text": "ab", "answer_start": 2}]}, r"not at answer_start 2 .* but at 3"),
@@ -148,6 +164,23 @@ def test_faults_name_file_line_and_fix(tmp_path: Path, task: TaskName, record: A
         ("a.jsonl", b'{"text": "caf\xe9"}\n', "line 1 is not UTF-8 text: byte 0xe9"),
         ("a.jsonl.gz", b"not packed", "is damaged"),
         ("a.csv", b'text,label\n"open,a\nb,c\n', "line 2 is not valid CSV: .* close every double quote"),
+        (
+            "a.csv",
+            gzip.compress(b"text,label\n", mtime=0),
+            "line 1 is not UTF-8 text but the beginning of a gzip file; unpack it",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0),
+            "beginning of a gzip file; unpack it, .* if it is packed once",
+        ),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd\x00", "the beginning of a zstd file; unpack it"),
+        ("a.csv", "text,label\n".encode("utf-16"), "beginning of UTF-16; convert the file to UTF-8 .iconv -f UTF-16"),
+        (
+            "a.csv",
+            "\ufefftext,label\na,b\n\ufefftext,label\nc,d\n".encode(),
+            "line 3 names the columns again; take it out",
+        ),
         ("a.csv", b"", "is empty; its first line must name the columns"),
         ("a.csv", b"text,text\na,b\n", "line 1 names column 'text' twice"),
         ("a.parquet", b"not a table", "is not a readable parquet file"),
@@ -178,6 +211,25 @@ def test_spreadsheets_csv_files(tmp_path: Path, content: bytes) -> None:
     assert example.origin == f"{file} line {content.count(bytes([10]))}"
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_lines_end_in_line_feeds_carriage_returns_or_both(tmp_path: Path, kind: str, end: bytes) -> None:
+    file, separator = tmp_path / f"a.{kind}", ";" if kind == "csv" else "\t"
+    rows = ["text;label", '"two\nlines, a\rreturn";b', "plain;c", ""]
+    file.write_bytes(end.join(row.replace(";", separator).encode() for row in rows))
+    texts = [(example.inputs["text"], example.target) for example in read_examples([file], "classification")]
+    assert texts == [("two\nlines, a\rreturn", "b"), ("plain", "c")]
+
+
+def test_a_carriage_return_within_a_line_is_called_that(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"text,label\none,a\nt\rwo,b\n")
+    with pytest.raises(
+        ValueError, match=r"line 3 holds a carriage return that neither ends the line .* quote the cell"
+    ):
+        list(read_records([file]))
+
+
 def test_files_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         list(read_records([tmp_path / "missing.jsonl"]))
@@ -187,6 +239,29 @@ def test_files_must_be_there(tmp_path: Path) -> None:
         list(read_records([]))
     with pytest.raises(ValueError, match="task is 'ner'; it must be one of 'classification'"):
         list(read_examples([], "ner"))  # type: ignore[arg-type]
+
+
+def test_tables_with_gaps_hold_whole_numbers_as_floats(tmp_path: Path) -> None:
+    answers = [{"text": "b", "answer_start": 2.0}]
+    file = write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "context": "b b", "answers": answers}])
+    assert next(read_examples([file], "qa")).target == (Answer("b", 2),)
+    file = write_jsonl(tmp_path / "b.jsonl", [{"context": "c", "choices": ["a", "b"], "answer": 1.0}])
+    assert next(read_examples([file], "multiple-choice")).target == 1
+
+
+def test_an_empty_text_of_a_single_column_is_no_blank_line(tmp_path: Path) -> None:
+    file = write_text(tmp_path / "a.csv", 'text\na\n\n""\nb\n')
+    assert [record.values["text"] for record in read_records([file])] == ["a", "", "b"]
+    with pytest.raises(ValueError, match=r"line 4, column 'text' is empty"):
+        list(read_examples([file], "classification", with_target=False))
+
+
+def test_a_number_is_one_label(tmp_path: Path) -> None:
+    file = write_text(tmp_path / "a.csv", "text,label\na,1\nb,1.0\nc,2.5\n")
+    with pytest.raises(ValueError, match=r"hold the labels '1' and '1.0', which are the same number; write one"):
+        collect_labels("classification", read_examples([file], "classification"))
+    file = write_text(tmp_path / "b.csv", "text,label\na,1.0\nb,2.0\nc,2.5\n")
+    assert collect_labels("classification", read_examples([file], "classification")) == ("1.0", "2.0", "2.5")
 
 
 def test_label_sets(tmp_path: Path) -> None:

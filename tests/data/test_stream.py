@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_a_stream_goes_on_at_the_right_document(
     assert plain(resumed) == plain(whole[stop:])
 
 
+def test_a_position_of_another_reader_is_refused(sources: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
+    found = make(sources[:1], tokenizer).steps(0, 1, lambda index: True)
+    position = next(step.position for step in found if step.position["state"] is not None)
+    steps = make(sources[1:], tokenizer).steps(1, 1, lambda index: True, position)
+    with pytest.raises(ValueError, match=r"c\.jsonl: where the run stood was written by another .* begin the run anew"):
+        next(steps)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_processes_share_a_stream(
     sources: list[str], tokenizer: PreTrainedTokenizerBase, mode: dict[str, object]
@@ -145,12 +154,21 @@ def test_faults_come_out_of_the_thread(sources: list[str], tokenizer: PreTrained
         take(make(sources, tokenizer, min_length=9000).steps(0, 1, lambda index: True), 1)
     (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:10] + b"\xff" * 20)
     (tmp_path / "half.jsonl").write_text('{"text": "\\ud800"}\n', encoding="utf-8")
-    for name in ("torn.jsonl.gz", "half.jsonl"):
-        with pytest.raises(ValueError, match=rf"{name} can't be streamed: .*; without stream the message names file"):
+    (tmp_path / "numbers.jsonl").write_text('{"text": "a", "n": 1}\n{"text": 5, "n": "b"}\n', encoding="utf-8")
+    (tmp_path / "zeros.txt").write_bytes(b"one\nt\0wo\n")
+    (tmp_path / "deep.jsonl").write_text(f'{{"text": "a", "n": {"[" * 200_000}{"]" * 200_000}}}\n', encoding="utf-8")
+    for name, words in {
+        "torn.jsonl.gz": "is damaged",
+        "zeros.txt": "line 2 is not text: it holds a zero byte at offset 5",
+        "half.jsonl": "line 1 holds half of a character",
+        "numbers.jsonl": "line 2: field 'text' holds a int, it must be a string",
+        "deep.jsonl": "line 1 is nested too deep to be read as JSON; a .jsonl file holds one JSON object a line",
+    }.items():
+        with pytest.raises(ValueError, match=f"{re.escape(name)} {words}"):
             take(make([str(tmp_path / name)], tokenizer).steps(0, 1, lambda index: True), 1)
-    (tmp_path / "numbers.jsonl").write_text('{"text": 5}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"numbers\.jsonl: field 'text' holds a int, it must be a string"):
-        take(make([str(tmp_path / "numbers.jsonl")], tokenizer).steps(0, 1, lambda index: True), 1)
+    (tmp_path / "torn.parquet").write_bytes(write_parquet(tmp_path / "whole.parquet", TEXTS).read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"torn\.parquet can't be streamed: .*; without stream the message names file"):
+        take(make([str(tmp_path / "torn.parquet")], tokenizer).steps(0, 1, lambda index: True), 1)
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"empty\.txt: there is no text to train on; name other text"):
         take(make([str(tmp_path / "empty.txt")], tokenizer).steps(0, 1, lambda index: True), 1)

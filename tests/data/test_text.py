@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,20 @@ def test_lines_of_a_txt_file_can_be_documents(tmp_path: Path) -> None:
     documents = list(read_documents([file], txt_document="line"))
     assert [document.text for document in documents] == ["one", "two é", "three"]
     assert [document.origin for document in documents] == [f"{file} line {n}" for n in (1, 3, 5)]
+
+
+def test_lines_may_end_in_carriage_returns_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\r\rtwo")
+    (tmp_path / "b.txt").write_bytes(b"one\r\ntw\ro\n")
+    assert texts_of(tmp_path, txt_document="line") == ["one", "two", "one", "tw\ro"]
+
+
+def test_a_program_may_end_while_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo\n")
+    program = (
+        f"from longspan.data.text import read_documents as r; d = r([{str(tmp_path)!r}], txt_document='line'); next(d)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=True, stderr=subprocess.PIPE).stderr == b""
 
 
 def test_empty_null_and_blank_texts_are_left_out(tmp_path: Path) -> None:

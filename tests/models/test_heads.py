@@ -11,6 +11,7 @@ from tiny_models import PAD, SIZES, build_ours, build_stock, make_batch, randomi
 from torch import Tensor
 
 import longspan.models
+from longspan.models.global_policies import make_global_attention_mask
 
 SEP = 2
 SHARED = [
@@ -345,6 +346,26 @@ def test_choices_need_not_be_contiguous() -> None:
     model, inputs = build_ours("ForMultipleChoice"), _inputs("ForMultipleChoice")
     strided = {key: value.transpose(0, 2).contiguous().transpose(0, 2) for key, value in inputs.items()}
     torch.testing.assert_close(model(**strided).logits, model(**inputs).logits)
+
+
+@pytest.mark.parametrize("pooling", [None, "last", "mean", "attentive"])
+@pytest.mark.parametrize("left", [False, True])
+def test_the_pooler_of_choices_is_called_once(pooling: str | None, left: bool) -> None:
+    model, inputs = build_ours("ForMultipleChoice", pooling=pooling), _inputs("ForMultipleChoice")
+    if left:
+        inputs = {name: value.flip(-1) for name, value in inputs.items()}
+    flat = {name: value.flatten(0, 1) for name, value in inputs.items()}
+    mask = make_global_attention_mask("choice", flat["input_ids"], flat["attention_mask"], sep_token_id=SEP)
+    last = model.longformer(**flat, global_attention_mask=mask).last_hidden_state
+    pooled = model.longformer.pooler(model.pooling(last, flat["attention_mask"])[:, None])
+    calls: list[Tensor] = []
+    model.longformer.register_forward_hook(lambda _, args, out: calls.append(out.pooler_output))
+    model.longformer.pooler.register_forward_hook(lambda _, args, out: calls.append(out))
+    logits = model(**inputs).logits
+    assert len(calls) == 2
+    for call in calls:
+        torch.testing.assert_close(call, pooled)
+    torch.testing.assert_close(logits, model.classifier(pooled).view(2, 1))
 
 
 def test_the_sentence_head_reads_the_segments_headers() -> None:

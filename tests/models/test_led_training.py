@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_led import build_ours
+from tiny_led import build_ours, build_pair
 
 pytest.importorskip("accelerate")
 
@@ -73,3 +73,27 @@ def test_seq2seq_trainer_accumulates_and_generates(tmp_path: Path) -> None:
         assert (written[:, 8:] == 1).all()  # padded to what generation would have been by default
     assert losses[0][2] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+# PEFT still uses names that transformers has given others.
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+@pytest.mark.parametrize(("kind", "virtual"), [("PromptTuningConfig", 3), ("PrefixTuningConfig", 0)])
+def test_an_leds_first_token_is_global_whether_virtual_or_not(kind: str, virtual: int) -> None:
+    peft = pytest.importorskip("peft")
+    ids = torch.randint(5, 61, (2, 20), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": (torch.arange(20) < torch.tensor([[20], [15]])).long()}
+    labels, outputs = ids[:, :6].contiguous(), {}
+    # PEFT takes the decoder to be as the encoder.
+    pair = build_pair("ForConditionalGeneration", decoder_layers=2, decoder_attention_heads=3)
+    for name, model in zip(("stock", "ours"), pair, strict=True):
+        torch.manual_seed(0)
+        config = getattr(peft, kind)(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3)
+        adapted = peft.get_peft_model(model, config).eval()
+        first, of_text = (torch.zeros(2, virtual + 20, dtype=torch.long) for _ in range(2))
+        first[:, 0], of_text[:, virtual] = 1, 1
+        masks = {"none": {}, "first": {"global_attention_mask": first}, "text": {"global_attention_mask": of_text}}
+        with torch.no_grad():
+            outputs[name] = {mask: adapted(**batch, **given, labels=labels).logits for mask, given in masks.items()}
+    torch.testing.assert_close(outputs["ours"]["none"], outputs["stock"]["first"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs["ours"]["text"], outputs["stock"]["text"], atol=1e-4, rtol=1e-4)
+    assert (outputs["ours"]["none"] - outputs["stock"]["none"]).abs().max() > 1e-3

@@ -103,6 +103,28 @@ def check_views(judged: OfficialEvaluation) -> None:
         assert (confusion.sum(), np.trace(confusion)) == (len(views), len(views) - len(errors))
 
 
+def check_statistics(judged: OfficialEvaluation) -> None:
+    """Every score but counts has an interval, out of items drawn anew; every item has a length."""
+    task, items, scores = judged.saved.task, judged.items, judged.scores
+    rescore, everything = task.rescorer(items, judged.predictions), np.arange(len(items))
+    intervals = judged.intervals(resamples=40)
+    assert set(scores) - set(intervals) == ({"common", "denominator"} if task.name == "triviaqa" else set())
+    assert rescore(everything) == pytest.approx({name: scores[name] for name in intervals})
+    assert rescore(np.repeat(everything, 3)) == pytest.approx(rescore(everything))
+    assert all(low <= high for _, low, high in intervals.values())
+    for name in task.averaged:
+        ones = [value for number in everything if (value := rescore(np.array([number, number])).get(name)) is not None]
+        value, low, high = intervals[name]
+        assert min(ones) <= low <= value <= high <= max(ones)
+        assert (low < high) == (min(ones) < max(ones))
+    assert len(judged.lengths) == len(items)
+    assert min(judged.lengths) > 0
+    groups = judged.by_length()
+    assert sum(group.examples for group in groups) == len(items)
+    mean = np.average([group.mean_score for group in groups], weights=[group.examples for group in groups])
+    assert mean == pytest.approx(np.mean([task.score_item(item, judged.predictions) for item in items]))
+
+
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path, task: str) -> None:
     plan = make_plan(tmp_path, base, task)
@@ -121,7 +143,9 @@ def test_from_official_files_to_official_predictions(tmp_path: Path, base: Path,
     assert count > 0
     if plan.eval:
         assert evaluate_official(run.model_dir, source, progress=False) == pytest.approx(run.eval)
-        check_views(judge_official(run.model_dir, source, progress=False))
+        judged = judge_official(run.model_dir, source, progress=False)
+        check_views(judged)
+        check_statistics(judged)
         assert output.read_text() == made.read_text()
     if task == "coreference":
         assert [document.key for document in read_conll(output)] == [f"nw/x_1_{number}_0" for number in range(4)]

@@ -216,6 +216,7 @@ def test_what_is_asked_and_cut_is_told(tmp_path: Path, longformer_dir: Path, cap
     with caplog.at_level("INFO"):
         model = run(recipe).best.model_dir
     assert "24 of 24 texts don't fit into max_length 64" in caplog.text
+    assert re.search(r"Labels of the training examples: '\w+' 12, '\w+' 12\n", caplog.text)
     predict_files(model, [file], tmp_path / "out.jsonl", device="cpu", progress=False)
     assert all(json.loads(line)["cut"] > 60 for line in (tmp_path / "out.jsonl").read_text().splitlines())
 

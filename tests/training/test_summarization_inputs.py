@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from summaries import make_led, make_records, write_records
-from transformers import PreTrainedTokenizerBase
+from summaries import make_led, make_records, save_led, write_records
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from longspan.training.summarization import finetune_summarization
 from longspan.training.summarization.inputs import SummarizationInputs, check_lengths
+from longspan.training.summarization.pipeline import SummarizationPipeline
 from longspan.training.summarization.recipe import SummarizationRecipe, load_summarization_recipe
 from longspan.training.summarization.rouge import rouge_scores
 from longspan.training.summarization.texts import ExampleFile, SummarizationColumns, read_summarization_examples
+from longspan.training.summarization.writing import Summarizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -180,6 +183,45 @@ def test_the_first_token_or_the_query_is_global(tokenizer: PreTrainedTokenizerBa
     assert batch["labels"][1].tolist() == [5, 6, -100, -100, -100, -100]
     with pytest.raises(ValueError, match="a query takes"):
         inputs.encode("text", "which party? " * 40)
+
+
+@pytest.fixture
+def with_last_token(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer with a special token that is the last of all, as ``facebook/bart-large-cnn``'s ``<mask>``."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tmp_path / "tokenizer", mask_token="<hole>")
+    assert made.mask_token_id == len(made) - 1 == len(tokenizer)
+    return made
+
+
+def test_special_tokens_that_the_model_has_no_vectors_for_are_unknown(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, with_last_token: PreTrainedTokenizerBase
+) -> None:
+    folder = save_led(tmp_path / "led", tokenizer)
+    with_last_token.save_pretrained(folder)
+    summarizer = Summarizer.load(folder)
+    text = "the court held a <hole> of law"
+    encoded = summarizer.inputs.encode(text, "which <hole>?", text)
+    assert with_last_token.mask_token_id in with_last_token(text).input_ids
+    unknown = with_last_token.unk_token_id
+    assert encoded.labels is not None
+    assert [encoded.input_ids.count(unknown), encoded.labels.count(unknown)] == [2, 1]
+    said = summarizer.summarize([text.replace("<hole>", "<unk>")], max_new_tokens=6)
+    assert summarizer.summarize([text], max_new_tokens=6) == said
+    pipe = SummarizationPipeline(model=summarizer.model, tokenizer=with_last_token)
+    assert pipe(text, max_new_tokens=6) == [{"summary_text": said[0].strip()}]
+    records = [{"text": text, "summary": "the <hole>"}] * 2
+    recipe = SummarizationRecipe(
+        model=str(folder), train=str(write_records(tmp_path / "a.jsonl", records)), steps=1, examples_per_step=2,
+        max_input_length=64, max_target_length=12, output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert finetune_summarization(recipe, progress=False).steps == 1
+
+
+def test_another_models_tokenizer_is_refused(with_last_token: PreTrainedTokenizerBase) -> None:
+    vocabulary = len(with_last_token) - 2
+    with pytest.raises(ValueError, match=rf"the tokenizer has {len(with_last_token)} tokens, but .* {vocabulary}; use"):
+        SummarizationInputs(tokenizer=with_last_token, max_input_length=96, vocabulary=vocabulary)
 
 
 def test_a_query_changes_what_the_model_says(tokenizer: PreTrainedTokenizerBase) -> None:

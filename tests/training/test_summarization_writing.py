@@ -107,6 +107,13 @@ def test_order_and_resuming(summarizer: Summarizer, tmp_path: Path, monkeypatch:
     assert summarize_files(files[:1], output, **arguments, force=True).summaries == 4
 
 
+def test_what_fails_before_its_first_summary_leaves_nothing(summarizer: Summarizer, tmp_path: Path) -> None:
+    file = write_records(tmp_path / "a.jsonl", [{"text": 5}])
+    with pytest.raises(ValueError, match=r"line 1 column 'text' holds a int"):
+        summarize_files([file], tmp_path / "out" / "summaries.jsonl", model=summarizer, progress=False, **WRITING)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_other_texts_are_not_mixed(summarizer: Summarizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_records(tmp_path / "a.jsonl", make_records(3))
     output = tmp_path / "summaries.jsonl"

@@ -21,6 +21,7 @@ one answer as it stands.
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ TaskName = Literal["classification", "multi-label", "nli", "sequential", "multip
 """The tasks, by the name that ``--task`` takes."""
 
 
+_WHOLE = re.compile(r"-?\d+\.0+")
 _MOST_DIGITS = 18  # of a number in a text; Python reads thousands, but not any
 
 
@@ -135,13 +137,19 @@ def collect_labels(task: TaskName, examples: Iterable[Example]) -> tuple[str, ..
     """The labels of examples, sorted; whole numbers by value.
 
     Raises:
-        ValueError: fewer than two, or for multi-label none.
+        ValueError: fewer than two, or for multi-label none; or a number is written in two ways, as 1 and 1.0.
     """
     found = {label for example in examples for label in labels_of(task, example.target)}
     least = 1 if task == "multi-label" else 2
     if len(found) < least:
         held = ", ".join(map(repr, sorted(found))) or "no label"
         raise ValueError(f"the training examples hold {held}; {task} needs at least {least} labels to tell apart")
+    for label in found:
+        whole = label.partition(".")[0] if _WHOLE.fullmatch(label) else label
+        if whole != label and whole in found:
+            raise ValueError(
+                f"the training examples hold the labels {whole!r} and {label!r}, which are the same number; write one"
+            )
     return tuple(sorted(found, key=_label_order))
 
 
@@ -198,6 +206,7 @@ def parse_answers(value: Any, place: str) -> list[tuple[str, int | None]]:
         text, start = (entry.get("text"), entry.get("answer_start")) if isinstance(entry, Mapping) else (entry, None)
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{place}: answer {entry!r} has no text; give a string, or an empty list for no answer")
+        start = _whole(start)
         if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
             raise ValueError(f"{place}: answer_start {start!r} must be a whole number, the answer's first character")
         answers.append((text, start))
@@ -288,6 +297,8 @@ def _optional_text(value: Any, place: str) -> str:
 def _list(value: Any, place: str) -> list[Any]:
     if isinstance(value, str):
         value = _decode_list(value)
+    if isinstance(value, str):
+        raise ValueError(f"{place} is {_short(value)}, which is no list in JSON; put its texts between double quotes")
     if not isinstance(value, list):
         raise ValueError(f"{place} holds {_kind(value)}; it must be a list (in .csv files as JSON, or with | between)")
     return value
@@ -325,8 +336,7 @@ def _choices(value: Any, place: str) -> tuple[str, ...]:
 def _label(value: Any, place: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = _whole(value)
     if isinstance(value, int):
         return str(value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -341,6 +351,15 @@ def _label(value: Any, place: str) -> str:
 
 def _label_list(value: Any, place: str) -> tuple[str, ...]:
     value = [] if value is None else _list(value, place)
+    # A 0 and a 1 alone may be the names of two labels.
+    if (
+        all(isinstance(entry, (int, float)) for entry in value)
+        and len(set(value)) < len(value)
+        and set(value) <= {0, 1}
+    ):
+        raise ValueError(
+            f"{place} is {_short(str(value))}, a 0 or 1 for each label there is; name those that the text has instead"
+        )
     return tuple(dict.fromkeys(_label(entry, f"{place} entry {number}") for number, entry in enumerate(value, 1)))
 
 
@@ -353,7 +372,13 @@ def _sentence_labels(value: Any, place: str) -> tuple[str | None, ...]:
     return tuple(None if entry is None else _label(entry, f"{place} entry {number}") for number, entry in entries)
 
 
+def _whole(value: Any) -> Any:
+    """A number, whole if it is: tables with gaps hold 1.0 for 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _choice(value: Any, place: str) -> int:
+    value = _whole(value)
     if isinstance(value, str):
         letter = value.strip().upper()
         if letter.isdecimal() and len(letter) <= _MOST_DIGITS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longspan.data.json_text import parse_json
-from longspan.data.lines import known_extension, read_lines
+from longspan.data.lines import known_extension, read_lines, split_returns
 from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet")
@@ -57,7 +57,8 @@ def read_records(paths: Iterable[str | Path]) -> Iterator[Record]:
     """Every record of the files, in order. Blank lines are left out.
 
     The first line of a ``.csv`` or ``.tsv`` file names its columns; a ``.csv`` file's cells are separated by
-    commas, semicolons or tabs, whichever its first line has most of, or by what a line ``sep=;`` before it says.
+    commas, semicolons or tabs, whichever its first line has most of, or by what a line ``sep=;`` before it says. Lines
+    of both end in line feeds, with carriage returns or without, or in carriage returns alone.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`find_record_files`; bytes that aren't UTF-8, JSON that doesn't
@@ -94,7 +95,7 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
 
 def _read_csv(file: Path, kind: str) -> Iterator[Record]:
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST_CELL))
-    lines = read_lines(file)
+    lines = split_returns(read_lines(file))
     first, skipped = next(lines, ""), 0
     separator = "\t" if kind == ".tsv" else _separator(first)
     if kind == ".csv" and (said := _SAID_SEPARATOR.fullmatch(first.rstrip("\r\n"))):
@@ -108,7 +109,9 @@ def _read_csv(file: Path, kind: str) -> Iterator[Record]:
             started = reader.line_num + 1 + skipped
             if columns is None:
                 columns = _header(cells, place)
-            elif any(cell.strip() for cell in cells):
+            elif cells == [""] or any(cell.strip() for cell in cells):  # "" alone is an empty text, no blank line
+                if [cell.strip().removeprefix("\ufeff") for cell in cells] == columns:
+                    raise ValueError(f"{place} names the columns again; take it out")
                 if len(cells) != len(columns):
                     raise ValueError(
                         f"{place} has {len(cells)} cells for {len(columns)} columns; put cells that hold "
@@ -116,6 +119,11 @@ def _read_csv(file: Path, kind: str) -> Iterator[Record]:
                     )
                 yield Record(dict(zip(columns, cells, strict=True)), place)
     except csv.Error as error:
+        if "new-line" in str(error):
+            raise ValueError(
+                f"{file} line {started} holds a carriage return that neither ends the line nor stands between double "
+                f"quotes; end all lines alike, or quote the cell"
+            ) from error
         raise ValueError(
             f"{file} line {started} is not valid CSV: {error}; close every double quote, and write one inside a "
             f"quoted cell twice"

@@ -35,9 +35,11 @@ def alone(output: Path) -> Iterator[None]:
     file = output.with_name(f".{output.name}.lock")
     try:
         with FileLock(file, timeout=0):
-            yield
-            with suppress(PermissionError):  # of systems that keep a file that is open
-                file.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                with suppress(PermissionError):  # of systems that keep a file that is open
+                    file.unlink(missing_ok=True)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
             f"Stopped. What was made for {output} is kept: run the same command again to go on from there."

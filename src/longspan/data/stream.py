@@ -5,6 +5,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from longspan.data.corpus import LengthUnit, Position, Step
 from longspan.data.layout import SequenceLayout, SequenceText
 from longspan.data.sentence_tokens import tokenize_sentences
-from longspan.data.text import NAME_THE_FIELD, Document, TxtDocument, extension, find_files
+from longspan.data.text import NAME_THE_FIELD, Document, TxtDocument, extension, find_files, read_file
 from longspan.data.tokenization import Tokens, tokenize
 
 if TYPE_CHECKING:
@@ -66,26 +67,28 @@ def open_hub(source: str, split: str) -> Any:
 
 
 def _open_files(source: str, text_field: str, txt_document: TxtDocument) -> Any:
-    # ``datasets.load_dataset`` would report the use of its file readers to the hub; the readers themselves don't.
-    from datasets import Split
-    from datasets.io.json import JsonDatasetReader
+    from datasets import IterableDataset, Split
     from datasets.io.parquet import ParquetDatasetReader
-    from datasets.io.text import TextDatasetReader
 
     files = find_files([source])
     kinds = sorted({extension(file) or "" for file in files})
     if len(kinds) > 1:
         raise ValueError(f"{source} mixes {' and '.join(kinds)} files; stream folders of one kind")
-    options = {"split": Split.TRAIN, "streaming": True}
     names = [str(file) for file in files]
     if kinds == [".parquet"]:
-        return ParquetDatasetReader(names, **options).read()
-    if kinds == [".txt"]:
-        unit = "document" if txt_document == "file" else "line"
-        # A byte-order mark is no part of the text.
-        dataset = TextDatasetReader(names, sample_by=unit, encoding="utf-8-sig", **options).read()
-        return dataset if text_field == "text" else dataset.rename_column("text", text_field)
-    return JsonDatasetReader(names, **options).read()
+        # ``datasets.load_dataset`` would report the use of its file readers to the hub; the reader itself doesn't.
+        return ParquetDatasetReader(names, split=Split.TRAIN, streaming=True).read()
+    # Not its other readers. Arrow's of JSON ends the process on lines nested too deep and takes a type from the first
+    # lines; that of texts takes zero bytes for text.
+    fields = {"files": names, "text_field": text_field, "txt_document": txt_document}
+    return IterableDataset.from_generator(_texts, gen_kwargs=fields)
+
+
+def _texts(files: list[str], text_field: str, txt_document: TxtDocument) -> Iterator[dict[str, str]]:
+    """The texts of files, blank ones included."""
+    for file in files:
+        for document in read_file(Path(file), text_field, txt_document):
+            yield {text_field: document.text}
 
 
 class _Chunk(NamedTuple):
@@ -232,6 +235,11 @@ class StreamedSequences:
                 self.sources[place], split="train", text_field=self.text_field, txt_document=self.txt_document
             )
             if state is not None:
+                if _readers(state) != _readers(stream.state_dict()):
+                    raise ValueError(
+                        f"{self.sources[place]}: where the run stood was written by another version of longspan or of "
+                        f"datasets; begin the run anew, in another output_dir"
+                    )
                 stream.load_state_dict(state)
             texts: list[str] = []
             for record in stream:
@@ -243,6 +251,15 @@ class StreamedSequences:
                     texts, state = [], stream.state_dict()
             if texts:
                 yield _Chunk({"pass": number, "source": place, "state": state}, texts)
+
+
+def _readers(state: Any) -> list[str | None]:
+    """The kinds of iterables that a position of ``datasets`` belongs to, the outermost first."""
+    kinds = []
+    while isinstance(state, dict):
+        kinds.append(state.get("type"))
+        state = state.get("examples_iterable")
+    return kinds
 
 
 def long_enough(text: str, min_length: int, unit: LengthUnit, tokenizer: "PreTrainedTokenizerBase") -> bool:

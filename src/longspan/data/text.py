@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from longspan.data.json_text import check_characters, parse_json
-from longspan.data.lines import known_extension, read_lines
+from longspan.data.lines import known_extension, read_lines, split_returns
 from longspan.data.parquet import open_parquet, parquet_rows
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -97,15 +97,8 @@ def read_documents(
             are), a damaged gzip or parquet file, a file that can't be read.
     """
     for file in find_files(paths):
-        kind = extension(file)
-        if kind == ".txt":
-            documents = _read_txt(file, txt_document)
-        elif kind == ".parquet":
-            documents = _read_parquet(file, text_field)
-        else:
-            documents = _read_jsonl(file, text_field)
         try:
-            for document in documents:
+            for document in read_file(file, text_field, txt_document):
                 if document.text and not document.text.isspace():
                     yield document
         # No OSError, which who writes what is read here would take for a fault of the writing.
@@ -113,6 +106,22 @@ def read_documents(
             raise ValueError(
                 f"{file} can't be read: {error.strerror or error}; check the file and its permissions"
             ) from error
+
+
+def read_file(file: Path, text_field: str, txt_document: TxtDocument) -> Iterator[Document]:
+    """The documents of one file, blank ones included.
+
+    Args:
+        file: of one of :data:`EXTENSIONS`.
+        text_field, txt_document: as :func:`read_documents`.
+
+    Raises:
+        ValueError: as :func:`read_documents`. OSError: it can't be read.
+    """
+    kind = extension(file)
+    if kind == ".txt":
+        return _read_txt(file, txt_document)
+    return _read_parquet(file, text_field) if kind == ".parquet" else _read_jsonl(file, text_field)
 
 
 def as_documents(
@@ -158,7 +167,7 @@ def _read_txt(file: Path, txt_document: TxtDocument) -> Iterator[Document]:
     if txt_document == "file":
         yield Document("".join(read_lines(file)), str(file))
         return
-    for number, line in enumerate(read_lines(file), start=1):
+    for number, line in enumerate(split_returns(read_lines(file)), start=1):
         yield Document(line.rstrip("\r\n"), f"{file} line {number}")
 
 

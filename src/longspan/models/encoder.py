@@ -22,6 +22,7 @@ from longspan.models.inputs import read_masks
 from longspan.models.loading import ClearLoading
 from longspan.models.own_attention import OwnAttention
 from longspan.models.packing import pack_batch
+from longspan.models.pooling import Pooling
 from longspan.models.segment_reading import plan_pieces
 from longspan.models.self_attention import LongformerSelfAttention
 
@@ -252,6 +253,7 @@ class LongformerModel(LongformerPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        pooling: Pooling | None = None,
     ) -> tuple[Tensor, ...] | LongformerBaseModelOutputWithPooling:
         """Encode a batch of texts.
 
@@ -269,6 +271,7 @@ class LongformerModel(LongformerPreTrainedModel):
             output_attentions: also return the attention probabilities; linear memory, but slower.
             output_hidden_states: also return the hidden states of every layer.
             return_dict: ``False`` returns a tuple. All three default to the configuration's.
+            pooling: gives the pooler a text's vector; ``None``: the first column's, as Hugging Face's.
 
         Returns:
             ``last_hidden_state`` ``[B, N, C]``; ``pooler_output`` ``[B, C]`` or None; ``hidden_states``, 1 +
@@ -299,7 +302,10 @@ class LongformerModel(LongformerPreTrainedModel):
             key_mask, global_mask = read_masks(attention_mask, global_attention_mask, hidden_states)
             alike = self.embeddings.embeds_padding_alike(key_mask, input_ids, token_type_ids, position_ids)
             encoded = self.encoder(hidden_states, key_mask, global_mask, attentions, states, alike)
-        pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
+        pooled = None
+        if self.pooler is not None:
+            last = encoded.last_hidden_state
+            pooled = self.pooler(last if pooling is None else pooling(last, attention_mask)[:, None])
         if not return_dict:
             return (encoded.last_hidden_state, pooled, *encoded.to_tuple()[1:])
         return LongformerBaseModelOutputWithPooling(

@@ -11,6 +11,7 @@ from longspan.models.configuration import LongformerConfig
 from longspan.models.encoder import LongformerModel, LongformerPreTrainedModel
 from longspan.models.global_policies import resolve_global_mask
 from longspan.models.inputs import check_loss_arguments
+from longspan.models.pooling import Pooling
 
 
 class LongformerHead(LongformerPreTrainedModel):
@@ -40,6 +41,7 @@ class LongformerHead(LongformerPreTrainedModel):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
         loss_arguments: dict[str, Any],
+        pooling: Pooling | None = None,
     ) -> LongformerBaseModelOutputWithPooling:
         """The encoder's outputs, after a check of the arguments that only the loss may have."""
         check_loss_arguments(self, loss_arguments)
@@ -56,6 +58,7 @@ class LongformerHead(LongformerPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            pooling=pooling,
         )
         return encoded
 

@@ -143,10 +143,9 @@ class LongformerForMultipleChoice(LongformerHead):
             output_attentions,
             output_hidden_states,
             loss_arguments,
+            self.pooling,
         )
-        assert self.longformer.pooler is not None
-        text = self.pooling(encoded.last_hidden_state, attention_mask)  # [B * M, C]
-        logits = self.classifier(self.dropout(self.longformer.pooler(text[:, None])))  # [B * M, 1]
+        logits = self.classifier(self.dropout(encoded.pooler_output))  # [B * M, 1]
         assert like is not None  # the encoder refuses neither
         logits = logits.view(like.shape[:2])  # [B, M]
         loss = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longspan.tasks.coreference import Cluster, CoreferenceDocument
 
@@ -69,6 +70,34 @@ METRICS = {"muc": muc, "b_cubed": b_cubed, "ceaf_e": ceaf_e}
 """The three whose mean F1 is the official score."""
 
 
+def count_coreference(key: Sequence[Cluster], response: Sequence[Cluster]) -> NDArray[np.float64]:
+    """What one document gives to the metrics, ``[3, 4]``: the :data:`Counts` of each of :data:`METRICS`.
+
+    Args:
+        key: the clusters that are right.
+        response: those that were found.
+
+    Raises:
+        ValueError: a mention is in two clusters of a side.
+    """
+    for side in (key, response):
+        mentions = [mention for cluster in side for mention in cluster]
+        if len(set(mentions)) < len(mentions):
+            twice = next(mention for mention in mentions if mentions.count(mention) > 1)
+            raise ValueError(f"mention {tuple(twice)} is in two clusters, or twice in one; merge or remove it")
+    return np.array([metric(key, response) for metric in METRICS.values()])
+
+
+def score_counts(counts: NDArray[np.float64]) -> dict[str, Score]:
+    """The three metrics of documents whose :func:`count_coreference` are summed up; a denominator of 0 makes 0."""
+    scores = {}
+    for name, of_metric in zip(METRICS, counts, strict=True):
+        recall, precision = (float(of_metric[at] / of_metric[at + 1]) if of_metric[at + 1] else 0.0 for at in (0, 2))
+        both = recall + precision
+        scores[name] = Score(recall, precision, 2 * recall * precision / both if both else 0.0)
+    return scores
+
+
 def score_coreference(pairs: Sequence[tuple[Sequence[Cluster], Sequence[Cluster]]]) -> dict[str, Score]:
     """The three metrics over documents.
 
@@ -84,18 +113,13 @@ def score_coreference(pairs: Sequence[tuple[Sequence[Cluster], Sequence[Cluster]
     """
     if not pairs:
         raise ValueError("there is no document to score")
-    for side in (side for pair in pairs for side in pair):
-        mentions = [mention for cluster in side for mention in cluster]
-        if len(set(mentions)) < len(mentions):
-            twice = next(mention for mention in mentions if mentions.count(mention) > 1)
-            raise ValueError(f"mention {tuple(twice)} is in two clusters, or twice in one; merge or remove it")
-    scores = {}
-    for name, metric in METRICS.items():
-        counts = np.sum([metric(key, response) for key, response in pairs], axis=0)
-        recall, precision = (float(counts[at] / counts[at + 1]) if counts[at + 1] else 0.0 for at in (0, 2))
-        both = recall + precision
-        scores[name] = Score(recall, precision, 2 * recall * precision / both if both else 0.0)
-    return scores
+    return score_counts(np.sum([count_coreference(key, response) for key, response in pairs], axis=0))
+
+
+def official_scores(scores: Mapping[str, Score]) -> dict[str, float]:
+    """``conll_f1``, the mean of the three F1, and of each metric ``muc_recall``, ``muc_precision``, ``muc_f1`` ..."""
+    values = {"conll_f1": float(np.mean([score.f1 for score in scores.values()]))}
+    return values | {f"{name}_{kind}": value for name, s in scores.items() for kind, value in s._asdict().items()}
 
 
 def evaluate_coreference(
@@ -120,8 +144,7 @@ def evaluate_coreference(
     scores = score_coreference(
         [(document.clusters, tuple(predictions.get(document.key, ()))) for document in documents]
     )
-    values = {"conll_f1": float(np.mean([score.f1 for score in scores.values()]))}
-    return values | {f"{name}_{kind}": value for name, s in scores.items() for kind, value in s._asdict().items()}
+    return official_scores(scores)
 
 
 def _shared(key: Sequence[Cluster], response: Sequence[Cluster]) -> np.ndarray:

@@ -9,6 +9,9 @@ from longspan.tasks.files import check_object, read_json, take, write_json
 from longspan.tasks.hotpotqa import HotpotQuestion
 
 _ALONE = ("yes", "no", "noanswer")
+_OF_PART = ("em", "f1", "prec", "recall")
+SCORES = tuple(f"{part}{name}" for part in ("", "sp_", "joint_") for name in _OF_PART)
+"""The names of the scores: of the answer, the evidence and both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def evaluate_hotpotqa(
     """
     if not questions:
         raise ValueError("there are no questions to evaluate")
-    totals = {f"{part}{name}": 0.0 for part in ("", "sp_", "joint_") for name in ("em", "f1", "prec", "recall")}
+    totals = dict.fromkeys(SCORES, 0.0)
     for question in questions:
         if question.answer is None or question.supporting_facts is None:
             raise ValueError(f"question {question.id} has no answer to evaluate against; use the development set")
@@ -75,7 +78,7 @@ def evaluate_hotpotqa(
             joint = _overlap(answer.precision * evidence.precision, answer.recall * evidence.recall)
             scored["joint_"] = answer_em and evidence_em, joint
         for part, (em, overlap) in scored.items():
-            for name, value in zip(("em", "f1", "prec", "recall"), (float(em), *overlap), strict=True):
+            for name, value in zip(_OF_PART, (float(em), *overlap), strict=True):
                 totals[f"{part}{name}"] += value
     return {name: total / len(questions) for name, total in totals.items()}
 

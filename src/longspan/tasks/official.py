@@ -6,11 +6,13 @@ What a task does with an item (a question, a document), in order: :meth:`Officia
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longspan.data.stream import is_hub
@@ -68,6 +70,8 @@ class OfficialTask(ABC):
     """What items are learnt from and scored against is called so."""
     confused: ClassVar[tuple[str, ...]] = ()
     """Labels of which an item has one, and of which :meth:`view` tells the right and the predicted one."""
+    averaged: ClassVar[tuple[str, ...]] = ()
+    """Scores that are means over the keys of items, and so have intervals; none: all have, see :meth:`rescorer`."""
     all_have_targets: ClassVar[bool] = True
     """Whether every item must have one to be learnt from and scored; False: at least one of a set."""
 
@@ -247,6 +251,34 @@ class OfficialTask(ABC):
             predictions: of all items.
         """
         return self.score([item], {key: predictions[key] for key in self.keys(item)})[self.recipe.metric]
+
+    def rescorer(
+        self, items: Sequence[Any], predictions: Mapping[str, Any]
+    ) -> Callable[[NDArray[np.int64]], dict[str, float]]:
+        """What gives the scores of chosen items, by their numbers, among which one may be several times.
+
+        Of means the items are scored once; other scores are worked out anew for each choice.
+
+        Args:
+            items, predictions: as :meth:`score`.
+        """
+        if not self.averaged:
+            return lambda chosen: self.score([items[at] for at in chosen], predictions)
+        keys = [self.keys(item) for item in items]
+        alone = [
+            self.score([item], {key: predictions[key] for key in of_item if key in predictions})
+            for item, of_item in zip(items, keys, strict=True)
+        ]
+        values = np.array([[scores.get(name, np.nan) for name in self.averaged] for scores in alone])  # [items, scores]
+        weights = np.where(np.isnan(values), 0, np.array([len(of_item) for of_item in keys])[:, None])
+        totals = np.nan_to_num(values) * weights
+
+        def rescore(chosen: NDArray[np.int64]) -> dict[str, float]:
+            total, weight = totals[chosen].sum(0), weights[chosen].sum(0)
+            means = zip(self.averaged, total, weight, strict=True)
+            return {name: float(of_all / count) for name, of_all, count in means if count}
+
+        return rescore
 
     def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
         """An item with its prediction, see :meth:`score_item`; here of items that hold a question and an answer."""

@@ -2,15 +2,23 @@
 
 # ruff: noqa: D102
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from longspan.tasks import coreference, hub
 from longspan.tasks.coreference_head import CoreferenceSizes
 from longspan.tasks.coreference_layout import CoreferenceLayout, decode_coreference
-from longspan.tasks.coreference_metric import evaluate_coreference
+from longspan.tasks.coreference_metric import (
+    count_coreference,
+    evaluate_coreference,
+    official_scores,
+    score_counts,
+)
 from longspan.tasks.coreference_model import LongformerForCoreference
 from longspan.tasks.official import Decoded, ItemView, OfficialTask, Split
 
@@ -63,6 +71,12 @@ class Coreference(OfficialTask, CoreferenceSizes):
 
     def score(self, items: Sequence[Any], predictions: Mapping[str, Any]) -> dict[str, float]:
         return evaluate_coreference(items, predictions)
+
+    def rescorer(
+        self, items: Sequence[Any], predictions: Mapping[str, Any]
+    ) -> Callable[[NDArray[np.int64]], dict[str, float]]:
+        counts = np.array([count_coreference(item.clusters, predictions[item.key]) for item in items])
+        return lambda chosen: official_scores(score_counts(counts[chosen].sum(0)))
 
     def view(self, item: Any, predictions: Mapping[str, Any]) -> ItemView:
         """The beginnings of the text and of its clusters."""

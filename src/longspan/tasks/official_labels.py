@@ -256,6 +256,7 @@ class Quality(_Choices):
     name = "quality"
     recipe = quality.RECIPE
     suffix = ".csv"
+    averaged = ("accuracy", "sat_score", "hard_accuracy")
 
     def from_files(self, source: str, split: Split) -> list[Any]:
         return quality.read_quality(source)

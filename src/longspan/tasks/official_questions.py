@@ -10,7 +10,7 @@ from typing import Any
 from longspan.data.stream import is_hub
 from longspan.tasks import hotpotqa, hub, triviaqa, wikihop
 from longspan.tasks.hotpotqa_decoding import decode_hotpotqa
-from longspan.tasks.hotpotqa_metric import HotpotPrediction, evaluate_hotpotqa, write_hotpotqa_predictions
+from longspan.tasks.hotpotqa_metric import SCORES, HotpotPrediction, evaluate_hotpotqa, write_hotpotqa_predictions
 from longspan.tasks.hotpotqa_model import LongformerForHotpotQA
 from longspan.tasks.official import Decoded, ItemView, OfficialTask, Split
 from longspan.tasks.triviaqa_model import LongformerForTriviaQA
@@ -25,6 +25,7 @@ class WikiHop(OfficialTask):
     recipe = wikihop.RECIPE
     markers = wikihop.MARKERS
     target = "answer"
+    averaged = ("accuracy",)
     max_chunks: int | None = None
     """Most rows of documents for a question. None: all of its documents."""
 
@@ -69,6 +70,7 @@ class TriviaQA(OfficialTask):
     name = "triviaqa"
     recipe = triviaqa.RECIPE
     target = "answer"
+    averaged = ("exact_match", "f1")
     evidence: str | None = None
     """The folder ``evidence``. None: as in the official archive, beside the folder ``qa``."""
     max_question_length: int = 55
@@ -158,6 +160,7 @@ class HotpotQA(OfficialTask):
     recipe = hotpotqa.RECIPE
     markers = hotpotqa.MARKERS
     target = "answer with evidence"
+    averaged = SCORES
     first_stage: str | None = None
     """Folder of a model of the first stage; only the paragraphs that it selects are read. None: all."""
 

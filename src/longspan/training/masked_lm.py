@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -155,10 +155,19 @@ def check_vocabulary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
     """
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but the model knows {rows:,}; use the model's own "
-            "tokenizer, or resize the model: model.resize_token_embeddings(len(tokenizer))"
-        )
+        refuse_unknown_tokens(tokenizer, rows)
+
+
+def refuse_unknown_tokens(tokenizer: "PreTrainedTokenizerBase", rows: int) -> NoReturn:
+    """Say that a tokenizer has more tokens than a model has rows for.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"the tokenizer has {len(tokenizer):,} tokens, but the model knows {rows:,}; use the model's own "
+        "tokenizer, or resize the model: model.resize_token_embeddings(len(tokenizer))"
+    )
 
 
 @contextmanager

@@ -13,24 +13,12 @@ from longspan.data.examples import Example, read_examples
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.training.finetuning.encoding import EncodedExample
-from longspan.training.finetuning.metrics import Interval, bootstrap, example_scores, score
+from longspan.training.finetuning.metrics import bootstrap, example_scores, score
 from longspan.training.finetuning.prediction import Prediction, Predictor
 from longspan.training.finetuning.task import FinetunedTask, load_finetuned
 from longspan.training.inference import default_device
 from longspan.training.recipe import Precision
-
-
-class LengthGroup(NamedTuple):
-    """Examples of like length."""
-
-    low: int
-    """Tokens of the shortest there could be, a power of two."""
-    high: int
-    """Tokens of the longest there could be."""
-    examples: int
-    """How many there are."""
-    mean_score: float
-    """Mean of :func:`longspan.training.finetuning.metrics.example_scores`."""
+from longspan.training.score_statistics import Interval, LengthGroup, group_by_length
 
 
 class LabelCounts(NamedTuple):
@@ -106,14 +94,9 @@ class Evaluation:
         return counts
 
     def by_length(self) -> list[LengthGroup]:
-        """Mean scores of examples grouped by the doublings of their length, shortest first."""
-        scores = np.array(example_scores(self.task, self.targets, self.predictions))
-        bits = np.array([max(example.tokens, 1).bit_length() for example in self.encoded])
-        groups = []
-        for power in sorted(set(bits[~np.isnan(scores)].tolist())):
-            chosen = scores[(bits == power) & ~np.isnan(scores)]
-            groups.append(LengthGroup(2 ** (power - 1), 2**power - 1, len(chosen), float(chosen.mean())))
-        return groups
+        """Mean of :func:`longspan.training.finetuning.metrics.example_scores` by the length of examples."""
+        scores = example_scores(self.task, self.targets, self.predictions)
+        return group_by_length([example.tokens for example in self.encoded], scores)
 
     def errors(self, most: int = 20) -> list[int]:
         """Which examples are predicted worst, the most confident mistakes first; none that is right."""

@@ -11,6 +11,7 @@ from longspan.data.examples import Answer, TaskName
 from longspan.tasks.answers import exact_match, normalize_squad_answer, token_f1
 from longspan.training.finetuning.prediction import Prediction
 from longspan.training.finetuning.task import FinetunedTask
+from longspan.training.score_statistics import Interval, bootstrap_intervals
 
 DEFAULT_METRICS: dict[TaskName, str] = {
     "classification": "accuracy",
@@ -40,14 +41,6 @@ SMALLER_IS_BETTER = frozenset({"log_loss"})
 _ENTITY = re.compile(r"[BIESLU]-.+|O")
 _LIKE = {"L": "E", "U": "S"}
 """Of BILOU, the letters that seqeval knows as others: the last word of an entity, and one of a single word."""
-
-
-class Interval(NamedTuple):
-    """A metric and where it would lie for other examples of the same kind."""
-
-    value: float
-    low: float
-    high: float
 
 
 def score(task: FinetunedTask, targets: Sequence[Any], predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -130,36 +123,21 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Confidence intervals of the metrics: percentiles over examples drawn again, with replacement.
-
-    They cover the choice of test examples, not that of the training's seed.
+    """Confidence intervals of the metrics.
 
     Args:
         task, targets, predictions: as :func:`score`.
-        resamples: how many times to draw.
-        level: the chance that an interval is to have.
-        seed: of the draws.
+        resamples, level, seed: as :func:`longspan.training.score_statistics.bootstrap_intervals`.
     """
-    values = score(task, targets, predictions)
     entities = _Entities.of(targets, predictions) if _has_entities(task) else None
-    draws: dict[str, list[float]] = {name: [] for name in values}
-    generator = np.random.default_rng(seed)
-    for _ in range(resamples):
-        chosen = generator.integers(len(targets), size=len(targets))
-        try:
-            if entities is None:
-                drawn = score(task, [targets[at] for at in chosen], [predictions[at] for at in chosen])
-            else:  # they are found once only, which takes a second for each 50,000 words
-                drawn = entities.scores(chosen)
-        except ValueError:  # only examples without any label
-            continue
-        for name, value in drawn.items():
-            draws[name].append(value)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: Interval(value, *(float(bound) for bound in np.quantile(draws[name] or [value], tails)))
-        for name, value in values.items()
-    }
+
+    def rescore(chosen: NDArray[np.int64]) -> dict[str, float]:
+        if entities is not None:  # found once only, which takes a second for each 50,000 words
+            return entities.scores(chosen)
+        return score(task, [targets[at] for at in chosen], [predictions[at] for at in chosen])
+
+    values = score(task, targets, predictions)
+    return bootstrap_intervals(values, rescore, len(targets), resamples=resamples, level=level, seed=seed)
 
 
 def answer_scores(answer: str, right: Sequence[Answer]) -> tuple[float, float]:

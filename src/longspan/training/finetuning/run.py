@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 _DEFAULT_POLICIES: dict[TaskName, str] = {"nli": "question"}
 _TAILS: dict[TaskName, int] = {"nli": 1, "multiple-choice": 2}
 """Of a text in segments, those behind the document: a hypothesis; a question and a choice."""
+_LABELS_SHOWN = 20
 _HEADS = ("classifier", "qa_outputs", "sentencizer", "pooler")
 
 
@@ -193,6 +194,8 @@ def finetune(
     lengths = Lengths.of(encoded["train"].encoded, task)
     if arguments.process_index == 0:
         logger.info("%s training examples, tokens of each:\n%s", f"{len(splits['train']):,}", lengths.histogram())
+        if task.labels:
+            logger.info("Labels of the training examples: %s", _counted(recipe.task, splits["train"]))
         for name in ("eval", "test"):
             for line in Lengths.of(encoded[name].encoded, task).what_is_cut():
                 logger.info("In the %s data %s", name, line)
@@ -253,6 +256,14 @@ def _read(recipe: FinetuneRecipe) -> tuple[FinetunedTask, dict[str, list[Example
     if recipe.attend_inner_padding is None and task.has_segments and (config := _config(recipe.model)) is not None:
         task = replace(task, attend_inner_padding=attends_inner_padding(config))
     return task, splits
+
+
+def _counted(task: TaskName, examples: Sequence[Example]) -> str:
+    """The labels, the most frequent first, each with how often it occurs."""
+    counts = Counter(label for example in examples for label in labels_of(task, example.target))
+    shown = [f"{label!r} {count:,}" for label, count in counts.most_common(_LABELS_SHOWN)]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _joined_labels(labels: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longspan.data.masking import IGNORED
+from longspan.training.masked_lm import refuse_unknown_tokens
 from longspan.training.sequence_to_sequence import position_limits
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class SummarizationInputs:
     Without a query the first token is global (paper, section 7). A query stands in front of the text, as
     ``<s> query </s> text </s>``, and all its tokens are global, its separators too. A text that is too
     long loses its end.
+
+    Raises:
+        ValueError: the tokenizer has tokens beyond ``vocabulary`` that aren't special.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -42,6 +46,16 @@ class SummarizationInputs:
     """The model takes a ``global_attention_mask``, as LED does and BART doesn't."""
     prefix: str = ""
     """What stands in front of every text, or of its query, such as T5's ``"summarize: "``."""
+    vocabulary: int | None = None
+    """Tokens that the model has vectors for; None: all of the tokenizer's. Special tokens beyond them, such as the
+    ``<mask>`` of ``facebook/bart-large-cnn``, are read as the unknown token where a text holds them."""
+
+    def __post_init__(self) -> None:
+        if self.vocabulary is None or self.vocabulary >= len(self.tokenizer):
+            return
+        special = self.tokenizer.all_special_ids if self.tokenizer.unk_token_id is not None else ()
+        if any(number >= self.vocabulary and number not in special for number in self.tokenizer.get_vocab().values()):
+            refuse_unknown_tokens(self.tokenizer, self.vocabulary)
 
     def encode(self, text: str, query: str | None = None, summary: str | None = None) -> EncodedText:
         """Token ids of one example.
@@ -62,8 +76,15 @@ class SummarizationInputs:
             ids = ids[1:]
         labels = None
         if summary is not None:
-            labels = self.tokenizer(text_target=summary, truncation=True, max_length=self.max_target_length).input_ids
-        return EncodedText(front + ids, len(front) or 1, labels)
+            written = self.tokenizer(text_target=summary, truncation=True, max_length=self.max_target_length)
+            labels = self._known(written.input_ids)
+        return EncodedText(self._known(front + ids), len(front) or 1, labels)
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """The ids with the unknown token in place of those that the model has no vectors for."""
+        if self.vocabulary is None:
+            return ids
+        return [number if number < self.vocabulary else self.tokenizer.unk_token_id for number in ids]
 
     def collate(self, examples: Sequence[EncodedText]) -> dict[str, Tensor]:
         """A padded batch.

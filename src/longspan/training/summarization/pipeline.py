@@ -5,6 +5,7 @@ from typing import Any
 import transformers
 from transformers import Pipeline
 
+from longspan.models.inputs import table_rows
 from longspan.training.reading_layout import has_global_attention
 from longspan.training.sequence_to_sequence import position_limits
 from longspan.training.summarization.inputs import EncodedText, SummarizationInputs
@@ -58,6 +59,7 @@ class SummarizationPipeline(Pipeline):
             tokenizer=self.tokenizer,
             max_input_length=max_input_length or limit or self.tokenizer.model_max_length,
             has_global_attention=has_global_attention(self.model),
+            vocabulary=table_rows(self.model.get_input_embeddings()),
             prefix=prefix,
         )
         encoded: EncodedText = inputs.encode(input_, query)

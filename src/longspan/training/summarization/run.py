@@ -17,6 +17,7 @@ from transformers import Seq2SeqTrainingArguments, TrainerCallback, set_seed
 
 from longspan.data.atomic import atomic_directory, atomic_text
 from longspan.data.json_text import numbers_of, to_json
+from longspan.models.inputs import table_rows
 from longspan.training.callbacks import StepBar, Timetable
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.reading_layout import has_global_attention
@@ -190,6 +191,7 @@ def _make_trainer(
         max_input_length=recipe.max_input_length,
         max_target_length=recipe.max_target_length,
         has_global_attention=has_global_attention(model),
+        vocabulary=table_rows(model.get_input_embeddings()),
         prefix=recipe.prefix,
     )
     held_out = None

@@ -15,6 +15,7 @@ from longspan.data.growing_file import alone, append_lines, check_output, publis
 from longspan.data.paths import path_list
 from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
+from longspan.models.inputs import table_rows
 from longspan.training.masked_lm import load_tokenizer
 from longspan.training.reading_layout import has_global_attention
 from longspan.training.sequence_to_sequence import load_sequence_to_sequence, position_limits
@@ -85,6 +86,7 @@ class Summarizer:
             max_input_length=max_input_length or settings.max_input_length,
             max_target_length=settings.max_target_length,
             has_global_attention=has_global_attention(loaded),
+            vocabulary=table_rows(loaded.get_input_embeddings()),
             prefix=settings.prefix if prefix is None else prefix,
         )
         return cls(model=loaded.eval(), inputs=inputs)
@@ -261,6 +263,7 @@ class _Partial:
         self.output = output
         self.lines_file = output.with_name(f".{output.name}.partial")
         self.settings_file = output.with_name(f".{output.name}.settings.json")
+        self.settings: str | None = None  # to be written
 
     def forget(self) -> None:
         self.lines_file.unlink(missing_ok=True)
@@ -270,8 +273,8 @@ class _Partial:
         """Take as many examples as whole batches have lines already, and see that they are the ones."""
         has_lines = self.lines_file.is_file() and self.lines_file.stat().st_size > 0
         if not has_lines or not self.settings_file.is_file():  # what failed before its first summary binds nobody
-            self.lines_file.unlink(missing_ok=True)
-            atomic_text(self.settings_file, json.dumps(settings, default=str), "the settings of the summaries")
+            self.forget()
+            self.settings = json.dumps(settings, default=str)
             return 0
         begun = json.loads(self.settings_file.read_text(encoding="utf-8"))
         for name, value in json.loads(json.dumps(settings, default=str)).items():
@@ -293,9 +296,12 @@ class _Partial:
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        if self.settings is not None:
+            atomic_text(self.settings_file, self.settings, "the settings of the summaries")
+            self.settings = None
         append_lines(self.lines_file, text.encode(), self.output, "the summaries")
 
     def finish(self) -> None:
         self.lines_file.touch()
         publish(self.lines_file, self.output, "the summaries")
-        self.settings_file.unlink()
+        self.settings_file.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from longspan.data.progress import progress_bar
 from longspan.data.stream import is_hub
 from longspan.tasks.official import Decoded, Split
 from longspan.training.recipe import Precision
+from longspan.training.score_statistics import Interval, LengthGroup, bootstrap_intervals, group_by_length
 from longspan.training.tasks.saved import CHUNK, SavedTask, UnitPredictor
 
 
@@ -30,11 +31,28 @@ class OfficialEvaluation:
     """What is predicted, with targets."""
     predictions: Mapping[str, Any]
     """Key to answer."""
+    lengths: Sequence[int]
+    """How many tokens the model read of each item, those of all its rows."""
 
     @property
     def scores(self) -> dict[str, float]:
         """The official scores."""
         return self.saved.task.score(self.items, self.predictions)
+
+    def intervals(self, resamples: int = 500) -> dict[str, Interval]:
+        """The scores with 95 % intervals, see :func:`longspan.training.score_statistics.bootstrap_intervals`.
+
+        Scores that are no means but counts have none, and are left out.
+        """
+        task = self.saved.task
+        values = {name: value for name, value in self.scores.items() if not task.averaged or name in task.averaged}
+        rescore = task.rescorer(self.items, self.predictions)
+        return bootstrap_intervals(values, rescore, len(self.items), resamples=resamples)
+
+    def by_length(self) -> list[LengthGroup]:
+        """Mean scores of the items by their length."""
+        scores = [self.saved.task.score_item(item, self.predictions) for item in self.items]
+        return group_by_length(self.lengths, scores)
 
     def confusion(self) -> NDArray[np.int64] | None:
         """Counts ``[right label, predicted label]``; None for tasks whose items don't have one of a few labels."""
@@ -112,11 +130,14 @@ def judge_official(
     predictor = UnitPredictor.load(model, saved=saved, batch_size=batch_size, precision=precision)
     units = predictor.units(items)
     bar = progress_bar("evaluate", "units", shown=progress, total=len(units))
+    tokens: list[int] = []
     try:
-        decoded = predictor.decode(units, bar.update)
+        decoded = predictor.decode(units, bar.update, tokens)
     finally:
         bar.close()
-    return OfficialEvaluation(saved=saved, items=items, predictions=task.collect(decoded))
+    of_units = iter(tokens)
+    lengths = [sum(islice(of_units, len(task.units([item], saved.max_length)))) for item in items]
+    return OfficialEvaluation(saved=saved, items=items, predictions=task.collect(decoded), lengths=lengths)
 
 
 def predict_official(

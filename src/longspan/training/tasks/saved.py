@@ -329,22 +329,32 @@ class UnitPredictor:
                 kept.append(example.question.keep(relevant))
         return kept
 
-    def decode(self, units: Sequence[Any], progress: Callable[[int], Any] | None = None) -> list[Decoded]:
+    def decode(
+        self,
+        units: Sequence[Any],
+        progress: Callable[[int], Any] | None = None,
+        lengths: list[int] | None = None,
+    ) -> list[Decoded]:
         """What is decoded for each unit, in their order.
 
         Args:
             units: of :meth:`units`.
             progress: is told the number of each batch's units.
+            lengths: gets how many tokens the rows of each unit have.
         """
         decoded: list[Decoded] = []
         for first in range(0, len(units), CHUNK):
-            decoded += self._decode_chunk(units[first : first + CHUNK], progress)
+            decoded += self._decode_chunk(units[first : first + CHUNK], progress, [] if lengths is None else lengths)
         return decoded
 
-    def _decode_chunk(self, units: Sequence[Any], progress: Callable[[int], Any] | None) -> list[Decoded]:
+    def _decode_chunk(
+        self, units: Sequence[Any], progress: Callable[[int], Any] | None, lengths: list[int]
+    ) -> list[Decoded]:
         task = self.saved.task
         examples = [task.encode(self.layout, unit) for unit in units]
-        order = sorted(range(len(units)), key=lambda at: -_tokens(examples[at]))
+        tokens = [_tokens(example) for example in examples]
+        lengths += tokens
+        order = sorted(range(len(units)), key=lambda at: -tokens[at])
         decoded: list[Decoded] = [[] for _ in units]
         for first in range(0, len(order), self.batch_size):
             chosen = order[first : first + self.batch_size]
