@@ -12,6 +12,7 @@ from transformers import LongformerForQuestionAnswering, PreTrainedTokenizerBase
 from longspan.tasks import triviaqa
 from longspan.tasks.triviaqa import (
     ScoredAnswer,
+    TriviaQADocument,
     TriviaQALayout,
     choose_answers,
     decode_triviaqa,
@@ -145,6 +146,17 @@ def test_missing_evidence_is_one_sentence(tmp_path: Path, words: PreTrainedToken
     (tmp_path / "wikipedia" / "Contract.txt").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=r"wikipedia/Contract.txt, a document of TriviaQA, is a folder; unpack"):
         layout.encode_question(question, tmp_path)
+
+
+@pytest.mark.parametrize("parts", [("..", "secret.txt"), ("deep", "..", "..", "secret.txt"), None])
+def test_documents_lie_in_their_folder(tmp_path: Path, parts: tuple[str, ...] | None) -> None:
+    (tmp_path / "wikipedia" / "deep").mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("hidden", encoding="utf-8")
+    name = str(tmp_path / "secret.txt") if parts is None else "/".join(parts)
+    with pytest.raises(
+        ValueError, match=r"secret.txt', a document of TriviaQA, lies outside of the folder wikipedia of"
+    ):
+        TriviaQADocument(folder="wikipedia", filename=name).read(tmp_path)
 
 
 def test_layout_has_one_separator_and_a_global_question(words: PreTrainedTokenizerBase) -> None:

@@ -69,6 +69,11 @@ def test_test_file_has_no_answers(tmp_path: Path) -> None:
         ({"answer": "nobody"}, "the answer 'nobody' is not among its 3 candidates"),
         ({"candidates": ["x", 7]}, "'candidates' holds 7 among its entries; they must be strings"),
         ({"query": None}, "'query' holds None; it must be a string"),
+        (
+            {"query": "a \ud800"},
+            r"\(WH_train_0\): 'query' holds half of a character, '.ud800' at position 2; write the",
+        ),
+        ({"supports": ["\udc00"]}, "an entry of 'supports' holds half of a character"),
         ({"id": "WH_train_1"}, r"entry 2 \(WH_train_1\) has the id of an earlier entry"),
     ],
 )

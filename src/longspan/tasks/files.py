@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from longspan.data.atomic import atomic_text
-from longspan.data.json_text import parse_json, to_json
+from longspan.data.json_text import check_characters, parse_json, to_json
 from longspan.data.lines import read_lines
 
 T = TypeVar("T")
@@ -89,7 +89,8 @@ def take(entry: Mapping[str, Any], name: str, kind: type[T], place: str) -> T:
     """A field of a JSON object.
 
     Raises:
-        ValueError: it isn't there (the message names the fields that are) or is of another kind.
+        ValueError: it isn't there (the message names the fields that are), is of another kind, or a text with half a
+            character.
     """
     if name not in entry:
         there = ", ".join(map(repr, list(entry)[:20])) or "no field at all"
@@ -97,6 +98,8 @@ def take(entry: Mapping[str, Any], name: str, kind: type[T], place: str) -> T:
     value = entry[name]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{place}: {name!r} holds {_shown(value)}; it must be {_KINDS[kind]}")
+    if isinstance(value, str):
+        check_characters(value, f"{place}: {name!r}")
     return value
 
 
@@ -115,12 +118,13 @@ def take_strings(entry: Mapping[str, Any], name: str, place: str, *, least: int 
     """A field of a JSON object that is a list of strings.
 
     Raises:
-        ValueError: as :func:`take`, an entry that is no string, or fewer than ``least``.
+        ValueError: as :func:`take`, an entry that is no string or holds half a character, or fewer than ``least``.
     """
     values = take(entry, name, list, place)
     for value in values:
         if not isinstance(value, str):
             raise ValueError(f"{place}: {name!r} holds {_shown(value)} among its entries; they must be strings")
+        check_characters(value, f"{place}: an entry of {name!r}")
     if len(values) < least:
         raise ValueError(f"{place}: {name!r} has {len(values)} entries; it must have at least {least}")
     return values

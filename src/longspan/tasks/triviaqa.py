@@ -73,11 +73,17 @@ class TriviaQADocument:
             evidence: the folder ``evidence``, which holds ``wikipedia`` and ``web``.
 
         Raises:
-            FileNotFoundError: it isn't there, or is a folder. ValueError: it isn't UTF-8.
+            FileNotFoundError: it isn't there, or is a folder. ValueError: it isn't UTF-8, or lies elsewhere.
         """
         if self.text is not None:
             return self.text
-        path = Path(evidence) / self.folder / self.filename
+        name = Path(self.filename)
+        if name.is_absolute() or ".." in name.parts:  # a data file may come from anyone
+            raise ValueError(
+                f"{self.filename!r}, a document of TriviaQA, lies outside of the folder {self.folder} of evidence; "
+                f"correct its Filename in the data"
+            )
+        path = Path(evidence) / self.folder / name
         if not path.is_file():
             reason = "is a folder" if path.is_dir() else "does not exist"
             raise FileNotFoundError(
