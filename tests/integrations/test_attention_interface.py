@@ -303,6 +303,13 @@ def test_attention_of_another_arithmetic_is_refused(name: str, sizes: dict[str, 
         model(ids, **({} if "Encoder" in name else {"decoder_input_ids": ids}))
 
 
+def test_no_window_is_asked_for_where_it_would_be_refused() -> None:
+    model = transformers.T5EncoderModel(transformers.T5Config(**T5))
+    model.set_attn_implementation("longspan")
+    with pytest.raises(ValueError, match="can't compute T5Attention: it attends with position_bias"):
+        model(torch.arange(3, 12)[None])
+
+
 def test_a_decoder_of_its_own_code_stays_causal() -> None:
     """GIT's text model takes no mask for nothing hidden."""
     small = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": HEADS, "intermediate_size": 40}

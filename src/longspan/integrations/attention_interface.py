@@ -136,7 +136,7 @@ def attend(
             f"{list(attention_mask.shape)}, from the caller or from a model that builds its own masks; who attends "
             "whom is set by config.attention_window and global_attention_mask"
         )
-    window, dilation = _layer_pattern(module, sliding_window)
+    window, dilation = _layer_pattern(module, sliding_window, arguments)
     if window is None:
         return _full(module, query, key, value, attention_mask, dropout, scaling, arguments)
     _refuse(module, arguments, _OTHER_ARITHMETIC)
@@ -218,7 +218,9 @@ def _global_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
     return mask.to(query.device) > 0
 
 
-def _layer_pattern(module: nn.Module, sliding_window: int | None) -> tuple[Window | None, int]:
+def _layer_pattern(
+    module: nn.Module, sliding_window: int | None, arguments: dict[str, Any]
+) -> tuple[Window | None, int]:
     """One-sided window and dilation of a layer; no window: full attention."""
     config: Any = module.config
     if sliding_window is not None:
@@ -229,6 +231,7 @@ def _layer_pattern(module: nn.Module, sliding_window: int | None) -> tuple[Windo
     if getattr(config, "attention_window", None) is None:
         if getattr(config, "sliding_window", None) is not None:  # a model of its own windows: this layer has none
             return None, 1
+        _refuse(module, arguments, _OTHER_ARITHMETIC)  # a window would be set in vain
         raise ValueError(
             f"attn_implementation='longspan' needs config.attention_window, the total width of the window, and the "
             f"{config.model_type} config has none; set for example model.config.attention_window = 512"
