@@ -68,19 +68,19 @@ def placed_texts(
     batch, length = shape
     none = torch.empty(0, dtype=torch.int64, device=device)
     for number, (row, tokens) in enumerate(_places(batch, length, lengths)):
-        length = tokens.stop - tokens.start
+        size = tokens.stop - tokens.start
         real = None if key_mask is None else key_mask[row, tokens]
         if real is not None and bool(real.all()):
             real = None
         if global_mask is None:
-            yield PlacedText(number, row, tokens, Text(length, real, real, real, none))
+            yield PlacedText(number, row, tokens, Text(size, real, real, real, none))
             continue
         is_global = global_mask[row, tokens] if real is None else global_mask[row, tokens] & real
         positions = is_global.nonzero().squeeze(1)
         local = real
         if positions.numel():
             local = ~is_global if real is None else real & ~is_global
-        yield PlacedText(number, row, tokens, Text(length, local, local, real, positions))
+        yield PlacedText(number, row, tokens, Text(size, local, local, real, positions))
 
 
 def _places(batch: int, length: int, lengths: Sequence[int]) -> Iterator[tuple[int, slice]]:
